@@ -1,0 +1,191 @@
+//! Draining and cancelling a group, within budgets.
+//!
+//! It runs on the control runtime: its clock runs when every worker is stuck.
+
+use super::{TaskGroup, empty};
+use crate::registry::scope::Scope;
+use crate::registry::{self, Tally};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// What a drain or a cancel left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    left: u64,
+}
+
+/// One drain under way.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    until: Instant,
+    /// The tasks that were cancelled because they ignored the drain for as long as they had.
+    ignored: Mutex<Tally>,
+}
+
+// === impl Drained ===
+
+impl Drained {
+    pub(super) const fn new(left: u64) -> Self {
+        Self { left }
+    }
+
+    /// How many tasks still live, daemons left out.
+    #[must_use]
+    pub const fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+// === impl Drain ===
+
+impl Drain {
+    pub(crate) fn new(budget: Duration) -> Self {
+        Self {
+            until: Instant::now() + budget,
+            ignored: Mutex::default(),
+        }
+    }
+
+    /// The tasks that had to be cancelled so far.
+    pub(crate) fn ignored(&self) -> Tally {
+        self.ignored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Drains one group while the rest of the service goes on.
+    pub(super) async fn group(self, group: &TaskGroup) -> Drained {
+        let scope = group.scope();
+        self.tree(scope, self.until).await;
+        if scope.live() > 0 && scope.drain_budget().is_some() {
+            self.cancel_ignorant(scope);
+            let until = Instant::now() + group.inner.budgets.cancel;
+            self.wait(scope, until).await;
+        }
+        done(group)
+    }
+
+    /// Drains every group of the service.
+    pub(crate) async fn all(&self, root: &'static Scope) {
+        self.tree(root, self.until).await;
+    }
+
+    /// Tells the groups in `scope`, one after the other, and then `scope` itself, and waits for their tasks. Returns
+    /// when none is left, or at `until`.
+    fn tree<'a>(
+        &'a self,
+        scope: &'static Scope,
+        until: Instant,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let children = scope.children_to_drain();
+            for (done, child) in children.iter().enumerate() {
+                let now = Instant::now();
+                match child.drain_budget() {
+                    Some(budget) => {
+                        self.tree(child, until.min(now + budget)).await;
+                        if child.live() > 0 && now + budget <= until {
+                            self.cancel_ignorant(child);
+                        }
+                    }
+                    None => {
+                        // One group that hangs must not take the others' time: they are told when it had its share.
+                        let steps = u32::try_from(children.len() - done + 1).unwrap_or(u32::MAX);
+                        let share = until.saturating_duration_since(now) / steps;
+                        self.tree(child, now + share).await;
+                    }
+                }
+            }
+            // Groups made meanwhile are told with their parent.
+            for below in scope.subtree() {
+                below.tell_to_drain();
+            }
+            self.wait(scope, until).await;
+        })
+    }
+
+    /// Waits until nobody is left below `scope`; cancels those whose own budget ends meanwhile.
+    async fn wait(&self, scope: &'static Scope, until: Instant) {
+        let watch = scope.watch();
+        loop {
+            let due =
+                next_task_budget(scope).map_or(until, |after| until.min(Instant::now() + after));
+            if timeout_at(due, empty(&watch)).await.is_ok() || Instant::now() >= until {
+                return;
+            }
+            self.cancel_where(scope, |budget, drained| {
+                budget.is_some_and(|budget| budget <= drained)
+            });
+        }
+    }
+
+    /// The group's own budget is over: cancels all but tasks with a longer one.
+    fn cancel_ignorant(&self, scope: &'static Scope) {
+        self.cancel_where(scope, |budget, drained| {
+            budget.is_none_or(|budget| budget <= drained)
+        });
+    }
+
+    fn cancel_where(
+        &self,
+        scope: &'static Scope,
+        over: impl Fn(Option<Duration>, Duration) -> bool,
+    ) {
+        let chosen = |kind: &registry::kind::Kind, scope: &Scope| {
+            scope
+                .draining_for()
+                .is_some_and(|drained| over(kind.options.drain_budget, drained))
+        };
+        let tally = Tally::of(scope, |task| chosen(task.kind, task.scope()));
+        self.ignored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .merge(tally);
+        registry::cancel(scope, chosen);
+    }
+}
+
+/// Cancels the tasks of one group while the rest of the service goes on.
+pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration) -> Drained {
+    let scope = group.scope();
+    scope.start_cancelling();
+    registry::cancel(scope, |_, _| true);
+    let watch = scope.watch();
+    // Those left are in the result.
+    timeout_at(Instant::now() + budget, empty(&watch))
+        .await
+        .ok();
+    drop(watch);
+    done(group)
+}
+
+/// With nothing left the group works again, unless the service stops.
+fn done(group: &TaskGroup) -> Drained {
+    let scope = group.scope();
+    let left = scope.live();
+    if left == 0 && !group.registry_root().is_stopping() {
+        scope.reopen();
+    }
+    Drained::new(left)
+}
+
+/// How long until the next task below `scope` has drained for as long as it may.
+fn next_task_budget(scope: &'static Scope) -> Option<Duration> {
+    let told: Vec<Duration> = scope
+        .subtree()
+        .iter()
+        .filter_map(|scope| scope.draining_for())
+        .collect();
+    registry::kind::all()
+        .filter(|kind| kind.options.drain_budget.is_some() && registry::counts(kind).live() > 0)
+        .filter_map(|kind| kind.options.drain_budget)
+        .flat_map(|budget| {
+            told.iter()
+                .filter_map(move |told| budget.checked_sub(*told))
+        })
+        .min()
+}

@@ -1,0 +1,178 @@
+//! Starting one task, with its options.
+
+use super::{TaskGroup, TaskHandle};
+use crate::registry::kind::{self, Options};
+use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked};
+use crate::registry::untracked;
+use crate::task::{TaskError, TaskKind};
+use std::fmt::Display;
+use std::future::Future;
+use std::panic::Location;
+use std::time::Duration;
+
+/// Options of one spawn, made by [`TaskGroup::task`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
+/// tasks.task("accept").required().drain_budget(Duration::from_secs(2)).spawn(async {});
+/// # });
+/// ```
+#[derive(Debug, Clone, Copy)]
+#[must_use = "a task starts when it is spawned"]
+pub struct Spawn<'a> {
+    group: &'a TaskGroup,
+    name: &'a str,
+    options: Options,
+}
+
+// === impl Spawn ===
+
+impl<'a> Spawn<'a> {
+    pub(super) fn new(group: &'a TaskGroup, name: &'a str) -> Self {
+        Self {
+            group,
+            name,
+            options: Options::of(TaskKind::Async),
+        }
+    }
+
+    /// The service cannot do without it: its end before a shutdown begins one, and the service is not ready from then
+    /// on. The exit code is 1 unless it completed.
+    pub fn required(mut self) -> Self {
+        self.options.required = true;
+        self
+    }
+
+    /// Nobody waits for it: it is told to drain, and cancelled, without being named in the report. It is reported only
+    /// when it cannot be cancelled.
+    pub fn daemon(mut self) -> Self {
+        self.options.daemon = true;
+        self
+    }
+
+    /// It lives about as long as the service: its trace is its own, not a part of its spawner's.
+    pub fn long_lived(mut self) -> Self {
+        self.options.long_lived = true;
+        self
+    }
+
+    /// How long it may drain, from the moment when its group is told to; then it is cancelled. Never longer than the
+    /// drain layer.
+    pub fn drain_budget(mut self, budget: Duration) -> Self {
+        self.options.drain_budget = Some(budget);
+        self
+    }
+
+    /// As [`TaskGroup::spawn`].
+    #[track_caller]
+    #[inline]
+    pub fn spawn<F>(self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.start(Any, future)
+    }
+
+    /// As [`TaskGroup::try_spawn`].
+    #[track_caller]
+    pub fn try_spawn<F, T, E>(self, future: F) -> TaskHandle<Result<T, E>>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: Display + Send + 'static,
+    {
+        self.start(OkOrErr, future)
+    }
+
+    #[track_caller]
+    #[inline]
+    fn start<F, J>(self, judge: J, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+        J: Judge<F::Output> + Send + 'static,
+    {
+        if self.group.registry_root().is_refusing() {
+            return TaskHandle::refused();
+        }
+        let site = Location::caller();
+        let tracked = tracked(self.group, self.name, site, &self.options, judge, future);
+        let _mark = untracked::mark_tracked();
+        #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
+        TaskHandle::new(self.group.handle().spawn(tracked))
+    }
+
+    /// As [`TaskGroup::spawn_local`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a [`tokio::task::LocalSet`].
+    #[track_caller]
+    pub fn spawn_local<F>(mut self, future: F) -> TaskHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        if self.group.registry_root().is_refusing() {
+            return TaskHandle::refused();
+        }
+        self.options.runs = TaskKind::Local;
+        let site = Location::caller();
+        let tracked = tracked(self.group, self.name, site, &self.options, Any, future);
+        let _mark = untracked::mark_tracked();
+        TaskHandle::new(tokio::task::spawn_local(tracked))
+    }
+
+    /// As [`TaskGroup::spawn_blocking`].
+    #[track_caller]
+    pub fn spawn_blocking<F, T>(mut self, work: F) -> TaskHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.group.registry_root().is_refusing() {
+            return TaskHandle::refused();
+        }
+        self.options.runs = TaskKind::Blocking;
+        let row = self.row(Location::caller());
+        #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
+        TaskHandle::new(self.group.handle().spawn_blocking(move || run(row, work)))
+    }
+
+    fn row(&self, site: &'static Location<'static>) -> Row {
+        let scope = self.group.scope();
+        let kind = kind::intern(scope.path(), self.name, site, &self.options);
+        Row::start(kind, scope)
+    }
+}
+
+/// A future with a row.
+#[inline]
+pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
+    group: &TaskGroup,
+    name: &str,
+    site: &'static Location<'static>,
+    options: &Options,
+    judge: J,
+    future: F,
+) -> Tracked<F, J> {
+    let scope = group.scope();
+    let kind = kind::intern(scope.path(), name, site, options);
+    Tracked::new(Row::start(kind, scope), judge, future)
+}
+
+fn run<T>(mut row: Row, work: impl FnOnce() -> T) -> Result<T, TaskError> {
+    if row.should_end() {
+        let dropped = row.poll(|| drop(work));
+        return Err(row.end_dropped(dropped).unwrap_or(TaskError::Cancelled));
+    }
+    match row.poll(work) {
+        Ok(output) => {
+            row.end_with(None);
+            Ok(output)
+        }
+        Err(payload) => Err(row.end_panicked(payload)),
+    }
+}

@@ -1,0 +1,185 @@
+//! Who is inside: a row for every live tracked task, and counters of all that ever were.
+//!
+//! Starting and ending a task takes no lock and writes no line that another thread writes: a thread has a shard of its
+//! own with slots and counters. Readers walk the shards at any time without stopping anybody.
+//! The registry never calls out, except into `tracing`, and to the one listener of a root.
+
+pub(crate) mod clock;
+mod histogram;
+pub(crate) mod kind;
+pub(crate) mod panics;
+pub(crate) mod root;
+pub(crate) mod scope;
+mod shard;
+mod slot;
+mod tally;
+pub(crate) mod tracked;
+pub(crate) mod untracked;
+
+use crate::task::{TaskId, TaskState};
+use kind::Kind;
+use root::Root;
+use scope::Scope;
+use slot::Reading;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+pub(crate) use tally::{Tally, TallyRow};
+
+/// One live task, as it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LiveTask {
+    pub(crate) id: TaskId,
+    pub(crate) kind: &'static Kind,
+    scope: u32,
+    pub(crate) state: TaskState,
+    pub(crate) age: Duration,
+}
+
+/// What ever happened to the tasks of a kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) started: u64,
+    /// By [`TaskOutcome`](crate::task::TaskOutcome) as a number.
+    pub(crate) ended: [u64; 4],
+}
+
+/// A set of scopes that is quick to ask.
+#[derive(Debug)]
+struct Members(Vec<u64>);
+
+/// The live tasks of a scope and all below it.
+pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
+    let scopes = scope.subtree();
+    let members = Members::of(&scopes);
+    let draining = Members::of_all(scopes.iter().filter(|scope| scope.is_draining()));
+    let mut tasks = Vec::new();
+    let now = clock::raw();
+    for shard in shard::all() {
+        tasks.extend(
+            shard
+                .live()
+                .filter(|(_, reading)| members.holds(reading.entry.scope))
+                .map(|(_, reading)| live_task(&reading, now, &draining)),
+        );
+    }
+    tasks
+}
+
+impl LiveTask {
+    pub(crate) fn scope(&self) -> &'static Scope {
+        scope::at(self.scope)
+    }
+}
+
+fn live_task(reading: &Reading, now: u64, draining: &Members) -> LiveTask {
+    let entry = &reading.entry;
+    let state = if reading.cancelling {
+        TaskState::Cancelling
+    } else if draining.holds(entry.scope) {
+        TaskState::Draining
+    } else if reading.polled {
+        TaskState::Running
+    } else {
+        TaskState::Created
+    };
+    LiveTask {
+        id: TaskId(entry.id),
+        kind: kind::at(entry.kind),
+        scope: entry.scope,
+        state,
+        age: Duration::from_nanos(clock::nanos_between(entry.started, now)),
+    }
+}
+
+/// Asks every task of a scope and below, for which `choose` holds, to end at its next await. Returns how many were
+/// asked for the first time.
+pub(crate) fn cancel(
+    scope: &'static Scope,
+    choose: impl Fn(&'static Kind, &'static Scope) -> bool,
+) -> u64 {
+    let members = Members::of(&scope.subtree());
+    let mut asked = 0;
+    for shard in shard::all() {
+        for (slot, reading) in shard.live() {
+            let entry = &reading.entry;
+            if reading.cancelling || !members.holds(entry.scope) {
+                continue;
+            }
+            if choose(kind::at(entry.kind), scope::at(entry.scope)) && slot.cancel(&reading) {
+                asked += 1;
+            }
+        }
+    }
+    asked
+}
+
+/// Which thread polls, drops or runs which task at this moment: task id to thread id.
+pub(crate) fn on_threads() -> HashMap<u64, u32> {
+    shard::all().filter_map(shard::Shard::current).collect()
+}
+
+/// What ever happened to the tasks of a kind, in all groups of its path.
+pub(crate) fn counts(kind: &Kind) -> Counts {
+    let mut counts = Counts::default();
+    for counters in shard::all().filter_map(|shard| shard.kind_if_any(kind.number)) {
+        for (total, ended) in counts.ended.iter_mut().zip(&counters.ended) {
+            *total = total.wrapping_add(ended.load(Ordering::Acquire));
+        }
+    }
+    for counters in shard::all().filter_map(|shard| shard.kind_if_any(kind.number)) {
+        let started = counters.started.load(Ordering::Acquire);
+        counts.started = counts.started.wrapping_add(started);
+    }
+    counts
+}
+
+/// Untracked tasks of a root's runtime by spawn site: how many live, how many ever started. Sites without any are
+/// left out.
+pub(crate) fn untracked_sites(root: &Root) -> Vec<(&'static Kind, u64, u64)> {
+    kind::all()
+        .filter(|kind| kind.options.untracked_of == root.number)
+        .filter(|kind| kind.seen.load(Ordering::Relaxed))
+        .map(|kind| {
+            let counts = counts(kind);
+            (kind, counts.live(), counts.started)
+        })
+        .collect()
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// How many have not ended.
+    pub(crate) fn live(&self) -> u64 {
+        let ended = self.ended.iter().fold(0_u64, |sum, n| sum.wrapping_add(*n));
+        self.started.saturating_sub(ended)
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    fn of(scopes: &[&'static Scope]) -> Self {
+        Self::of_all(scopes.iter())
+    }
+
+    fn of_all<'a>(scopes: impl Iterator<Item = &'a &'static Scope>) -> Self {
+        let mut bits = Vec::new();
+        for scope in scopes {
+            let at = scope.number as usize / 64;
+            if at >= bits.len() {
+                bits.resize(at + 1, 0);
+            }
+            bits[at] |= 1 << (scope.number % 64);
+        }
+        Self(bits)
+    }
+
+    #[inline]
+    fn holds(&self, scope: u32) -> bool {
+        self.0
+            .get(scope as usize / 64)
+            .is_some_and(|word| word >> (scope % 64) & 1 == 1)
+    }
+}

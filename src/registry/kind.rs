@@ -1,0 +1,335 @@
+//! Kinds: what tasks have in common, interned. A task's slot holds the number of its kind.
+//!
+//! A kind is the path of a group, a name, a spawn site and the spawn's options. All of them come from code, so there
+//! are few; a name that carries an id would make many, so the table is bounded and what comes after is `_other`.
+
+use crate::task::TaskKind;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::Location;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// The most kinds of a process, the overflow of each path among them.
+pub(crate) const KINDS: usize = 4608;
+/// From here on only `_other` kinds are made.
+const NAMED_KINDS: usize = 4096;
+/// The most group paths of a process.
+const PATHS: usize = 256;
+/// Group names with a histogram of their own; one more holds the rest.
+pub(crate) const GROUP_LABELS: usize = 9;
+/// The longest name that is kept, in bytes.
+const NAME_BYTES: usize = 64;
+/// The longest path that is kept, in bytes.
+const PATH_BYTES: usize = 256;
+/// The path of every root: empty.
+pub(crate) const ROOT_PATH: u32 = 0;
+/// The name of what has none of its own.
+pub(crate) const OTHER: &str = "_other";
+
+static TABLE: [OnceLock<Kind>; KINDS] = [const { OnceLock::new() }; KINDS];
+static PATH_TABLE: [OnceLock<&'static str>; PATHS] = [const { OnceLock::new() }; PATHS];
+static INDEX: Mutex<Option<Index>> = Mutex::new(None);
+
+const CACHED: usize = 64;
+
+thread_local! {
+    /// The kinds that this thread spawned last, by spawn site: a spawn in a loop looks at one word here.
+    static CACHE: [Cell<Option<&'static Kind>>; CACHED] = const { [const { Cell::new(None) }; CACHED] };
+}
+
+/// How a spawn differs from an ordinary one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Options {
+    pub(crate) runs: TaskKind,
+    /// Spawned by a bare `tokio::spawn` on the runtime of that root; 0 for a tracked task.
+    pub(crate) untracked_of: u64,
+    pub(crate) required: bool,
+    pub(crate) daemon: bool,
+    pub(crate) long_lived: bool,
+    pub(crate) drain_budget: Option<Duration>,
+}
+
+/// One kind of task.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) number: u32,
+    pub(crate) path: u32,
+    /// Which histogram its group has.
+    pub(crate) label: usize,
+    pub(crate) name: &'static str,
+    pub(crate) site: &'static Location<'static>,
+    pub(crate) options: Options,
+    /// Whether a task of this kind was ever started, for kinds that are looked up by those who only end them.
+    pub(crate) seen: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Index {
+    hasher: RandomState,
+    /// By the hash of path, name, site and options.
+    kinds: HashMap<u64, Vec<&'static Kind>>,
+    made: usize,
+    paths: HashMap<&'static str, u32>,
+    labels: HashMap<u32, usize>,
+    warned: bool,
+}
+
+// === impl Options ===
+
+impl Options {
+    pub(crate) const fn of(runs: TaskKind) -> Self {
+        Self {
+            runs,
+            untracked_of: 0,
+            required: false,
+            daemon: false,
+            long_lived: false,
+            drain_budget: None,
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    #[inline]
+    fn is(
+        &self,
+        path: u32,
+        name: &str,
+        site: &'static Location<'static>,
+        options: &Options,
+    ) -> bool {
+        // The same place in the code may have several addresses, one for each copy the compiler made.
+        (std::ptr::eq(self.site, site) || self.site == site)
+            && self.path == path
+            && self.name == name
+            && self.options == *options
+    }
+
+    /// The names of the groups from the root down, joined by `/`; empty for the root.
+    pub(crate) fn group(&self) -> &'static str {
+        path_name(self.path)
+    }
+}
+
+/// The kind of a spawn.
+#[inline]
+pub(crate) fn intern(
+    path: u32,
+    name: &str,
+    site: &'static Location<'static>,
+    options: &Options,
+) -> &'static Kind {
+    let place = (std::ptr::from_ref(site).addr() >> 3) ^ (path as usize).wrapping_mul(0x9E37_79B9);
+    let cached = CACHE.try_with(|cache| {
+        cache[place % CACHED]
+            .get()
+            .filter(|kind| kind.is(path, name, site, options))
+    });
+    match cached {
+        Ok(Some(kind)) => kind,
+        _ => intern_slowly(place, path, name, site, options),
+    }
+}
+
+#[cold]
+fn intern_slowly(
+    place: usize,
+    path: u32,
+    name: &str,
+    site: &'static Location<'static>,
+    options: &Options,
+) -> &'static Kind {
+    let kind = index_of(|index| index.kind(path, clean(name).as_ref(), site, options));
+    // The thread may be past its thread-local storage; then it looks up each time.
+    CACHE
+        .try_with(|cache| cache[place % CACHED].set(Some(kind)))
+        .ok();
+    kind
+}
+
+/// The kind of that number.
+#[inline]
+pub(crate) fn at(number: u32) -> &'static Kind {
+    TABLE[number as usize]
+        .get()
+        .expect("a kind's number is given out after the kind is made")
+}
+
+/// Every kind that was ever made.
+pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
+    TABLE.iter().map_while(OnceLock::get)
+}
+
+/// The number of a group's path.
+pub(crate) fn intern_path(parent: u32, name: &str) -> u32 {
+    let name = clean(name);
+    let path = match path_name(parent) {
+        "" => name.into_owned(),
+        parent => format!("{parent}/{name}"),
+    };
+    index_of(|index| index.path(&path))
+}
+
+pub(crate) fn path_name(path: u32) -> &'static str {
+    if path == ROOT_PATH {
+        return "";
+    }
+    PATH_TABLE[path as usize]
+        .get()
+        .expect("a path's number is given out after the path is made")
+}
+
+/// A name as it may stand in a report and a label: bounded, and without characters that break a line.
+fn clean(name: &str) -> std::borrow::Cow<'_, str> {
+    let fits = !name.is_empty() && name.len() <= NAME_BYTES;
+    if fits && !name.contains(|c: char| c.is_control() || c == '/') {
+        return name.into();
+    }
+    if name.is_empty() {
+        return "unnamed".into();
+    }
+    let end = (0..=name.len().min(NAME_BYTES))
+        .rev()
+        .find(|&end| name.is_char_boundary(end))
+        .unwrap_or(0);
+    name[..end]
+        .replace(|c: char| c.is_control() || c == '/', "_")
+        .into()
+}
+
+fn index_of<R>(f: impl FnOnce(&mut Index) -> R) -> R {
+    let mut index: MutexGuard<'_, Option<Index>> =
+        INDEX.lock().unwrap_or_else(PoisonError::into_inner);
+    f(index.get_or_insert_with(Index::new))
+}
+
+// === impl Index ===
+
+impl Index {
+    fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            kinds: HashMap::new(),
+            made: 0,
+            paths: HashMap::from([("", ROOT_PATH)]),
+            labels: HashMap::new(),
+            warned: false,
+        }
+    }
+
+    fn kind(
+        &mut self,
+        path: u32,
+        name: &str,
+        site: &'static Location<'static>,
+        options: &Options,
+    ) -> &'static Kind {
+        if let Some(kind) = self.find(path, name, site, options) {
+            return kind;
+        }
+        if self.made < NAMED_KINDS {
+            return self.make(path, String::from(name).leak(), site, options);
+        }
+        if !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                target: "headcount",
+                "more than {NAMED_KINDS} kinds of task: '{name}' at {site} and what follows is named {OTHER}; \
+                 a task's name should be a kind, not an id"
+            );
+        }
+        self.overflow(path, options)
+    }
+
+    fn find(
+        &self,
+        path: u32,
+        name: &str,
+        site: &'static Location<'static>,
+        options: &Options,
+    ) -> Option<&'static Kind> {
+        let hash = self.hasher.hash_one((path, name, site, options));
+        let same_hash = self.kinds.get(&hash)?;
+        same_hash
+            .iter()
+            .copied()
+            .find(|kind| kind.is(path, name, site, options))
+    }
+
+    /// The one kind for a path's nameless rest, and when even those are used up, the first that matches in kind.
+    fn overflow(&mut self, path: u32, options: &Options) -> &'static Kind {
+        let site = Location::caller();
+        let plain = Options {
+            drain_budget: None,
+            ..*options
+        };
+        if let Some(kind) = self.find(path, OTHER, site, &plain) {
+            return kind;
+        }
+        if self.made < KINDS {
+            return self.make(path, OTHER, site, &plain);
+        }
+        all()
+            .filter(|kind| kind.name == OTHER)
+            .min_by_key(|kind| {
+                let same = kind.options.daemon == options.daemon
+                    && kind.options.untracked_of == options.untracked_of
+                    && kind.options.required == options.required;
+                (!same, kind.path != path)
+            })
+            .expect("the rows above NAMED_KINDS are all overflow")
+    }
+
+    fn make(
+        &mut self,
+        path: u32,
+        name: &'static str,
+        site: &'static Location<'static>,
+        options: &Options,
+    ) -> &'static Kind {
+        let number = self.made;
+        let label = self.label(path);
+        let kind = TABLE[number].get_or_init(|| Kind {
+            number: u32::try_from(number).expect("KINDS fits u32"),
+            path,
+            label,
+            name,
+            site,
+            options: *options,
+            seen: AtomicBool::new(false),
+        });
+        self.made += 1;
+        let hash = self.hasher.hash_one((path, name, site, options));
+        self.kinds.entry(hash).or_default().push(kind);
+        kind
+    }
+
+    fn label(&mut self, path: u32) -> usize {
+        let next = self.labels.len().min(GROUP_LABELS - 1);
+        *self.labels.entry(path).or_insert(next)
+    }
+
+    fn path(&mut self, path: &str) -> u32 {
+        if let Some(&number) = self.paths.get(path) {
+            return number;
+        }
+        // The last place is kept for the overflow.
+        let fits = self.paths.len() < PATHS - 1 && path.len() <= PATH_BYTES;
+        let (number, name): (usize, &'static str) = if fits {
+            (self.paths.len(), String::from(path).leak())
+        } else {
+            (PATHS - 1, OTHER)
+        };
+        let name = *PATH_TABLE[number].get_or_init(|| name);
+        let number = u32::try_from(number).expect("PATHS fits u32");
+        if fits {
+            self.paths.insert(name, number);
+        }
+        number
+    }
+}

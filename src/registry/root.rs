@@ -1,0 +1,135 @@
+//! Roots: one for each runtime that is watched, so that several in a process (tests) do not see each other's tasks.
+
+use super::kind::Kind;
+use super::scope::{self, Scope};
+use crate::task::TaskOutcome;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+static ROOTS: Mutex<Option<HashMap<u64, Weak<Root>>>> = Mutex::new(None);
+
+/// What a root tells whoever listens: its runtime's pipeline.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// A required task ended.
+    RequiredEnded(&'static Kind, TaskOutcome),
+    /// Somebody asks for the shutdown, for this reason.
+    Requested(String),
+    /// The first untracked task of a spawn site.
+    UntrackedSite(&'static Kind),
+}
+
+/// One watched runtime.
+pub(crate) struct Root {
+    pub(crate) number: u64,
+    /// Set by the cancel layer: nothing starts any more.
+    refusing: AtomicBool,
+    /// Set when the shutdown begins.
+    stopping: AtomicBool,
+    required_lost: AtomicBool,
+    /// Whether the runtime's hooks tell of untracked tasks.
+    hooked: AtomicBool,
+    pub(crate) scope: &'static Scope,
+    listener: OnceLock<Box<dyn Fn(Event) + Send + Sync>>,
+}
+
+// === impl Root ===
+
+impl Root {
+    pub(crate) fn new() -> Arc<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = Arc::new(Self {
+            number,
+            refusing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            required_lost: AtomicBool::new(false),
+            hooked: AtomicBool::new(false),
+            scope: scope::create(None, number, super::kind::ROOT_PATH),
+            listener: OnceLock::new(),
+        });
+        roots()
+            .get_or_insert_default()
+            .insert(number, Arc::downgrade(&root));
+        root
+    }
+
+    /// Who hears of events; the first call counts. It is called on the work side, so it must not block.
+    pub(crate) fn listen(&self, listener: impl Fn(Event) + Send + Sync + 'static) {
+        self.listener.set(Box::new(listener)).ok();
+    }
+
+    #[inline]
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn refuse(&self) {
+        self.refusing.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether untracked tasks are seen exactly.
+    pub(crate) fn sees_untracked(&self) -> bool {
+        self.hooked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_hooked(&self) {
+        self.hooked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a required task ended before the shutdown.
+    pub(crate) fn has_lost_required(&self) -> bool {
+        self.required_lost.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        if matches!(event, Event::RequiredEnded(..)) && !self.is_stopping() {
+            self.required_lost.store(true, Ordering::Release);
+        }
+        if let Some(listener) = self.listener.get() {
+            listener(event);
+        }
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Some(roots) = roots().as_mut() {
+            roots.remove(&self.number);
+        }
+        self.scope.release();
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Root")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells the root of that number, if it still lives.
+#[cold]
+pub(crate) fn tell(number: u64, event: Event) {
+    let root = roots()
+        .as_ref()
+        .and_then(|roots| roots.get(&number)?.upgrade());
+    if let Some(root) = root {
+        root.tell(event);
+    }
+}
+
+fn roots() -> MutexGuard<'static, Option<HashMap<u64, Weak<Root>>>> {
+    ROOTS.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,366 @@
+//! What one thread writes: its slots, its counters, and the task that it polls. One shard a thread; the shard of a
+//! thread that ended is used again, so there are as many shards as threads ever ran tasks at the same time.
+//!
+//! A counter has one writer, so counting is a load and a store. A sum over shards is exact at quiescence and never
+//! misses what happened before the reading began.
+
+use super::histogram::Histogram;
+use super::slot::{FreeList, Reading, Slot};
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+const SLOTS_A_CHUNK: usize = 1024;
+const CHUNKS_A_BLOCK: usize = 1024;
+/// 2²⁹ slots a shard: the tasks in them would need 146 GB.
+const BLOCKS: usize = 512;
+const COUNTERS_A_CHUNK: usize = 64;
+const KIND_CHUNKS: usize = super::kind::KINDS / COUNTERS_A_CHUNK;
+const SCOPE_CHUNKS: usize = super::scope::SCOPES / SCOPES_A_CHUNK;
+const SCOPES_A_CHUNK: usize = 256;
+/// More threads than a process may have under default limits; those above it share the first shard.
+const SHARDS: usize = 65_535;
+
+/// Ids are handed to shards in blocks, so that a spawn writes no shared line.
+const IDS_A_BLOCK: u64 = 256;
+
+static TABLE: [OnceLock<Box<Shard>>; SHARDS] = [const { OnceLock::new() }; SHARDS];
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    free: Vec::new(),
+    made: 1,
+});
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// Guards shard 0, which serves the threads that cannot have one of their own.
+static SHARED: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    static SHARD: Cell<Option<&'static Shard>> = const { Cell::new(None) };
+    static LEASE: Lease = const { Lease };
+}
+
+#[derive(Debug)]
+struct Pool {
+    free: Vec<u16>,
+    made: usize,
+}
+
+/// Gives the thread's shard back when the thread ends.
+struct Lease;
+
+type Chunk = OnceLock<Box<[Slot]>>;
+
+pub(crate) struct Shard {
+    number: u16,
+    free: FreeList,
+    blocks: Box<[OnceLock<Box<[Chunk]>>]>,
+    /// How many slots were ever made.
+    made: AtomicU32,
+    next_id: AtomicU64,
+    last_id: AtomicU64,
+    /// The id of the task that this thread polls, 0 for none.
+    current: AtomicU64,
+    /// The thread that holds this shard, 0 for none.
+    tid: AtomicU32,
+    kinds: Box<[OnceLock<Box<[KindCounters]>>]>,
+    scopes: Box<[OnceLock<Box<[ScopeCounters]>>]>,
+    durations: Box<[OnceLock<Box<Histogram>>]>,
+}
+
+/// What happened to the tasks of one kind on one shard.
+#[repr(align(64))]
+#[derive(Debug, Default)]
+pub(crate) struct KindCounters {
+    pub(crate) started: AtomicU64,
+    /// By [`TaskOutcome`](crate::task::TaskOutcome) as a number.
+    pub(crate) ended: [AtomicU64; 4],
+}
+
+/// The tasks of one group on one shard.
+#[derive(Debug, Default)]
+pub(crate) struct ScopeCounters {
+    waited: StartedEnded,
+    daemons: StartedEnded,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct StartedEnded {
+    pub(crate) started: AtomicU64,
+    pub(crate) ended: AtomicU64,
+}
+
+/// Adds one to a counter that has no other writer.
+#[inline]
+pub(crate) fn bump(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+#[inline]
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(n),
+        Ordering::Release,
+    );
+}
+
+/// Calls `f` with this thread's shard.
+#[inline]
+pub(crate) fn with<R>(f: impl FnOnce(&'static Shard) -> R) -> R {
+    match SHARD.get() {
+        Some(shard) => f(shard),
+        None => with_new(f),
+    }
+}
+
+#[cold]
+fn with_new<R>(f: impl FnOnce(&'static Shard) -> R) -> R {
+    if LEASE.try_with(|_| ()).is_ok()
+        && let Some(shard) = acquire()
+    {
+        SHARD.set(Some(shard));
+        return f(shard);
+    }
+    // The thread is past its thread-local storage, or one of very many.
+    let _guard = lock(&SHARED);
+    f(make(0))
+}
+
+fn acquire() -> Option<&'static Shard> {
+    let mut pool = lock(&POOL);
+    let number = match pool.free.pop() {
+        Some(number) => number,
+        None if pool.made < SHARDS => {
+            pool.made += 1;
+            u16::try_from(pool.made - 1).expect("SHARDS fits u16")
+        }
+        None => return None,
+    };
+    drop(pool);
+    let shard = make(number);
+    shard
+        .tid
+        .store(crate::threads::own_tid(), Ordering::Relaxed);
+    Some(shard)
+}
+
+fn make(number: u16) -> &'static Shard {
+    TABLE[usize::from(number)].get_or_init(|| Box::new(Shard::new(number)))
+}
+
+/// The shard of that number, if there ever was one.
+#[inline]
+pub(crate) fn at(number: u16) -> Option<&'static Shard> {
+    TABLE.get(usize::from(number))?.get().map(|shard| &**shard)
+}
+
+/// Every shard that was ever made.
+pub(crate) fn all() -> impl Iterator<Item = &'static Shard> + Clone {
+    let made = lock(&POOL).made;
+    TABLE[..made]
+        .iter()
+        .filter_map(|shard| shard.get().map(|shard| &**shard))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Lease ===
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(shard) = SHARD.take() {
+            shard.tid.store(0, Ordering::Relaxed);
+            shard.current.store(0, Ordering::Relaxed);
+            lock(&POOL).free.push(shard.number);
+        }
+    }
+}
+
+// === impl ScopeCounters ===
+
+impl ScopeCounters {
+    /// Those that a drain waits for.
+    pub(crate) fn waited(&self) -> &StartedEnded {
+        &self.waited
+    }
+
+    /// Those that it does not wait for.
+    pub(crate) fn daemons(&self) -> &StartedEnded {
+        &self.daemons
+    }
+
+    #[inline]
+    pub(crate) fn of(&self, daemon: bool) -> &StartedEnded {
+        if daemon { &self.daemons } else { &self.waited }
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    fn new(number: u16) -> Self {
+        Self {
+            number,
+            free: FreeList::new(),
+            blocks: cells(BLOCKS),
+            made: AtomicU32::new(0),
+            next_id: AtomicU64::new(0),
+            last_id: AtomicU64::new(0),
+            current: AtomicU64::new(0),
+            tid: AtomicU32::new(0),
+            kinds: cells(KIND_CHUNKS),
+            scopes: cells(SCOPE_CHUNKS),
+            durations: cells(super::kind::GROUP_LABELS),
+        }
+    }
+
+    /// A free slot and its index. Only for the shard's own thread.
+    #[inline]
+    pub(crate) fn take_slot(&'static self) -> (u32, &'static Slot) {
+        let index = self
+            .free
+            .pop(|index| self.slot(index))
+            .unwrap_or_else(|| self.grow());
+        (index, self.slot(index))
+    }
+
+    #[cold]
+    fn grow(&self) -> u32 {
+        let index = self.made.load(Ordering::Relaxed);
+        let (block, chunk, _) = split(index);
+        let block = self
+            .blocks
+            .get(block)
+            .expect("the tasks of so many slots fill any memory first")
+            .get_or_init(|| cells(CHUNKS_A_BLOCK));
+        block[chunk].get_or_init(|| (0..SLOTS_A_CHUNK).map(|_| Slot::new(self.number)).collect());
+        self.made.store(index + 1, Ordering::Release);
+        index
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> &Slot {
+        let (block, chunk, offset) = split(index);
+        let block = self.blocks[block].get().expect("made by grow");
+        &block[chunk].get().expect("made by grow")[offset]
+    }
+
+    /// Gives a slot back to the shard it came from.
+    #[inline]
+    pub(crate) fn give_back(&self, slot: &Slot, home: u16, index: u32) {
+        if home == self.number {
+            self.free.push_local(index, slot);
+        } else {
+            at(home)
+                .expect("a slot's home was made before the slot")
+                .free
+                .push_remote(index, slot);
+        }
+    }
+
+    /// An id that no other task has or had. Only for the shard's own thread.
+    #[inline]
+    pub(crate) fn next_id(&self) -> u64 {
+        let mut id = self.next_id.load(Ordering::Relaxed);
+        if id == self.last_id.load(Ordering::Relaxed) {
+            id = NEXT_ID.fetch_add(IDS_A_BLOCK, Ordering::Relaxed);
+            self.last_id.store(id + IDS_A_BLOCK, Ordering::Relaxed);
+        }
+        self.next_id.store(id + 1, Ordering::Relaxed);
+        id
+    }
+
+    /// Notes which task this thread polls, and returns which it polled before.
+    #[inline]
+    pub(crate) fn set_current(&self, id: u64) -> u64 {
+        let before = self.current.load(Ordering::Relaxed);
+        self.current.store(id, Ordering::Relaxed);
+        before
+    }
+
+    /// The task that the thread polls, and the thread's id.
+    pub(crate) fn current(&self) -> Option<(u64, u32)> {
+        match self.current.load(Ordering::Relaxed) {
+            0 => None,
+            id => Some((id, self.tid.load(Ordering::Relaxed))),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self, kind: u32) -> &KindCounters {
+        let at = kind as usize;
+        &self.kinds[at / COUNTERS_A_CHUNK].get_or_init(|| zeroed(COUNTERS_A_CHUNK))
+            [at % COUNTERS_A_CHUNK]
+    }
+
+    /// The counters of a kind, if this shard ever counted one of its chunk.
+    pub(crate) fn kind_if_any(&self, kind: u32) -> Option<&KindCounters> {
+        let at = kind as usize;
+        Some(&self.kinds[at / COUNTERS_A_CHUNK].get()?[at % COUNTERS_A_CHUNK])
+    }
+
+    #[inline]
+    pub(crate) fn scope(&self, scope: u32) -> &ScopeCounters {
+        let at = scope as usize;
+        &self.scopes[at / SCOPES_A_CHUNK].get_or_init(|| zeroed(SCOPES_A_CHUNK))
+            [at % SCOPES_A_CHUNK]
+    }
+
+    pub(crate) fn scope_if_any(&self, scope: u32) -> Option<&ScopeCounters> {
+        let at = scope as usize;
+        Some(&self.scopes[at / SCOPES_A_CHUNK].get()?[at % SCOPES_A_CHUNK])
+    }
+
+    #[inline]
+    pub(crate) fn duration(&self, label: usize) -> &Histogram {
+        self.durations[label].get_or_init(Box::default)
+    }
+
+    pub(crate) fn duration_if_any(&self, label: usize) -> Option<&Histogram> {
+        self.durations[label].get().map(|histogram| &**histogram)
+    }
+
+    /// Every slot that was ever made, chunk by chunk.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let made = self.made.load(Ordering::Acquire) as usize;
+        self.blocks
+            .iter()
+            .map_while(OnceLock::get)
+            .flat_map(|block| block.iter().map_while(OnceLock::get))
+            .flat_map(|chunk| chunk.iter())
+            .take(made)
+    }
+
+    /// Every live task of this shard.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (&Slot, Reading)> {
+        self.slots()
+            .filter_map(|slot| slot.read().map(|reading| (slot, reading)))
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+#[inline]
+fn split(index: u32) -> (usize, usize, usize) {
+    let index = index as usize;
+    (
+        index / (SLOTS_A_CHUNK * CHUNKS_A_BLOCK),
+        index / SLOTS_A_CHUNK % CHUNKS_A_BLOCK,
+        index % SLOTS_A_CHUNK,
+    )
+}
+
+fn cells<T>(n: usize) -> Box<[OnceLock<T>]> {
+    (0..n).map(|_| OnceLock::new()).collect()
+}
+
+fn zeroed<T: Default>(n: usize) -> Box<[T]> {
+    (0..n).map(|_| T::default()).collect()
+}

@@ -1,0 +1,303 @@
+//! The slot of one live task, and the list of free slots of a shard: the lock-free part of the registry.
+//!
+//! A slot has one owner at a time: the task that lives in it. Only the owner writes its fields and frees it.
+//! Readers look at any time and keep what they read only if the generation did not change meanwhile.
+//! Cancellers may set two bits of `state`, never free a slot, and never touch the owner's fields.
+//!
+//! Slots are never given back to the allocator, so a stale reference reads another task's slot, never freed memory;
+//! the generation tells.
+
+use std::task::Waker;
+
+#[cfg(not(headcount_loom))]
+mod sync {
+    pub(super) use atomic_waker::AtomicWaker;
+    pub(super) use std::sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
+    };
+
+    pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
+        cell.register(waker);
+    }
+
+    pub(super) fn take(cell: &AtomicWaker) -> Option<super::Waker> {
+        cell.take()
+    }
+}
+
+#[cfg(headcount_loom)]
+mod sync {
+    pub(super) use loom::future::AtomicWaker;
+    pub(super) use loom::sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
+    };
+
+    pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
+        cell.register_by_ref(waker);
+    }
+
+    pub(super) fn take(cell: &AtomicWaker) -> Option<super::Waker> {
+        cell.take_waker()
+    }
+}
+
+use sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicWaker, Ordering, fence};
+
+/// The end of a list of free slots.
+pub(super) const NO_SLOT: u32 = u32::MAX;
+
+const LIVE: u64 = 1;
+const CANCEL: u64 = 1 << 1;
+/// Somebody took the waker who should not have: the owner publishes it again.
+const REPUBLISH: u64 = 1 << 2;
+const GENERATION: u64 = 1 << 8;
+const FLAGS: u64 = GENERATION - 1;
+
+/// One live task, in one cache line.
+#[repr(align(64))]
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Generation, and the bits above.
+    state: AtomicU64,
+    id: AtomicU64,
+    started: AtomicU64,
+    kind: AtomicU32,
+    scope: AtomicU32,
+    /// The slot's own index while it is live, the next free one while it is not.
+    link: AtomicU32,
+    /// The shard whose list this slot goes back to.
+    home: AtomicU16,
+    polled: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// What a task's slot is filled with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) started: u64,
+    pub(crate) kind: u32,
+    pub(crate) scope: u32,
+}
+
+/// A consistent reading of one live slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) entry: Entry,
+    pub(crate) polled: bool,
+    pub(crate) cancelling: bool,
+    generation: u64,
+}
+
+/// The slots of one shard that are free: those freed by its own thread, and those freed by others.
+#[derive(Debug)]
+pub(crate) struct FreeList {
+    local: AtomicU32,
+    remote: AtomicU32,
+}
+
+// === impl Slot ===
+
+impl Slot {
+    pub(crate) fn new(home: u16) -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            id: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            kind: AtomicU32::new(0),
+            scope: AtomicU32::new(0),
+            link: AtomicU32::new(NO_SLOT),
+            home: AtomicU16::new(home),
+            polled: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Fills a free slot. Only the thread that took it from the free list may call this.
+    #[inline]
+    pub(crate) fn occupy(&self, index: u32, entry: Entry) {
+        let free = self.state.load(Ordering::Relaxed) & !FLAGS;
+        // A reader that sees a field written below must also see that the slot was free before: without the fence
+        // it could pair the fields of this task with the generation of the previous one.
+        fence(Ordering::Release);
+        self.id.store(entry.id, Ordering::Relaxed);
+        self.started.store(entry.started, Ordering::Relaxed);
+        self.kind.store(entry.kind, Ordering::Relaxed);
+        self.scope.store(entry.scope, Ordering::Relaxed);
+        self.link.store(index, Ordering::Relaxed);
+        self.polled.store(0, Ordering::Relaxed);
+        self.state.store(free | LIVE, Ordering::Release);
+    }
+
+    /// Ends the owner's use: from here on no reader keeps what it read, and no canceller's bit arrives.
+    #[inline]
+    pub(crate) fn vacate(&self, published: bool) {
+        if published {
+            // The waker holds the task's memory.
+            drop(sync::take(&self.waker));
+        }
+        let state = self.state.load(Ordering::Relaxed);
+        // A canceller may set a bit between the load and the store. It is lost, as it should be: the task is over.
+        self.state
+            .store((state & !FLAGS).wrapping_add(GENERATION), Ordering::Release);
+    }
+
+    /// The owner was polled for the first time.
+    #[inline]
+    pub(crate) fn mark_polled(&self) {
+        self.polled.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether anybody asked anything of the owner: 0 when not.
+    #[inline]
+    pub(crate) fn requests(&self) -> u64 {
+        self.state.load(Ordering::Acquire) & (CANCEL | REPUBLISH)
+    }
+
+    /// Whether the owner is asked to end.
+    #[inline]
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.state.load(Ordering::Acquire) & CANCEL != 0
+    }
+
+    /// Whether the owner's waker was taken by a canceller of an earlier task.
+    #[inline]
+    pub(crate) fn lost_waker(&self) -> bool {
+        self.state.load(Ordering::Acquire) & REPUBLISH != 0
+    }
+
+    /// Leaves the owner's waker for cancellers. The owner must look at [`Slot::is_cancelling`] after this, because a
+    /// canceller that came before found no waker.
+    pub(crate) fn publish(&self, waker: &Waker) {
+        self.state.fetch_and(!REPUBLISH, Ordering::AcqRel);
+        sync::register(&self.waker, waker);
+    }
+
+    /// Asks the task that `reading` saw to end; false when it is over already, or was asked before.
+    pub(crate) fn cancel(&self, reading: &Reading) -> bool {
+        let seen = reading.generation | LIVE;
+        let mut state = seen;
+        loop {
+            match self.state.compare_exchange(
+                state,
+                state | CANCEL,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(found) if found & !REPUBLISH == seen => state = found,
+                Err(_) => return false,
+            }
+        }
+        self.wake(reading.generation);
+        true
+    }
+
+    /// Wakes the owner of `generation`. When another task moved in meanwhile, that one is woken for nothing, and told
+    /// that its waker is gone.
+    fn wake(&self, generation: u64) {
+        let Some(waker) = sync::take(&self.waker) else {
+            return;
+        };
+        if self.state.load(Ordering::Acquire) & !FLAGS != generation {
+            self.state.fetch_or(REPUBLISH, Ordering::AcqRel);
+        }
+        waker.wake();
+    }
+
+    /// What the slot holds, if it is live and stayed so while it was read.
+    #[inline]
+    pub(crate) fn read(&self) -> Option<Reading> {
+        let before = self.state.load(Ordering::Acquire);
+        if before & LIVE == 0 {
+            return None;
+        }
+        let reading = Reading {
+            entry: Entry {
+                id: self.id.load(Ordering::Relaxed),
+                started: self.started.load(Ordering::Relaxed),
+                kind: self.kind.load(Ordering::Relaxed),
+                scope: self.scope.load(Ordering::Relaxed),
+            },
+            polled: self.polled.load(Ordering::Relaxed) != 0,
+            cancelling: before & CANCEL != 0,
+            generation: before & !FLAGS,
+        };
+        fence(Ordering::Acquire);
+        let after = self.state.load(Ordering::Relaxed);
+        (after & !FLAGS == reading.generation && after & LIVE != 0).then_some(reading)
+    }
+
+    /// The owner's own entry: exact, because nobody else writes it.
+    #[inline]
+    pub(crate) fn own_entry(&self) -> Entry {
+        Entry {
+            id: self.id.load(Ordering::Relaxed),
+            started: self.started.load(Ordering::Relaxed),
+            kind: self.kind.load(Ordering::Relaxed),
+            scope: self.scope.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The shard, and the index in it, that the slot goes back to. Only for the owner.
+    #[inline]
+    pub(crate) fn address(&self) -> (u16, u32) {
+        (
+            self.home.load(Ordering::Relaxed),
+            self.link.load(Ordering::Relaxed),
+        )
+    }
+}
+
+// === impl FreeList ===
+
+impl FreeList {
+    pub(crate) fn new() -> Self {
+        Self {
+            local: AtomicU32::new(NO_SLOT),
+            remote: AtomicU32::new(NO_SLOT),
+        }
+    }
+
+    /// Takes a free slot, newest first. Only for the shard's own thread.
+    #[inline]
+    pub(crate) fn pop<'a>(&self, slot: impl FnOnce(u32) -> &'a Slot) -> Option<u32> {
+        let mut head = self.local.load(Ordering::Relaxed);
+        if head == NO_SLOT {
+            // The whole list at once: with nobody else popping there is no ABA problem.
+            head = self.remote.swap(NO_SLOT, Ordering::Acquire);
+            if head == NO_SLOT {
+                return None;
+            }
+        }
+        self.local
+            .store(slot(head).link.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(head)
+    }
+
+    /// Gives a slot back. Only for the shard's own thread.
+    #[inline]
+    pub(crate) fn push_local(&self, index: u32, slot: &Slot) {
+        slot.link
+            .store(self.local.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.local.store(index, Ordering::Relaxed);
+    }
+
+    /// Gives a slot back from any thread.
+    #[inline]
+    pub(crate) fn push_remote(&self, index: u32, slot: &Slot) {
+        let mut head = self.remote.load(Ordering::Relaxed);
+        loop {
+            slot.link.store(head, Ordering::Relaxed);
+            match self.remote.compare_exchange_weak(
+                head,
+                index,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(found) => head = found,
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The tracked future, and the row that it holds in the registry.
+//!
+//! A row begins when the task is spawned and ends after its future is dropped, however that happens: by completion, by
+//! cancel, by a panic, or by the runtime that goes away.
+
+use super::kind::{self, Kind};
+use super::root::{self, Event};
+use super::scope::{self, Scope};
+use super::slot::{Entry, Slot};
+use super::{clock, panics, shard, untracked};
+use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
+use pin_project_lite::pin_project;
+use std::fmt::Display;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{Ordering, fence};
+use std::task::{Context, Poll, Waker};
+
+pin_project! {
+    /// A future whose life is a row of the registry.
+    ///
+    /// It adds no allocation. It gives its future's output, or why there is none.
+    #[derive(Debug)]
+    pub(crate) struct Tracked<F: Future, J> {
+        row: Row,
+        judge: J,
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F: Future, J> PinnedDrop for Tracked<F, J> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.row.is_live() {
+                let _unmarked = untracked::mark_untracked();
+                // Dropped by somebody else: an abort, or the runtime.
+                let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+                this.row.end_dropped(dropped);
+            }
+        }
+    }
+}
+
+/// Tells completed from failed.
+pub(crate) trait Judge<T> {
+    /// The error's text, when the output is one.
+    fn failure(&self, output: &T) -> Option<String>;
+}
+
+/// Every output is a success.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Any;
+
+/// `Err` is a failure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OkOrErr;
+
+/// A live task's hold on its slot. One that is never ended is ended as cancelled when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Row {
+    slot: &'static Slot,
+    live: bool,
+    polled: bool,
+    /// Whether the slot has the waker.
+    published: bool,
+}
+
+type Payload = Box<dyn std::any::Any + Send>;
+
+// === impl Judge ===
+
+impl<T> Judge<T> for Any {
+    #[inline]
+    fn failure(&self, _: &T) -> Option<String> {
+        None
+    }
+}
+
+impl<T, E: Display> Judge<Result<T, E>> for OkOrErr {
+    #[inline]
+    fn failure(&self, output: &Result<T, E>) -> Option<String> {
+        output.as_ref().err().map(ToString::to_string)
+    }
+}
+
+// === impl Tracked ===
+
+impl<F: Future, J> Tracked<F, J> {
+    #[inline]
+    pub(crate) fn new(row: Row, judge: J, future: F) -> Self {
+        Self {
+            row,
+            judge,
+            future: Some(future),
+        }
+    }
+}
+
+impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
+    type Output = Result<F::Output, TaskError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if this.row.should_end() {
+            return Poll::Ready(Err(cancel(this.row, this.future)));
+        }
+        let polled = this.row.poll(|| {
+            let future = this.future.as_mut().as_pin_mut();
+            let polled = future.expect("a row lives as long as its future").poll(cx);
+            if polled.is_ready() {
+                this.future.set(None);
+            }
+            polled
+        });
+        match polled {
+            Ok(Poll::Pending) if this.row.park(cx.waker()) => Poll::Pending,
+            Ok(Poll::Pending) => Poll::Ready(Err(cancel(this.row, this.future))),
+            Ok(Poll::Ready(output)) => {
+                this.row.end_with(this.judge.failure(&output));
+                Poll::Ready(Ok(output))
+            }
+            Err(payload) => {
+                // What the panic left of the future is dropped before the row ends, and may panic again.
+                drop(catch_unwind(AssertUnwindSafe(|| this.future.set(None))));
+                Poll::Ready(Err(this.row.end_panicked(payload)))
+            }
+        }
+    }
+}
+
+#[cold]
+fn cancel<F>(row: &mut Row, mut future: Pin<&mut Option<F>>) -> TaskError {
+    let dropped = row.poll(|| future.set(None));
+    row.end_dropped(dropped).unwrap_or(TaskError::Cancelled)
+}
+
+// === impl Row ===
+
+impl Row {
+    /// Enters a task. From here on it is counted and listed.
+    #[inline]
+    pub(crate) fn start(kind: &'static Kind, scope: &'static Scope) -> Self {
+        let started = clock::raw();
+        let slot = shard::with(|shard| {
+            let (index, slot) = shard.take_slot();
+            let entry = Entry {
+                id: shard.next_id(),
+                started,
+                kind: kind.number,
+                scope: scope.number,
+            };
+            shard::bump(&shard.kind(kind.number).started);
+            let counters = shard.scope(scope.number).of(kind.options.daemon);
+            shard::bump(&counters.started);
+            slot.occupy(index, entry);
+            slot
+        });
+        Self {
+            slot,
+            live: true,
+            polled: false,
+            published: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        TaskId(self.slot.own_entry().id)
+    }
+
+    #[inline]
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the task was asked to end. Called before each poll.
+    #[inline]
+    pub(crate) fn should_end(&mut self) -> bool {
+        if !self.polled {
+            self.polled = true;
+            self.slot.mark_polled();
+            // With the fence of `Scope::start_cancelling`: a cancel that did not see this task in its slot is seen here.
+            fence(Ordering::SeqCst);
+            if scope::at(self.slot.own_entry().scope).is_cancelling() {
+                return true;
+            }
+        }
+        match self.slot.requests() {
+            0 => false,
+            _ => {
+                if self.slot.lost_waker() {
+                    self.published = false;
+                }
+                self.slot.is_cancelling()
+            }
+        }
+    }
+
+    /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
+    #[inline]
+    pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        let id = self.slot.own_entry().id;
+        let before = shard::with(|shard| shard.set_current(id));
+        let result = catch_unwind(AssertUnwindSafe(f));
+        shard::with(|shard| shard.set_current(before));
+        result
+    }
+
+    /// Leaves the waker where a canceller finds it; false when one came before.
+    #[inline]
+    fn park(&mut self, waker: &Waker) -> bool {
+        if !self.published {
+            self.published = true;
+            self.slot.publish(waker);
+            return !self.slot.is_cancelling();
+        }
+        true
+    }
+
+    /// Ends the row of a task that returned.
+    #[inline]
+    pub(crate) fn end_with(&mut self, failure: Option<String>) {
+        match failure {
+            None => self.end(TaskOutcome::Completed),
+            Some(error) => {
+                let kind = kind::at(self.slot.own_entry().kind);
+                tracing::warn!(
+                    target: "headcount::task",
+                    group = kind.group(), task = kind.name, id = self.id().get(), error,
+                    "task failed"
+                );
+                self.end(TaskOutcome::Failed);
+            }
+        }
+    }
+
+    /// Ends the row of a task that was dropped before it returned; `dropped` tells whether the drop panicked.
+    pub(crate) fn end_dropped(&mut self, dropped: Result<(), Payload>) -> Option<TaskError> {
+        match dropped {
+            Ok(()) => {
+                self.end(TaskOutcome::Cancelled);
+                None
+            }
+            Err(payload) => Some(self.end_panicked(payload)),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn end_panicked(&mut self, payload: Payload) -> TaskError {
+        let panic = Panic::new(payload, panics::take_location());
+        let kind = kind::at(self.slot.own_entry().kind);
+        // A subscriber that panics must not take the row with it.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            tracing::error!(
+                target: "headcount::task",
+                group = kind.group(), task = kind.name, id = self.id().get(), spawned = %kind.site,
+                "task panicked: {panic}"
+            );
+        }));
+        drop(told);
+        self.end(TaskOutcome::Panicked);
+        TaskError::Panicked(panic)
+    }
+
+    #[inline]
+    fn end(&mut self, outcome: TaskOutcome) {
+        self.live = false;
+        let entry = self.slot.own_entry();
+        let (home, index) = self.slot.address();
+        let kind = kind::at(entry.kind);
+        let scope = scope::at(entry.scope);
+        let nanos = clock::nanos_between(entry.started, clock::raw());
+        self.slot.vacate(self.published);
+        shard::with(|shard| {
+            shard::bump(&shard.kind(entry.kind).ended[outcome as usize]);
+            shard.duration(kind.label).record(nanos);
+            shard.give_back(self.slot, home, index);
+            let counters = shard.scope(entry.scope).of(kind.options.daemon);
+            shard::bump(&counters.ended);
+        });
+        let root = scope.root();
+        scope.after_end();
+        untracked::tracked_task_ended();
+        if kind.options.required {
+            root::tell(root, Event::RequiredEnded(kind, outcome));
+        }
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if self.live {
+            self.end(TaskOutcome::Cancelled);
+        }
+    }
+}

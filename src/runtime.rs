@@ -1,0 +1,202 @@
+//! Owning a tokio runtime, or attaching to one: hooks, baseline, `main`, and the way from its end to the report.
+
+mod attached;
+mod builder;
+
+pub use attached::{Attached, attach};
+pub use builder::{BuildError, Builder};
+
+use crate::group::TaskGroup;
+use crate::report::{Reason, Report};
+use crate::shutdown::{Control, Owned};
+use crate::task::TaskError;
+use crate::threads::{Registration, ThreadClass};
+use std::fmt::{self, Display};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
+///
+/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they sleep until they are needed, and
+/// use nothing of the runtime's workers.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let runtime = headcount::Runtime::builder()
+///     .name("orders")
+///     .drain_budget(Duration::from_secs(3))
+///     .print(false)
+///     .build()?;
+/// let report = runtime.run(async |tasks| {
+///     let ticker = tasks.clone();
+///     tasks.spawn("ticker", async move { ticker.draining().await });
+/// });
+/// assert!(report.is_clean());
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+pub struct Runtime {
+    tasks: TaskGroup,
+    control: Control,
+    owned: Arc<Owned>,
+    handle: Handle,
+    root: u64,
+    is_current_thread: bool,
+}
+
+/// What `main`'s future may return.
+pub trait MainOutput {
+    /// The error's text, when it is one.
+    fn failure(&self) -> Option<String>;
+}
+
+/// Runs a service to its end: builds a runtime with the default settings, runs `main` on it, and stops everything when
+/// `main` returns, a signal comes, or a task that is [`required`](crate::Spawn::required) ends. Prints the report on
+/// standard error and returns it; as the result of `main` it sets the exit code.
+///
+/// A service whose `main` has nothing more to do waits: `tasks.draining().await`.
+///
+/// # Panics
+///
+/// When the system refuses the threads of the runtime. [`Builder::build`] returns that as an error.
+///
+/// # Examples
+///
+/// ```no_run
+/// fn main() -> headcount::Report {
+///     headcount::run("orders", async |tasks| {
+///         let ticker = tasks.clone();
+///         tasks.spawn("ticker", async move {
+///             let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+///             while ticker.until_draining(tick.tick()).await.is_some() {
+///                 println!("tick");
+///             }
+///         });
+///         tasks.draining().await;
+///     })
+/// }
+/// ```
+#[track_caller]
+pub fn run<F, T>(service: &str, main: F) -> Report
+where
+    F: AsyncFnOnce(TaskGroup) -> T,
+    T: MainOutput,
+{
+    match Runtime::builder().name(service).build() {
+        Ok(runtime) => runtime.run(main),
+        Err(error) => panic!("failed to start '{service}': {error}"),
+    }
+}
+
+// === impl MainOutput ===
+
+impl MainOutput for () {
+    fn failure(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<E: Display> MainOutput for Result<(), E> {
+    fn failure(&self) -> Option<String> {
+        self.as_ref().err().map(ToString::to_string)
+    }
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Settings, all with defaults.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// The root of all groups.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskGroup {
+        &self.tasks
+    }
+
+    /// Runs `main` on this thread, stops everything when it ends or something else says so, and returns the report.
+    ///
+    /// Returns within the deadline, by default 9.5 s after the shutdown began; if `main` holds this thread for longer
+    /// (a busy loop, a blocking call), the process is ended with code 70, since nobody could return the report.
+    #[track_caller]
+    pub fn run<F, T>(self, main: F) -> Report
+    where
+        F: AsyncFnOnce(TaskGroup) -> T,
+        T: MainOutput,
+    {
+        let _registered = Registration::new(self.root, ThreadClass::Main, None);
+        let future = main(self.tasks.clone());
+        let tracked = self.tasks.track_main(async {
+            let output = future.await;
+            output.failure().map_or(Ok(()), Err)
+        });
+        self.owned.main_runs.send_replace(true);
+        self.block_on(async {
+            self.control.stop(match tracked.await {
+                Ok(Ok(())) => Reason::MainEnded,
+                Ok(Err(error)) => Reason::MainFailed(error),
+                Err(TaskError::Panicked(panic)) => Reason::MainPanicked(panic.to_string()),
+                // Cancelled by the shutdown, which has its reason.
+                Err(_) => Reason::MainEnded,
+            });
+        });
+        self.owned.main_runs.send_replace(false);
+        self.report()
+    }
+
+    fn block_on(&self, main: impl Future<Output = ()>) {
+        let runtime = if self.is_current_thread {
+            self.owned.take()
+        } else {
+            None
+        };
+        let Some(runtime) = runtime else {
+            // The control side keeps the runtime, so that it can close it even while this thread is stuck.
+            return self.handle.block_on(main);
+        };
+        // Tasks of a current-thread runtime run only in here, so the drain needs this thread after `main` too.
+        let mut released = self.owned.released.subscribe();
+        runtime.block_on(async {
+            main.await;
+            // The control side lives as long as this call, so it says so in the end.
+            released.wait_for(|released| *released).await.ok();
+        });
+        self.owned.put(runtime);
+    }
+
+    fn report(self) -> Report {
+        let report = self
+            .control
+            .report()
+            .and_then(|report| report.blocking_recv().ok());
+        self.control.release();
+        report.expect(
+            "the control thread reports before it ends, and only this call takes the report",
+        )
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("tasks", &self.tasks)
+            .finish_non_exhaustive()
+    }
+}
+
+fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {
+    builder
+        .on_thread_start(move || crate::threads::register_runtime_thread(root))
+        .on_thread_stop(crate::threads::forget_own)
+        .on_thread_park(|| {
+            if tokio::runtime::worker_index().is_some() {
+                crate::threads::note_worker();
+            }
+        });
+}

@@ -1,0 +1,241 @@
+//! The settings of a runtime.
+
+use super::{Runtime, threads_of};
+use crate::audit::Baseline;
+use crate::group::{Budgets, TaskGroup};
+use crate::registry::clock;
+use crate::registry::panics;
+use crate::registry::root::Root;
+use crate::shutdown::{Control, Owned, Plan, Print, UnknownThreads};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the deadline leaves for the report beyond the layers.
+const FOR_THE_REPORT: Duration = Duration::from_millis(1500);
+
+type Configure = Box<dyn FnOnce(&mut tokio::runtime::Builder)>;
+
+/// The settings of a [`Runtime`].
+///
+/// Defaults: drain 5 s, cancel 2 s, close 1 s; the deadline is their sum and the pre-drain delay, plus 1.5 s for the
+/// report, so 9.5 s: less than the 10 s that Docker waits before it kills (`docker stop --help`).
+#[must_use = "it builds nothing until `build`"]
+pub struct Builder {
+    plan: Plan,
+    deadline: Option<Duration>,
+    current_thread: bool,
+    worker_threads: Option<usize>,
+    configure: Option<Configure>,
+}
+
+/// Why a runtime was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The layers may take longer than the deadline allows.
+    #[error(
+        "fit the layers into the deadline: pre-drain delay {pre_drain:?}, drain {drain:?}, cancel {cancel:?} and close \
+         {close:?} take longer than {deadline:?}"
+    )]
+    DeadlineTooShort {
+        /// The pre-drain delay.
+        pre_drain: Duration,
+        /// The first layer.
+        drain: Duration,
+        /// The second layer.
+        cancel: Duration,
+        /// The third layer.
+        close: Duration,
+        /// The deadline.
+        deadline: Duration,
+    },
+    /// The system refused threads or descriptors.
+    #[error("start the runtime's threads")]
+    System(#[source] io::Error),
+}
+
+// === impl Builder ===
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            plan: Plan {
+                service: "service".to_owned(),
+                pre_drain: Duration::ZERO,
+                drain: Duration::from_secs(5),
+                cancel: Duration::from_secs(2),
+                close: Duration::from_secs(1),
+                deadline: Duration::ZERO,
+                print: Print::Text,
+                signals: true,
+                may_exit: true,
+                unknown_threads: UnknownThreads::Linger,
+            },
+            deadline: None,
+            current_thread: false,
+            worker_threads: None,
+            configure: None,
+        }
+    }
+
+    /// What the service is called in the report. Default: "service".
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.plan.service);
+        self
+    }
+
+    /// How long the service serves on after it said that it is not ready. Default: none.
+    pub fn pre_drain_delay(mut self, delay: Duration) -> Self {
+        self.plan.pre_drain = delay;
+        self
+    }
+
+    /// The budget of the first layer. Default: 5 s.
+    pub fn drain_budget(mut self, budget: Duration) -> Self {
+        self.plan.drain = budget;
+        self
+    }
+
+    /// The budget of the second layer. Default: 2 s.
+    pub fn cancel_budget(mut self, budget: Duration) -> Self {
+        self.plan.cancel = budget;
+        self
+    }
+
+    /// The budget of the third layer. Default: 1 s.
+    pub fn close_budget(mut self, budget: Duration) -> Self {
+        self.plan.close = budget;
+        self
+    }
+
+    /// When the process is ended, counted from the beginning of the shutdown, whatever still runs. Default: the sum of
+    /// the budgets and the pre-drain delay, plus 1.5 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Whether to answer to SIGTERM, SIGINT and SIGQUIT. Default: yes.
+    pub fn signals(mut self, answer: bool) -> Self {
+        self.plan.signals = answer;
+        self
+    }
+
+    /// Whether to print the report, as text on standard error. Default: yes.
+    pub fn print(mut self, print: bool) -> Self {
+        self.plan.print = if print { Print::Text } else { Print::Nowhere };
+        self
+    }
+
+    /// Prints the report as one line of JSON on standard output instead.
+    #[cfg(feature = "json")]
+    pub fn print_json(mut self) -> Self {
+        self.plan.print = Print::Json;
+        self
+    }
+
+    /// How many workers. Default: as many as processors.
+    pub fn worker_threads(mut self, workers: usize) -> Self {
+        self.worker_threads = Some(workers.max(1));
+        self
+    }
+
+    /// Runs all tasks on the thread that calls [`Runtime::run`].
+    pub fn current_thread(mut self) -> Self {
+        self.current_thread = true;
+        self
+    }
+
+    /// Sets what has no method here on tokio's own builder. The hooks for tasks and threads are set afterwards, so
+    /// those set here have no effect: tokio keeps one of each.
+    pub fn configure(
+        mut self,
+        configure: impl FnOnce(&mut tokio::runtime::Builder) + 'static,
+    ) -> Self {
+        self.configure = Some(Box::new(configure));
+        self
+    }
+
+    pub(crate) fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
+    }
+
+    pub(super) fn into_plan(self) -> Plan {
+        self.plan
+    }
+
+    /// Starts the runtime and its control side.
+    ///
+    /// # Errors
+    ///
+    /// A deadline that is shorter than the layers; threads that the system refuses.
+    pub fn build(self) -> Result<Runtime, BuildError> {
+        let plan = fit(self.plan, self.deadline)?;
+        panics::install();
+        // The clock's calibration, which takes some milliseconds, is not for the first task to pay.
+        clock::raw();
+        let baseline = Baseline::take();
+        let root = Root::new();
+        let mut builder = if self.current_thread {
+            tokio::runtime::Builder::new_current_thread()
+        } else {
+            tokio::runtime::Builder::new_multi_thread()
+        };
+        builder.enable_all().thread_name("headcount-work");
+        if let Some(workers) = self.worker_threads {
+            builder.worker_threads(workers);
+        }
+        if let Some(configure) = self.configure {
+            configure(&mut builder);
+        }
+        threads_of(&mut builder, root.number);
+        #[cfg(tokio_unstable)]
+        crate::registry::untracked::install(&mut builder, &root);
+        let runtime = builder.build().map_err(BuildError::System)?;
+        let handle = runtime.handle().clone();
+        let owned = Arc::new(Owned::new(Some(runtime)));
+        let budgets = Budgets {
+            drain: plan.drain,
+            cancel: plan.cancel,
+        };
+        let control = Control::start(plan, &root, baseline, &owned, handle.clone())
+            .map_err(BuildError::System)?;
+        let number = root.number;
+        Ok(Runtime {
+            tasks: TaskGroup::root(root, handle.clone(), control.handle().clone(), budgets),
+            control,
+            owned,
+            handle,
+            root: number,
+            is_current_thread: self.current_thread,
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts the deadline behind the layers.
+pub(super) fn fit(mut plan: Plan, deadline: Option<Duration>) -> Result<Plan, BuildError> {
+    let layers = [plan.pre_drain, plan.drain, plan.cancel, plan.close]
+        .into_iter()
+        .fold(Duration::ZERO, Duration::saturating_add);
+    plan.deadline = deadline.unwrap_or(layers.saturating_add(FOR_THE_REPORT));
+    if layers > plan.deadline {
+        return Err(BuildError::DeadlineTooShort {
+            pre_drain: plan.pre_drain,
+            drain: plan.drain,
+            cancel: plan.cancel,
+            close: plan.close,
+            deadline: plan.deadline,
+        });
+    }
+    Ok(plan)
+}

@@ -1,0 +1,273 @@
+//! The pipeline: a shutdown begins for a reason, drains, cancels, closes, and ends with a report, within one deadline.
+//!
+//! All of it runs on threads of its own with a clock of its own, so it goes on when no worker does and when `main` is
+//! wedged. It cannot fail: whatever happens, it returns a [`Report`].
+
+mod cancel;
+mod close;
+mod live_line;
+mod pipeline;
+mod signals;
+pub(crate) mod voice;
+mod watchdog;
+
+pub(crate) use close::UnknownThreads;
+pub(crate) use pipeline::last_words;
+
+use crate::audit::Baseline;
+use crate::registry::kind::Kind;
+use crate::registry::root::{Event, Root};
+use crate::report::{Reason, Report};
+use crate::threads::{self, ThreadClass};
+use pipeline::Pipeline;
+use std::io;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use voice::{Stream, Voice};
+use watchdog::Watchdog;
+
+/// What the control side hears of.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Signal(i32),
+    Stop(Reason),
+    UntrackedSite(&'static Kind),
+}
+
+/// How a shutdown is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) service: String,
+    pub(crate) pre_drain: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) cancel: Duration,
+    pub(crate) close: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) print: Print,
+    pub(crate) signals: bool,
+    /// Whether the process may be ended when it would not end by itself.
+    pub(crate) may_exit: bool,
+    pub(crate) unknown_threads: UnknownThreads,
+}
+
+/// Where the report goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Print {
+    Nowhere,
+    /// As text on standard error.
+    Text,
+    /// As a line of JSON on standard output.
+    #[cfg(feature = "json")]
+    Json,
+}
+
+/// The work runtime, for those who may close it, and what is known of `main`.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    /// Empty when somebody else owns it, and while `main` runs on it.
+    pub(crate) runtime: Mutex<Option<Runtime>>,
+    pub(crate) is_ours: bool,
+    /// Whether the thread of `main` is still on the runtime.
+    pub(crate) main_runs: watch::Sender<bool>,
+    /// Whether the thread of `main` may leave the runtime, which then has nobody to run its tasks.
+    pub(crate) released: watch::Sender<bool>,
+}
+
+/// Where the shutdown stands, for the watchdog's last words.
+#[derive(Debug, Default)]
+pub(crate) struct Phase(AtomicU8);
+
+/// The control side of one root. Dropping it ends its threads.
+#[derive(Debug)]
+pub(crate) struct Control {
+    inbox: UnboundedSender<Message>,
+    handle: Handle,
+    report: Mutex<Option<oneshot::Receiver<Report>>>,
+    watchdog: Arc<Watchdog>,
+    _signals: Option<signals::Watching>,
+}
+
+// === impl Owned ===
+
+impl Owned {
+    pub(crate) fn new(runtime: Option<Runtime>) -> Self {
+        Self {
+            is_ours: runtime.is_some(),
+            runtime: Mutex::new(runtime),
+            main_runs: watch::channel(false).0,
+            released: watch::channel(false).0,
+        }
+    }
+
+    pub(crate) fn take(&self) -> Option<Runtime> {
+        self.runtime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    pub(crate) fn put(&self, runtime: Runtime) {
+        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    const NAMES: [&'static str; 5] = ["running", "drain", "cancel", "close", "done"];
+
+    fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::SeqCst);
+    }
+
+    fn name(&self) -> &'static str {
+        Self::NAMES[usize::from(self.0.load(Ordering::SeqCst)).min(4)]
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Starts the control side: from here on signals are answered and the shutdown can begin.
+    pub(crate) fn start(
+        plan: Plan,
+        root: &Arc<Root>,
+        baseline: Baseline,
+        owned: &Arc<Owned>,
+        work: Handle,
+    ) -> io::Result<Self> {
+        let (inbox, messages) = unbounded_channel();
+        let voice = Voice::start(root.number)?;
+        let phase = Arc::new(Phase::default());
+        let watchdog = Arc::new(Watchdog::start(
+            root.number,
+            last_words(&plan, root, &baseline, &phase),
+        )?);
+        let signals = plan
+            .signals
+            .then(|| {
+                let dump = dump(&plan, root, &baseline, &voice);
+                signals::watch(root.number, inbox.clone(), dump)
+            })
+            .transpose()?;
+        let events = inbox.clone();
+        root.listen(move |event| {
+            // Nobody hears it after the end.
+            events.send(Message::from(event)).ok();
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (reporting, report) = oneshot::channel();
+        let pipeline = Pipeline {
+            plan,
+            root: Arc::clone(root),
+            baseline,
+            owned: Arc::clone(owned),
+            work,
+            voice,
+            phase,
+            watchdog: Arc::clone(&watchdog),
+            messages,
+            signals_seen: 0,
+        };
+        let site = Location::caller();
+        threads::start(
+            root.number,
+            "headcount-control",
+            ThreadClass::Control,
+            site,
+            move || {
+                runtime.block_on(control(pipeline, reporting));
+            },
+        )?;
+        Ok(Self {
+            inbox,
+            handle,
+            report: Mutex::new(Some(report)),
+            watchdog,
+            _signals: signals,
+        })
+    }
+
+    /// The runtime of the control thread.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Begins the shutdown, unless it has begun.
+    pub(crate) fn stop(&self, reason: Reason) {
+        // Nobody hears it after the end.
+        self.inbox.send(Message::Stop(reason)).ok();
+    }
+
+    /// The report, for the first who asks.
+    pub(crate) fn report(&self) -> Option<oneshot::Receiver<Report>> {
+        self.report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// The process may live on after the shutdown.
+    pub(crate) fn release(&self) {
+        self.watchdog.disarm();
+    }
+}
+
+/// Waits for a reason, and then stops the service. Ends when the [`Control`] is gone.
+async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
+    let Some(reason) = pipeline.wait_for_reason().await else {
+        return;
+    };
+    let report = pipeline.run(reason).await;
+    // Whoever asked may have given up.
+    reporting.send(report).ok();
+    pipeline.serve_on().await;
+}
+
+/// SIGQUIT: what lives, and on with the work.
+fn dump(
+    plan: &Plan,
+    root: &Arc<Root>,
+    baseline: &Baseline,
+    voice: &Voice,
+) -> impl Fn() + Send + 'static {
+    let (service, root) = (plan.service.clone(), Arc::clone(root));
+    let (baseline, voice) = (baseline.clone(), voice.clone());
+    move || {
+        let head = format!("headcount {service}: dump (SIGQUIT)\n");
+        voice.text(Stream::Stderr, head + &pipeline::alive(&root, &baseline));
+    }
+}
+
+impl From<Event> for Message {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::UntrackedSite(kind) => Self::UntrackedSite(kind),
+            Event::Requested(reason) => Self::Stop(Reason::Requested(reason)),
+            Event::RequiredEnded(kind, outcome) => Self::Stop(Reason::RequiredEnded {
+                task: pipeline::path(kind),
+                outcome,
+            }),
+        }
+    }
+}
+
+impl Print {
+    fn stream(self) -> Stream {
+        match self {
+            #[cfg(feature = "json")]
+            Self::Json => Stream::Stdout,
+            Self::Nowhere | Self::Text => Stream::Stderr,
+        }
+    }
+}
+
+type Messages = UnboundedReceiver<Message>;

@@ -1,0 +1,182 @@
+//! Layer 2: every tracked task left is cancelled; then the work runtime is closed to all, which drops the untracked.
+//!
+//! Nothing can cancel an untracked task alone, because nothing maps it to a handle. Closing the runtime drops them all.
+
+use super::pipeline::{Before, Layer, Pipeline, findings};
+use crate::group::empty;
+use crate::registry::{self, Tally};
+use crate::report::{CancelLayer, DrainLayer, UntrackedFinding};
+use crate::threads::{self, ThreadClass};
+use std::collections::HashMap;
+use std::panic::Location;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Between two looks at whether anybody is left.
+const LOOK_FIRST: Duration = Duration::from_micros(200);
+const LOOK_LAST: Duration = Duration::from_millis(20);
+/// How often the estimate is taken: tokio's count falls a moment after a task's end.
+const SETTLE: u32 = 5;
+
+/// The work runtime being closed, on a thread of its own because that blocks.
+pub(super) struct Closing {
+    /// Tells when tokio's call has returned.
+    pub(super) returned: Option<oneshot::Receiver<()>>,
+}
+
+impl Pipeline {
+    pub(super) async fn cancel(
+        &mut self,
+        before: &Before,
+        drain: &DrainLayer,
+    ) -> (CancelLayer, Closing) {
+        let mut layer = self.layer("cancel", self.plan.cancel);
+        layer.until = layer
+            .until
+            .min(Instant::now() + self.within_deadline(before, self.plan.cancel));
+        self.root.refuse();
+        let scope = self.root.scope;
+        scope.start_cancelling();
+        registry::cancel(scope, |_, _| true);
+        self.tracked_first(&mut layer).await;
+        let sites = self.ended_by_site();
+        let estimate = self.estimate_untracked().await;
+        let closing = self.begin_closing(before).await;
+        self.wait_for_tasks(&mut layer).await;
+        let lingering = Tally::of(scope, |_| true);
+        let waited = Tally::of(scope, |task| !task.kind.options.daemon).count();
+        let cancelled: u64 = drain.ignored.iter().map(|task| task.count).sum();
+        let layer = CancelLayer {
+            timing: layer.timing(),
+            cancelled: cancelled.saturating_sub(waited),
+            untracked: self.untracked(&sites, estimate),
+            lingering: findings(&lingering),
+        };
+        (layer, closing)
+    }
+
+    /// Tasks that are cancelled are dropped by their workers, while timers and sockets still work for them; only then
+    /// the runtime goes. Half of the budget is for those that do not come.
+    async fn tracked_first(&mut self, layer: &mut Layer) {
+        let half = Instant::now() + layer.until.saturating_duration_since(Instant::now()) / 2;
+        let scope = self.root.scope;
+        let released = self.owned.released.clone();
+        let mut main = self.owned.main_runs.subscribe();
+        self.guarded(layer, async {
+            let watch = scope.watch();
+            // Whoever is left is found afterwards.
+            timeout_at(half, empty(&watch)).await.ok();
+            released.send_replace(true);
+            timeout_at(half, main.wait_for(|runs| !runs)).await.ok();
+        })
+        .await;
+    }
+
+    /// How many untracked tasks of each site had ended.
+    fn ended_by_site(&self) -> HashMap<u32, u64> {
+        registry::untracked_sites(&self.root)
+            .into_iter()
+            .map(|(kind, live, started)| (kind.number, started - live))
+            .collect()
+    }
+
+    /// The tasks of the runtime that are not ours, where nobody tells us of them.
+    async fn estimate_untracked(&self) -> u64 {
+        if self.root.sees_untracked() || !self.owned.is_ours {
+            return 0;
+        }
+        let mut least = u64::MAX;
+        for _ in 0..SETTLE {
+            let alive = self.work.metrics().num_alive_tasks() as u64;
+            let tracked = Tally::of(self.root.scope, |task| {
+                task.kind.options.runs == crate::task::TaskKind::Async
+            });
+            least = least.min(alive.saturating_sub(tracked.count()));
+            if least == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        least
+    }
+
+    async fn begin_closing(&self, before: &Before) -> Closing {
+        let Some(runtime) = self.owned.take() else {
+            // Somebody else's, or `main` holds it.
+            return Closing { returned: None };
+        };
+        let left = self.within_deadline(before, self.plan.cancel + self.plan.close);
+        let (tell, returned) = oneshot::channel();
+        let started = threads::start(
+            self.root.number,
+            "headcount-close",
+            ThreadClass::Control,
+            Location::caller(),
+            move || {
+                runtime.shutdown_timeout(left);
+                // Nobody may be waiting any more.
+                tell.send(()).ok();
+            },
+        );
+        Closing {
+            returned: started.is_ok().then_some(returned),
+        }
+    }
+
+    async fn wait_for_tasks(&mut self, layer: &mut Layer) {
+        let (root, until) = (self.root.clone(), layer.until);
+        self.guarded(layer, async {
+            let mut pause = LOOK_FIRST;
+            loop {
+                let untracked = registry::untracked_sites(&root);
+                let left = root.scope.live()
+                    + root.scope.live_daemons()
+                    + untracked.iter().map(|(_, live, _)| live).sum::<u64>();
+                if left == 0 || Instant::now() >= until {
+                    return;
+                }
+                sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+                pause = (pause * 2).min(LOOK_LAST);
+            }
+        })
+        .await;
+    }
+
+    fn untracked(
+        &self,
+        ended_before: &HashMap<u32, u64>,
+        estimate: u64,
+    ) -> Option<Vec<UntrackedFinding>> {
+        if !self.owned.is_ours {
+            return None;
+        }
+        if !self.root.sees_untracked() {
+            let spawned = String::new();
+            let finding = UntrackedFinding {
+                spawned,
+                dropped: estimate,
+                lingering: 0,
+            };
+            return Some(if estimate > 0 {
+                vec![finding]
+            } else {
+                Vec::new()
+            });
+        }
+        let mut sites: Vec<UntrackedFinding> = registry::untracked_sites(&self.root)
+            .into_iter()
+            .map(|(kind, live, started)| {
+                let before = ended_before.get(&kind.number).copied().unwrap_or(0);
+                UntrackedFinding {
+                    spawned: kind.site.to_string(),
+                    dropped: (started - live).saturating_sub(before),
+                    lingering: live,
+                }
+            })
+            .filter(|site| site.dropped + site.lingering > 0)
+            .collect();
+        sites.sort_by_key(|site| std::cmp::Reverse(site.dropped + site.lingering));
+        Some(sites)
+    }
+}

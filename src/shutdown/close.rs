@@ -1,0 +1,187 @@
+//! Layer 3: the threads of the runtime end, children are gone, and what is left of either is named.
+
+use super::cancel::Closing;
+use super::pipeline::{Before, Pipeline};
+use crate::audit::{self, Audited};
+use crate::registry;
+use crate::report::{CancelLayer, ChildFinding, CloseLayer, ThreadFinding};
+use crate::threads::ThreadClass;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Between two audits.
+const LOOK_FIRST: Duration = Duration::from_micros(500);
+const LOOK_LAST: Duration = Duration::from_millis(50);
+/// The most threads that are listed.
+const LISTED: usize = 1000;
+
+/// What a thread is that nobody registered and that was not there before.
+#[derive(Debug, Clone)]
+pub(crate) enum UnknownThreads {
+    /// It lingers.
+    Linger,
+    /// It lingers when it was started, at whatever remove, by a thread with this tag: others are somebody else's.
+    #[cfg(target_os = "linux")]
+    LingerIfTagged(audit::tag::Tag),
+    /// It is expected: the runtime that we do not own starts threads too, and nobody tells whose is whose.
+    Expect,
+}
+
+impl Pipeline {
+    pub(super) async fn close(
+        &mut self,
+        before: &Before,
+        closing: Closing,
+        cancel: &CancelLayer,
+    ) -> (CloseLayer, Vec<String>) {
+        let mut layer = self.layer("close", self.plan.close);
+        layer.until = layer
+            .until
+            .min(Instant::now() + self.within_deadline(before, self.plan.close));
+        let until = layer.until;
+        if let Some(returned) = closing.returned {
+            self.guarded(&mut layer, timeout_at(until, returned)).await;
+        }
+        let mut pause = LOOK_FIRST;
+        let (threads, children) = loop {
+            let threads = audit::threads(&self.baseline);
+            let children = self.children();
+            let done = children.is_empty() && !threads.iter().any(|thread| self.lingers(thread));
+            if done || layer.cut || Instant::now() >= until {
+                break (threads, children);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            self.guarded(&mut layer, sleep(pause.min(left))).await;
+            pause = (pause * 2).min(LOOK_LAST);
+        };
+        let alive: HashSet<_> = threads.iter().map(|thread| thread.os.key).collect();
+        let ended = before.threads.difference(&alive).count() as u64;
+        let lingering = self.lingering(before, &threads);
+        let all = threads.len() as u64;
+        let not_observed = self.not_observed(cancel, &threads);
+        let layer = CloseLayer {
+            timing: layer.timing(),
+            ended,
+            expected: all - lingering.len() as u64,
+            threads: lingering,
+            children,
+        };
+        (layer, not_observed)
+    }
+
+    fn lingers(&self, thread: &Audited) -> bool {
+        match &thread.known {
+            // Another runtime's: of another test, say.
+            Some(known) if known.root != self.root.number => false,
+            Some(known) => matches!(
+                known.class,
+                ThreadClass::Worker | ThreadClass::Blocking | ThreadClass::Tracked
+            ),
+            None if thread.in_baseline => false,
+            None => self.plan.unknown_threads.lingers(thread),
+        }
+    }
+
+    fn lingering(&self, before: &Before, threads: &[Audited]) -> Vec<ThreadFinding> {
+        let held: HashMap<u32, u64> = registry::on_threads()
+            .into_iter()
+            .map(|(task, tid)| (tid, task))
+            .collect();
+        let names: HashMap<u64, String> = registry::live_tasks(self.root.scope)
+            .into_iter()
+            .filter(|task| held.values().any(|held| *held == task.id.get()))
+            .map(|task| (task.id.get(), super::pipeline::path(task.kind)))
+            .collect();
+        let finding = |thread: &Audited| ThreadFinding {
+            name: thread.name().to_owned(),
+            tid: thread.os.key.tid,
+            class: thread.class(),
+            age: thread.age,
+            cpu: thread.os.cpu,
+            state: thread.os.state_name().to_owned(),
+            started: thread
+                .known
+                .as_ref()
+                .and_then(|known| known.started)
+                .map(ToString::to_string),
+            task: held
+                .get(&thread.os.key.tid)
+                .and_then(|task| names.get(task))
+                .cloned(),
+            appeared_while_stopping: !before.threads.contains(&thread.os.key),
+        };
+        threads
+            .iter()
+            .filter(|thread| self.lingers(thread))
+            .take(LISTED)
+            .map(finding)
+            .collect()
+    }
+
+    fn children(&self) -> Vec<ChildFinding> {
+        audit::children(&self.baseline)
+            .into_iter()
+            .filter(|child| self.plan.unknown_threads.owns_child(child))
+            .map(|child| ChildFinding {
+                pid: child.pid,
+                command: child.command,
+            })
+            .collect()
+    }
+
+    fn not_observed(&self, cancel: &CancelLayer, threads: &[Audited]) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if !self.owned.is_ours {
+            sentences
+                .push("untracked tasks: not observed, the runtime is not headcount's".to_owned());
+        } else if !self.root.sees_untracked() {
+            let estimate: u64 = cancel
+                .untracked
+                .iter()
+                .flatten()
+                .map(|site| site.dropped)
+                .sum();
+            sentences.push(format!(
+                "untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: {estimate})"
+            ));
+        }
+        let others = threads
+            .iter()
+            .filter(|thread| thread.known.is_none() && !thread.in_baseline)
+            .filter(|thread| thread.os.comm.starts_with("tokio-r"))
+            .count();
+        if others > 0 && self.owned.is_ours {
+            sentences.push(format!(
+                "tasks of other tokio runtimes: not observed ({others} threads are named like theirs)"
+            ));
+        }
+        if !audit::OBSERVED {
+            sentences.push("threads and children: not observed on this system".to_owned());
+        }
+        sentences
+    }
+}
+
+// === impl UnknownThreads ===
+
+impl UnknownThreads {
+    fn lingers(&self, thread: &Audited) -> bool {
+        match self {
+            Self::Linger => true,
+            #[cfg(target_os = "linux")]
+            Self::LingerIfTagged(tag) => tag.marks_thread(thread.os.key.tid),
+            Self::Expect => false,
+        }
+    }
+
+    /// Whether a child that was not there before is one to answer for.
+    fn owns_child(&self, child: &audit::Child) -> bool {
+        match self {
+            Self::Linger => true,
+            #[cfg(target_os = "linux")]
+            Self::LingerIfTagged(tag) => tag.marks_thread(child.forked_by),
+            Self::Expect => false,
+        }
+    }
+}

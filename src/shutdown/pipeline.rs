@@ -1,0 +1,432 @@
+//! From a reason to a report.
+
+use super::live_line::LiveLine;
+use super::voice::{self, Stream, Voice};
+use super::watchdog::{EXIT_CODE, Watchdog};
+use super::{Message, Messages, Owned, Phase, Plan, Print};
+use crate::audit::{self, Baseline, ThreadKey};
+use crate::group::Drain;
+use crate::registry::kind::Kind;
+use crate::registry::root::Root;
+use crate::registry::{self, Tally, TallyRow};
+use crate::report::{self, DrainLayer, Outcome, Reason, Report, TaskFinding, Timing};
+use crate::threads;
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+/// How long the last text may take to be written.
+const PRINT_BUDGET: Duration = Duration::from_millis(500);
+/// How often the live line is drawn anew.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(super) struct Pipeline {
+    pub(super) plan: Plan,
+    pub(super) root: Arc<Root>,
+    pub(super) baseline: Baseline,
+    pub(super) owned: Arc<Owned>,
+    pub(super) work: Handle,
+    pub(super) voice: Voice,
+    pub(super) phase: Arc<Phase>,
+    pub(super) watchdog: Arc<Watchdog>,
+    pub(super) messages: Messages,
+    pub(super) signals_seen: u32,
+}
+
+/// What was there when the shutdown began.
+pub(super) struct Before {
+    pub(super) begun: Instant,
+    pub(super) threads: HashSet<ThreadKey>,
+}
+
+/// A layer under way.
+pub(super) struct Layer {
+    begun: Instant,
+    budget: Duration,
+    pub(super) until: Instant,
+    pub(super) cut: bool,
+    line: LiveLine,
+}
+
+// === impl Layer ===
+
+impl Layer {
+    pub(super) fn timing(&self) -> Timing {
+        Timing {
+            took: self.begun.elapsed(),
+            budget: self.budget,
+            cut: self.cut,
+        }
+    }
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// Until somebody gives a reason to stop; `None` when there is nobody left who could.
+    pub(super) async fn wait_for_reason(&mut self) -> Option<Reason> {
+        loop {
+            match self.messages.recv().await? {
+                Message::Stop(reason) => return Some(reason),
+                Message::Signal(number) => {
+                    self.signals_seen = 1;
+                    return Some(Reason::Signal(number));
+                }
+                Message::UntrackedSite(kind) => self.warn_untracked(kind),
+            }
+        }
+    }
+
+    /// Stops the service.
+    pub(super) async fn run(&mut self, reason: Reason) -> Report {
+        let before = Before {
+            begun: Instant::now(),
+            threads: audit::threads(&self.baseline)
+                .into_iter()
+                .map(|thread| thread.os.key)
+                .collect(),
+        };
+        self.root.stop();
+        if self.plan.may_exit {
+            self.watchdog.arm(self.plan.deadline);
+        }
+        self.announce(&reason);
+        let pre_drain = self.pre_drain().await;
+        self.phase.set(1);
+        let drain = self.drain(&before).await;
+        self.phase.set(2);
+        let (cancel, closing) = self.cancel(&before, &drain).await;
+        self.phase.set(3);
+        let (close, not_observed) = self.close(&before, closing, &cancel).await;
+        self.phase.set(4);
+        let mut report = Report {
+            schema: report::SCHEMA,
+            service: self.plan.service.clone(),
+            pid: std::process::id(),
+            required_failed: reason.is_failure(),
+            reason,
+            outcome: Outcome::Clean,
+            total: before.begun.elapsed(),
+            pre_drain,
+            drain,
+            cancel,
+            close,
+            not_observed,
+        };
+        report.outcome = self.outcome(&report);
+        self.finish(&report);
+        report
+    }
+
+    fn outcome(&self, report: &Report) -> Outcome {
+        let lingers = report.lingering_tasks() > 0
+            || !report.close.threads.is_empty()
+            || !report.close.children.is_empty();
+        let untracked = report.cancel.untracked.iter().flatten();
+        let dropped: u64 = untracked.map(|site| site.dropped).sum();
+        if *self.owned.main_runs.borrow() && self.plan.may_exit {
+            Outcome::Forced
+        } else if lingers {
+            Outcome::Lingering
+        } else if report.drain.ignored.is_empty() && report.cancel.cancelled == 0 && dropped == 0 {
+            Outcome::Clean
+        } else {
+            Outcome::Cancelled
+        }
+    }
+
+    fn announce(&self, reason: &Reason) {
+        if self.plan.print == Print::Text && self.plan.pre_drain > Duration::ZERO {
+            let text = format!(
+                "headcount {}: stopping ({reason}), not ready from here on, serving for {}\n",
+                self.plan.service,
+                report::brief(self.plan.pre_drain)
+            );
+            self.voice.text(Stream::Stderr, text);
+        }
+    }
+
+    /// Readiness has failed; whoever sends requests may need a while to see it.
+    async fn pre_drain(&mut self) -> Duration {
+        let mut layer = self.layer("pre-drain", self.plan.pre_drain);
+        if self.plan.pre_drain > Duration::ZERO {
+            let until = layer.until;
+            self.guarded(&mut layer, tokio::time::sleep_until(until))
+                .await;
+        }
+        match self.plan.pre_drain {
+            Duration::ZERO => Duration::ZERO,
+            _ => layer.timing().took,
+        }
+    }
+
+    async fn drain(&mut self, before: &Before) -> DrainLayer {
+        let scope = self.root.scope;
+        let budget = self.within_deadline(before, self.plan.drain);
+        let (live, started) = (scope.live(), scope.started());
+        let mut layer = self.layer("drain", self.plan.drain);
+        layer.until = layer.until.min(layer.begun + budget);
+        let drain = Drain::new(budget);
+        if self.signals_seen < 2 {
+            self.guarded(&mut layer, drain.all(scope)).await;
+        } else {
+            layer.cut = true;
+        }
+        // What was cancelled already, at the end of its own budget, is in `ignored`.
+        let mut ignored = drain.ignored();
+        ignored.merge(Tally::of(scope, |task| {
+            !task.kind.options.daemon && task.state != crate::task::TaskState::Cancelling
+        }));
+        let tasks = live + (scope.started() - started);
+        DrainLayer {
+            timing: layer.timing(),
+            tasks,
+            ended: tasks.saturating_sub(ignored.count()),
+            ignored: findings(&ignored),
+        }
+    }
+
+    pub(super) fn layer(&self, name: &'static str, budget: Duration) -> Layer {
+        let begun = Instant::now();
+        Layer {
+            begun,
+            budget,
+            until: begun + budget,
+            cut: false,
+            line: LiveLine::new(name, budget, self.plan.print == Print::Text),
+        }
+    }
+
+    /// So much of a budget as the deadline leaves.
+    pub(super) fn within_deadline(&self, before: &Before, budget: Duration) -> Duration {
+        let end = before.begun + self.plan.deadline;
+        budget.min(end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits for `work`, answers to messages meanwhile, and draws the live line. `None` when a second signal says not
+    /// to wait.
+    pub(super) async fn guarded<T>(
+        &mut self,
+        layer: &mut Layer,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let tick = tokio::time::sleep(TICK);
+            let step = select(work.as_mut(), self.messages.recv(), tick).await;
+            match step {
+                Step::Done(result) => {
+                    layer.line.clear(&self.voice);
+                    return Some(result);
+                }
+                Step::Heard(Some(message)) => {
+                    if self.hear(message) {
+                        layer.cut = true;
+                        layer.line.clear(&self.voice);
+                        return None;
+                    }
+                }
+                Step::Heard(None) | Step::Tick => layer.line.draw(&self.voice, self.root.scope),
+            }
+        }
+    }
+
+    /// Whether the message says not to wait for the drain.
+    fn hear(&mut self, message: Message) -> bool {
+        match message {
+            Message::Signal(_) => {
+                self.signals_seen += 1;
+                self.signals_seen == 2
+            }
+            Message::UntrackedSite(kind) => {
+                self.warn_untracked(kind);
+                false
+            }
+            // The first reason is kept.
+            Message::Stop(_) => false,
+        }
+    }
+
+    fn warn_untracked(&self, kind: &'static Kind) {
+        self.voice.log(move || {
+            tracing::warn!(
+                target: "headcount::task",
+                spawned = %kind.site,
+                "untracked task: spawned past headcount; the shutdown will drop it without a drain"
+            );
+        });
+    }
+
+    fn finish(&self, report: &Report) {
+        self.log(report);
+        let text = match self.plan.print {
+            Print::Nowhere => None,
+            Print::Text => Some(report.to_text(voice::has_colours(Stream::Stderr))),
+            #[cfg(feature = "json")]
+            Print::Json => Some(report.to_json() + "\n"),
+        };
+        if let Some(text) = text {
+            self.voice.text(self.plan.print.stream(), text);
+        }
+        let written = self.voice.flush(PRINT_BUDGET);
+        if report.outcome == Outcome::Forced {
+            // `main` holds its thread, so nobody can return the report.
+            signal_hook::low_level::exit(EXIT_CODE);
+        }
+        if !written {
+            // Somebody does not read what we write. The report is returned all the same.
+            self.phase.set(4);
+        }
+    }
+
+    fn log(&self, report: &Report) {
+        let (outcome, reason) = (report.outcome, report.reason.to_string());
+        let service = report.service.clone();
+        let total = report.total.as_secs_f64();
+        let tasks = report.lingering_tasks();
+        let threads = report.close.threads.len();
+        self.voice.log(move || match outcome {
+            Outcome::Clean | Outcome::Cancelled => tracing::info!(
+                target: "headcount::shutdown",
+                service, reason, outcome = outcome.as_str(), total_seconds = total,
+                "shutdown completed"
+            ),
+            Outcome::Lingering | Outcome::Forced => tracing::warn!(
+                target: "headcount::shutdown",
+                service, reason, outcome = outcome.as_str(), total_seconds = total,
+                lingering_tasks = tasks, lingering_threads = threads,
+                "shutdown completed"
+            ),
+        });
+    }
+
+    /// After the report: answers nobody, until the owner goes.
+    pub(super) async fn serve_on(&mut self) {
+        while self.messages.recv().await.is_some() {}
+    }
+}
+
+enum Step<T> {
+    Done(T),
+    Heard(Option<Message>),
+    Tick,
+}
+
+/// Whichever comes first; the work before the others.
+async fn select<T>(
+    mut work: std::pin::Pin<&mut impl Future<Output = T>>,
+    message: impl Future<Output = Option<Message>>,
+    tick: impl Future<Output = ()>,
+) -> Step<T> {
+    use std::task::Poll;
+    let (mut message, mut tick) = (pin!(message), pin!(tick));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(Step::Done(result));
+        }
+        if let Poll::Ready(message) = message.as_mut().poll(cx) {
+            return Poll::Ready(Step::Heard(message));
+        }
+        tick.as_mut().poll(cx).map(|()| Step::Tick)
+    })
+    .await
+}
+
+/// Group and name of a kind.
+pub(super) fn path(kind: &Kind) -> String {
+    report::path(kind.group(), kind.name)
+}
+
+pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
+    let known = threads::all();
+    let finding = |row: &TallyRow| TaskFinding {
+        group: row.kind.group().to_owned(),
+        name: row.kind.name.to_owned(),
+        kind: row.kind.options.runs,
+        daemon: row.kind.options.daemon,
+        spawned: row.kind.site.to_string(),
+        count: row.count,
+        ids: row.ids.clone(),
+        age: row.oldest,
+        draining: row.drained,
+        on_thread: row.on_thread.map(|tid| {
+            let name = known.iter().find(|thread| thread.tid == tid);
+            let name = name.map_or("", |thread| thread.name.as_str());
+            format!("\"{name}\" (tid {tid})")
+        }),
+    };
+    tally.rows().into_iter().map(finding).collect()
+}
+
+/// What lives at this moment, as text: for a dump, and for the last words.
+pub(super) fn alive(root: &Root, baseline: &Baseline) -> String {
+    let mut text = String::new();
+    let tasks = Tally::of(root.scope, |_| true);
+    writeln!(text, "├─ {} tracked tasks", tasks.count()).expect("a String takes any text");
+    for task in findings(&tasks) {
+        let path = task.path();
+        let times = if task.count > 1 {
+            format!(" ×{}", task.count)
+        } else {
+            String::new()
+        };
+        let on = task
+            .on_thread
+            .map_or_else(String::new, |on| format!(", on thread {on}"));
+        let (kind, age) = (task.kind.as_str(), report::brief(task.age));
+        writeln!(
+            text,
+            "│  ├─ {path}{times}  {kind}, age {age}{on}, spawned {}",
+            task.spawned
+        )
+        .expect("a String takes any text");
+    }
+    for (kind, live, _) in registry::untracked_sites(root) {
+        if live > 0 {
+            writeln!(text, "│  ├─ untracked ×{live}  spawned {}", kind.site)
+                .expect("a String takes any text");
+        }
+    }
+    let threads = audit::threads(baseline);
+    writeln!(text, "└─ {} threads", threads.len()).expect("a String takes any text");
+    for thread in threads {
+        let (name, tid, class) = (thread.name(), thread.os.key.tid, thread.class().as_str());
+        let class = if thread.in_baseline && thread.known.is_none() {
+            "there before"
+        } else {
+            class
+        };
+        let (state, age) = (thread.os.state_name(), report::brief(thread.age));
+        writeln!(
+            text,
+            "   ├─ \"{name}\" (tid {tid}, {class})  {state}, age {age}"
+        )
+        .expect("a String takes any text");
+    }
+    text
+}
+
+/// What the watchdog has said when the deadline has passed.
+pub(crate) fn last_words(
+    plan: &Plan,
+    root: &Arc<Root>,
+    baseline: &Baseline,
+    phase: &Arc<Phase>,
+) -> impl FnOnce() + Send + use<> {
+    let (service, deadline) = (plan.service.clone(), plan.deadline);
+    let (root, baseline, phase) = (Arc::clone(root), baseline.clone(), Arc::clone(phase));
+    move || {
+        let head = format!(
+            "headcount {service}: forced: the deadline of {} has passed in layer '{}'; alive:\n",
+            report::brief(deadline),
+            phase.name()
+        );
+        let text = head + &alive(&root, &baseline);
+        voice::write(Stream::Stderr, text.as_bytes());
+    }
+}

@@ -1,0 +1,126 @@
+//! Everything that the control side says, on a thread that may block: a full pipe, a stopped terminal or a lock that
+//! somebody holds must not stop the shutdown.
+//!
+//! It writes to the file descriptors themselves, so a task that holds the lock of `std::io::stderr` does not matter.
+
+use crate::threads::{self, ThreadClass, ThreadHandle};
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
+use std::panic::Location;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// What waits to be said; what comes on top is dropped.
+const WAITING: usize = 256;
+/// Between attempts to write to a descriptor that does not block.
+const RETRY: Duration = Duration::from_millis(5);
+const RETRIES: usize = 200;
+
+/// Where text goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+enum Said {
+    Text(Stream, String),
+    Log(Box<dyn FnOnce() + Send>),
+    Flush(SyncSender<()>),
+}
+
+/// The control side's voice. Clones speak in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Voice(SyncSender<Said>);
+
+// === impl Voice ===
+
+impl Voice {
+    /// Starts the thread that speaks; it ends when the last clone is gone.
+    pub(crate) fn start(root: u64) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(WAITING);
+        // Nobody joins it: it may be blocked for ever.
+        let _detached: ThreadHandle<()> = threads::start(
+            root,
+            "headcount-voice",
+            ThreadClass::Control,
+            Location::caller(),
+            move || speak(&receiver),
+        )?;
+        Ok(Self(sender))
+    }
+
+    pub(crate) fn text(&self, stream: Stream, text: String) {
+        self.say(Said::Text(stream, text));
+    }
+
+    /// Emits a log event. The subscriber is the user's, and may block.
+    pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
+        self.say(Said::Log(Box::new(event)));
+    }
+
+    fn say(&self, said: Said) {
+        match self.0.try_send(said) {
+            // Full: whoever reads is not reading. Gone: the process ends.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Waits until all that was said is written, at most so long.
+    pub(crate) fn flush(&self, budget: Duration) -> bool {
+        let (sender, done) = sync_channel(1);
+        self.0.try_send(Said::Flush(sender)).is_ok() && done.recv_timeout(budget).is_ok()
+    }
+}
+
+fn speak(receiver: &Receiver<Said>) {
+    for said in receiver {
+        match said {
+            Said::Text(stream, text) => write(stream, text.as_bytes()),
+            Said::Log(event) => {
+                // A subscriber that panics must not take the voice with it.
+                drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(
+                    event,
+                )));
+            }
+            // Nobody may be waiting any more.
+            Said::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+/// Writes all of it, unless the descriptor is closed or stays full.
+pub(crate) fn write(stream: Stream, mut bytes: &[u8]) {
+    let mut retries = RETRIES;
+    while !bytes.is_empty() && retries > 0 {
+        match rustix::io::write(descriptor(stream), bytes) {
+            Ok(0) => return,
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                retries -= 1;
+                std::thread::sleep(RETRY);
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn descriptor(stream: Stream) -> BorrowedFd<'static> {
+    match stream {
+        Stream::Stdout => rustix::stdio::stdout(),
+        Stream::Stderr => rustix::stdio::stderr(),
+    }
+}
+
+/// Whether people look at it, and colours are wanted: <https://no-color.org>.
+pub(crate) fn is_terminal(stream: Stream) -> bool {
+    rustix::termios::isatty(descriptor(stream))
+}
+
+/// Whether to use colours on it.
+pub(crate) fn has_colours(stream: Stream) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    is_terminal(stream) && !no_color && !dumb
+}
