@@ -13,6 +13,7 @@ mod runtime;
 pub mod service;
 mod shutdown;
 mod task;
+pub mod testing;
 mod threads;
 
 pub use group::{Drained, Snapshot, Spawn, TaskGroup, TaskHandle, TaskRow, UntrackedRow};

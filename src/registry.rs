@@ -147,6 +147,11 @@ pub(crate) fn untracked_sites(root: &Root) -> Vec<(&'static Kind, u64, u64)> {
         .collect()
 }
 
+/// How many untracked tasks of a root's runtime live.
+pub(crate) fn live_untracked(root: &Root) -> u64 {
+    untracked_sites(root).iter().map(|(_, live, _)| live).sum()
+}
+
 // === impl Counts ===
 
 impl Counts {

@@ -9,7 +9,7 @@ pub use builder::{BuildError, Builder};
 use crate::group::TaskGroup;
 use crate::report::{Reason, Report};
 use crate::shutdown::{Control, Owned};
-use crate::task::TaskError;
+use crate::task::{Panic, TaskError};
 use crate::threads::{Registration, ThreadClass};
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -130,24 +130,39 @@ impl Runtime {
         F: AsyncFnOnce(TaskGroup) -> T,
         T: MainOutput,
     {
+        self.run_to_end(main).0
+    }
+
+    /// The report, and the panic of `main`.
+    #[track_caller]
+    pub(crate) fn run_to_end<F, T>(self, main: F) -> (Report, Option<Panic>)
+    where
+        F: AsyncFnOnce(TaskGroup) -> T,
+        T: MainOutput,
+    {
         let _registered = Registration::new(self.root, ThreadClass::Main, None);
         let future = main(self.tasks.clone());
         let tracked = self.tasks.track_main(async {
             let output = future.await;
             output.failure().map_or(Ok(()), Err)
         });
+        let mut panicked = None;
         self.owned.main_runs.send_replace(true);
         self.block_on(async {
             self.control.stop(match tracked.await {
                 Ok(Ok(())) => Reason::MainEnded,
                 Ok(Err(error)) => Reason::MainFailed(error),
-                Err(TaskError::Panicked(panic)) => Reason::MainPanicked(panic.to_string()),
+                Err(TaskError::Panicked(panic)) => {
+                    let text = panic.to_string();
+                    panicked = Some(panic);
+                    Reason::MainPanicked(text)
+                }
                 // Cancelled by the shutdown, which has its reason.
                 Err(_) => Reason::MainEnded,
             });
         });
         self.owned.main_runs.send_replace(false);
-        self.report()
+        (self.report(), panicked)
     }
 
     fn block_on(&self, main: impl Future<Output = ()>) {

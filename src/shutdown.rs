@@ -12,14 +12,15 @@ pub(crate) mod voice;
 mod watchdog;
 
 pub(crate) use close::UnknownThreads;
-pub(crate) use pipeline::last_words;
+pub(crate) use pipeline::alive;
 
 use crate::audit::Baseline;
 use crate::registry::kind::Kind;
 use crate::registry::root::{Event, Root};
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass};
-use pipeline::Pipeline;
+use pipeline::{Pipeline, last_words};
+use std::collections::HashSet;
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
     /// Whether the process may be ended when it would not end by itself.
     pub(crate) may_exit: bool,
     pub(crate) unknown_threads: UnknownThreads,
+    /// Whether the drain waits for untracked tasks too.
+    pub(crate) wait_for_untracked: bool,
 }
 
 /// Where the report goes.
@@ -176,6 +179,7 @@ impl Control {
             watchdog: Arc::clone(&watchdog),
             messages,
             signals_seen: 0,
+            children: HashSet::new(),
         };
         let site = Location::caller();
         threads::start(

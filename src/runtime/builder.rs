@@ -72,6 +72,7 @@ impl Builder {
                 signals: true,
                 may_exit: true,
                 unknown_threads: UnknownThreads::Linger,
+                wait_for_untracked: false,
             },
             deadline: None,
             current_thread: false,

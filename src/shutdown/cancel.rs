@@ -4,6 +4,7 @@
 
 use super::pipeline::{Before, Layer, Pipeline, findings};
 use crate::group::empty;
+use crate::registry::root::Root;
 use crate::registry::{self, Tally};
 use crate::report::{CancelLayer, DrainLayer, UntrackedFinding};
 use crate::threads::{self, ThreadClass};
@@ -42,7 +43,8 @@ impl Pipeline {
         self.tracked_first(&mut layer).await;
         let sites = self.ended_by_site();
         let estimate = self.estimate_untracked().await;
-        let closing = self.begin_closing(before).await;
+        self.note_children();
+        let closing = self.begin_closing(before);
         self.wait_for_tasks(&mut layer).await;
         let lingering = Tally::of(scope, |_| true);
         let waited = Tally::of(scope, |task| !task.kind.options.daemon).count();
@@ -101,7 +103,7 @@ impl Pipeline {
         least
     }
 
-    async fn begin_closing(&self, before: &Before) -> Closing {
+    fn begin_closing(&self, before: &Before) -> Closing {
         let Some(runtime) = self.owned.take() else {
             // Somebody else's, or `main` holds it.
             return Closing { returned: None };
@@ -126,21 +128,9 @@ impl Pipeline {
 
     async fn wait_for_tasks(&mut self, layer: &mut Layer) {
         let (root, until) = (self.root.clone(), layer.until);
-        self.guarded(layer, async {
-            let mut pause = LOOK_FIRST;
-            loop {
-                let untracked = registry::untracked_sites(&root);
-                let left = root.scope.live()
-                    + root.scope.live_daemons()
-                    + untracked.iter().map(|(_, live, _)| live).sum::<u64>();
-                if left == 0 || Instant::now() >= until {
-                    return;
-                }
-                sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
-                pause = (pause * 2).min(LOOK_LAST);
-            }
-        })
-        .await;
+        let left =
+            move || root.scope.live() + root.scope.live_daemons() + registry::live_untracked(&root);
+        self.guarded(layer, none_left(left, until)).await;
     }
 
     fn untracked(
@@ -178,5 +168,18 @@ impl Pipeline {
             .collect();
         sites.sort_by_key(|site| std::cmp::Reverse(site.dropped + site.lingering));
         Some(sites)
+    }
+}
+
+/// Waits until no untracked task lives, at most so long.
+pub(super) async fn untracked_gone(root: &Root, until: Instant) {
+    none_left(|| registry::live_untracked(root), until).await;
+}
+
+async fn none_left(left: impl Fn() -> u64, until: Instant) {
+    let mut pause = LOOK_FIRST;
+    while left() > 0 && Instant::now() < until {
+        sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+        pause = (pause * 2).min(LOOK_LAST);
     }
 }

@@ -119,10 +119,20 @@ impl Pipeline {
             .collect()
     }
 
+    /// Notes whose children are ours, before the threads that forked them end and the kernel gives them to others.
+    pub(super) fn note_children(&mut self) {
+        let ours = audit::children(&self.baseline)
+            .into_iter()
+            .filter(|child| self.plan.unknown_threads.owns_child(child));
+        self.children.extend(ours.map(|child| child.pid));
+    }
+
     fn children(&self) -> Vec<ChildFinding> {
         audit::children(&self.baseline)
             .into_iter()
-            .filter(|child| self.plan.unknown_threads.owns_child(child))
+            .filter(|child| {
+                self.children.contains(&child.pid) || self.plan.unknown_threads.owns_child(child)
+            })
             .map(|child| ChildFinding {
                 pid: child.pid,
                 command: child.command,

@@ -36,6 +36,8 @@ pub(super) struct Pipeline {
     pub(super) watchdog: Arc<Watchdog>,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
+    /// Children that were seen to be ours while the threads that forked them lived.
+    pub(super) children: HashSet<u32>,
 }
 
 /// What was there when the shutdown began.
@@ -92,6 +94,7 @@ impl Pipeline {
                 .collect(),
         };
         self.root.stop();
+        self.note_children();
         if self.plan.may_exit {
             self.watchdog.arm(self.plan.deadline);
         }
@@ -173,7 +176,15 @@ impl Pipeline {
         layer.until = layer.until.min(layer.begun + budget);
         let drain = Drain::new(budget);
         if self.signals_seen < 2 {
-            self.guarded(&mut layer, drain.all(scope)).await;
+            let (root, until) = (Arc::clone(&self.root), layer.until);
+            let wait_for_untracked = self.plan.wait_for_untracked;
+            self.guarded(&mut layer, async {
+                drain.all(scope).await;
+                if wait_for_untracked {
+                    super::cancel::untracked_gone(&root, until).await;
+                }
+            })
+            .await;
         } else {
             layer.cut = true;
         }
@@ -364,7 +375,7 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
 }
 
 /// What lives at this moment, as text: for a dump, and for the last words.
-pub(super) fn alive(root: &Root, baseline: &Baseline) -> String {
+pub(crate) fn alive(root: &Root, baseline: &Baseline) -> String {
     let mut text = String::new();
     let tasks = Tally::of(root.scope, |_| true);
     writeln!(text, "├─ {} tracked tasks", tasks.count()).expect("a String takes any text");
@@ -412,7 +423,7 @@ pub(super) fn alive(root: &Root, baseline: &Baseline) -> String {
 }
 
 /// What the watchdog has said when the deadline has passed.
-pub(crate) fn last_words(
+pub(super) fn last_words(
     plan: &Plan,
     root: &Arc<Root>,
     baseline: &Baseline,
