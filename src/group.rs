@@ -5,8 +5,8 @@ mod handle;
 mod snapshot;
 mod spawn;
 
-pub(crate) use drain::Drain;
 pub use drain::Drained;
+pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
 pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
 pub use spawn::Spawn;

@@ -12,6 +12,7 @@ pub(crate) mod root;
 pub(crate) mod scope;
 mod shard;
 mod slot;
+mod slots;
 mod tally;
 pub(crate) mod tracked;
 pub(crate) mod untracked;
@@ -20,7 +21,7 @@ use crate::task::{TaskId, TaskState};
 use kind::Kind;
 use root::Root;
 use scope::Scope;
-use slot::Reading;
+use slot::{Reading, Slot};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -53,17 +54,12 @@ pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
     let scopes = scope.subtree();
     let members = Members::of(&scopes);
     let draining = Members::of_all(scopes.iter().filter(|scope| scope.is_draining()));
-    let mut tasks = Vec::new();
     let now = clock::raw();
-    for shard in shard::all() {
-        tasks.extend(
-            shard
-                .live()
-                .filter(|(_, reading)| members.holds(reading.entry.scope))
-                .map(|(_, reading)| live_task(&reading, now, &draining)),
-        );
-    }
-    tasks
+    slots::all()
+        .filter_map(Slot::read)
+        .filter(|reading| members.holds(reading.entry.scope))
+        .map(|reading| live_task(&reading, now, &draining))
+        .collect()
 }
 
 impl LiveTask {
@@ -100,15 +96,14 @@ pub(crate) fn cancel(
 ) -> u64 {
     let members = Members::of(&scope.subtree());
     let mut asked = 0;
-    for shard in shard::all() {
-        for (slot, reading) in shard.live() {
-            let entry = &reading.entry;
-            if reading.cancelling || !members.holds(entry.scope) {
-                continue;
-            }
-            if choose(kind::at(entry.kind), scope::at(entry.scope)) && slot.cancel(&reading) {
-                asked += 1;
-            }
+    for slot in slots::all() {
+        let Some(reading) = slot.read() else { continue };
+        let entry = &reading.entry;
+        if reading.cancelling || !members.holds(entry.scope) {
+            continue;
+        }
+        if choose(kind::at(entry.kind), scope::at(entry.scope)) && slot.cancel(&reading) {
+            asked += 1;
         }
     }
     asked

@@ -11,6 +11,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+/// Between two walks over the tasks that are to be cancelled.
+const WALK_FIRST: Duration = Duration::from_millis(2);
+const WALK_LAST: Duration = Duration::from_millis(200);
+
 /// What a drain or a cancel left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -151,16 +155,24 @@ impl Drain {
 
 /// Cancels the tasks of one group while the rest of the service goes on.
 pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration) -> Drained {
-    let scope = group.scope();
-    scope.start_cancelling();
-    registry::cancel(scope, |_, _| true);
-    let watch = scope.watch();
-    // Those left are in the result.
-    timeout_at(Instant::now() + budget, empty(&watch))
-        .await
-        .ok();
-    drop(watch);
+    cancel_all(group.scope(), Instant::now() + budget).await;
     done(group)
+}
+
+/// Cancels every task below `scope` and waits until none is left, at most so long.
+pub(crate) async fn cancel_all(scope: &'static Scope, until: Instant) {
+    scope.start_cancelling();
+    let watch = scope.watch();
+    let mut pause = WALK_FIRST;
+    loop {
+        // Again and again: a task that started at the moment of the first walk may have been missed by it.
+        registry::cancel(scope, |_, _| true);
+        let again = until.min(Instant::now() + pause);
+        if timeout_at(again, empty(&watch)).await.is_ok() || again == until {
+            return;
+        }
+        pause = (pause * 4).min(WALK_LAST);
+    }
 }
 
 /// With nothing left the group works again, unless the service stops.

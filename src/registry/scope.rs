@@ -227,13 +227,12 @@ impl Scope {
         self.cancelling.load(Ordering::Relaxed)
     }
 
-    /// From here on tasks that start in this scope or below are cancelled at once.
+    /// From here on tasks that start in this scope or below are cancelled at once. One that starts at this moment may
+    /// miss it and be missed by a walk over the slots, so whoever cancels walks again until nobody is left.
     pub(crate) fn start_cancelling(&'static self) {
         for scope in self.subtree() {
             scope.cancelling.store(true, Ordering::SeqCst);
         }
-        // With the fence of `Row::start`: either this thread sees the task in its slot, or the task sees the flag.
-        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn drain_budget(&self) -> Option<Duration> {
@@ -286,9 +285,10 @@ impl Scope {
     #[inline]
     pub(crate) fn after_end(&'static self) {
         // The program that would break: this thread's count is still in its store buffer when it reads `watched` as 0,
-        // while one who waits sets `watched`, sums without that count, and sleeps for ever. A fence on both sides.
-        fence(Ordering::SeqCst);
-        if self.watched.load(Ordering::Relaxed) != 0 {
+        // while one who waits sets `watched`, sums without that count, and sleeps for ever. So the count, this load, the
+        // store of `watched` and the fence before the sum are all sequentially consistent: if this load misses the
+        // store, the count comes before the sum.
+        if self.watched.load(Ordering::SeqCst) != 0 {
             self.count_down();
         }
     }

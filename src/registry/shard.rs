@@ -1,20 +1,15 @@
-//! What one thread writes: its slots, its counters, and the task that it polls. One shard a thread; the shard of a
+//! What one thread writes: its counters, its ids, and the task that it polls. One shard a thread; the shard of a
 //! thread that ended is used again, so there are as many shards as threads ever ran tasks at the same time.
 //!
 //! A counter has one writer, so counting is a load and a store. A sum over shards is exact at quiescence and never
 //! misses what happened before the reading began.
 
 use super::histogram::Histogram;
-use super::slot::{FreeList, Reading, Slot};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-const SLOTS_A_CHUNK: usize = 1024;
-const CHUNKS_A_BLOCK: usize = 1024;
-/// 2²⁹ slots a shard: the tasks in them would need 146 GB.
-const BLOCKS: usize = 512;
 const COUNTERS_A_CHUNK: usize = 64;
 const KIND_CHUNKS: usize = super::kind::KINDS / COUNTERS_A_CHUNK;
 const SCOPE_CHUNKS: usize = super::scope::SCOPES / SCOPES_A_CHUNK;
@@ -48,14 +43,8 @@ struct Pool {
 /// Gives the thread's shard back when the thread ends.
 struct Lease;
 
-type Chunk = OnceLock<Box<[Slot]>>;
-
 pub(crate) struct Shard {
     number: u16,
-    free: FreeList,
-    blocks: Box<[OnceLock<Box<[Chunk]>>]>,
-    /// How many slots were ever made.
-    made: AtomicU32,
     next_id: AtomicU64,
     last_id: AtomicU64,
     /// The id of the task that this thread polls, 0 for none.
@@ -95,6 +84,15 @@ pub(crate) fn bump(counter: &AtomicU64) {
     add(counter, 1);
 }
 
+/// The same, in the one order of all such operations: see [`Scope::after_end`](super::scope::Scope::after_end).
+#[inline]
+pub(crate) fn bump_seq_cst(counter: &AtomicU64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(1),
+        Ordering::SeqCst,
+    );
+}
+
 #[inline]
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.store(
@@ -112,12 +110,23 @@ pub(crate) fn with<R>(f: impl FnOnce(&'static Shard) -> R) -> R {
     }
 }
 
+/// This thread's shard, unless it cannot have one.
+#[inline]
+pub(crate) fn own() -> Option<&'static Shard> {
+    SHARD.get().or_else(new)
+}
+
+#[cold]
+fn new() -> Option<&'static Shard> {
+    LEASE.try_with(|_| ()).ok()?;
+    let shard = acquire()?;
+    SHARD.set(Some(shard));
+    Some(shard)
+}
+
 #[cold]
 fn with_new<R>(f: impl FnOnce(&'static Shard) -> R) -> R {
-    if LEASE.try_with(|_| ()).is_ok()
-        && let Some(shard) = acquire()
-    {
-        SHARD.set(Some(shard));
+    if let Some(shard) = new() {
         return f(shard);
     }
     // The thread is past its thread-local storage, or one of very many.
@@ -145,12 +154,6 @@ fn acquire() -> Option<&'static Shard> {
 
 fn make(number: u16) -> &'static Shard {
     TABLE[usize::from(number)].get_or_init(|| Box::new(Shard::new(number)))
-}
-
-/// The shard of that number, if there ever was one.
-#[inline]
-pub(crate) fn at(number: u16) -> Option<&'static Shard> {
-    TABLE.get(usize::from(number))?.get().map(|shard| &**shard)
 }
 
 /// Every shard that was ever made.
@@ -202,9 +205,6 @@ impl Shard {
     fn new(number: u16) -> Self {
         Self {
             number,
-            free: FreeList::new(),
-            blocks: cells(BLOCKS),
-            made: AtomicU32::new(0),
             next_id: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
             current: AtomicU64::new(0),
@@ -212,50 +212,6 @@ impl Shard {
             kinds: cells(KIND_CHUNKS),
             scopes: cells(SCOPE_CHUNKS),
             durations: cells(super::kind::GROUP_LABELS),
-        }
-    }
-
-    /// A free slot and its index. Only for the shard's own thread.
-    #[inline]
-    pub(crate) fn take_slot(&'static self) -> (u32, &'static Slot) {
-        let index = self
-            .free
-            .pop(|index| self.slot(index))
-            .unwrap_or_else(|| self.grow());
-        (index, self.slot(index))
-    }
-
-    #[cold]
-    fn grow(&self) -> u32 {
-        let index = self.made.load(Ordering::Relaxed);
-        let (block, chunk, _) = split(index);
-        let block = self
-            .blocks
-            .get(block)
-            .expect("the tasks of so many slots fill any memory first")
-            .get_or_init(|| cells(CHUNKS_A_BLOCK));
-        block[chunk].get_or_init(|| (0..SLOTS_A_CHUNK).map(|_| Slot::new(self.number)).collect());
-        self.made.store(index + 1, Ordering::Release);
-        index
-    }
-
-    #[inline]
-    fn slot(&self, index: u32) -> &Slot {
-        let (block, chunk, offset) = split(index);
-        let block = self.blocks[block].get().expect("made by grow");
-        &block[chunk].get().expect("made by grow")[offset]
-    }
-
-    /// Gives a slot back to the shard it came from.
-    #[inline]
-    pub(crate) fn give_back(&self, slot: &Slot, home: u16, index: u32) {
-        if home == self.number {
-            self.free.push_local(index, slot);
-        } else {
-            at(home)
-                .expect("a slot's home was made before the slot")
-                .free
-                .push_remote(index, slot);
         }
     }
 
@@ -320,23 +276,6 @@ impl Shard {
     pub(crate) fn duration_if_any(&self, label: usize) -> Option<&Histogram> {
         self.durations[label].get().map(|histogram| &**histogram)
     }
-
-    /// Every slot that was ever made, chunk by chunk.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        let made = self.made.load(Ordering::Acquire) as usize;
-        self.blocks
-            .iter()
-            .map_while(OnceLock::get)
-            .flat_map(|block| block.iter().map_while(OnceLock::get))
-            .flat_map(|chunk| chunk.iter())
-            .take(made)
-    }
-
-    /// Every live task of this shard.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (&Slot, Reading)> {
-        self.slots()
-            .filter_map(|slot| slot.read().map(|reading| (slot, reading)))
-    }
 }
 
 impl fmt::Debug for Shard {
@@ -345,16 +284,6 @@ impl fmt::Debug for Shard {
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
-}
-
-#[inline]
-fn split(index: u32) -> (usize, usize, usize) {
-    let index = index as usize;
-    (
-        index / (SLOTS_A_CHUNK * CHUNKS_A_BLOCK),
-        index / SLOTS_A_CHUNK % CHUNKS_A_BLOCK,
-        index % SLOTS_A_CHUNK,
-    )
 }
 
 fn cells<T>(n: usize) -> Box<[OnceLock<T>]> {

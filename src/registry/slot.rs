@@ -1,4 +1,4 @@
-//! The slot of one live task, and the list of free slots of a shard: the lock-free part of the registry.
+//! The slot of one live task: the lock-free part of the registry.
 //!
 //! A slot has one owner at a time: the task that lives in it. Only the owner writes its fields and frees it.
 //! Readers look at any time and keep what they read only if the generation did not change meanwhile.
@@ -12,9 +12,7 @@ use std::task::Waker;
 #[cfg(not(headcount_loom))]
 mod sync {
     pub(super) use atomic_waker::AtomicWaker;
-    pub(super) use std::sync::atomic::{
-        AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
-    };
+    pub(super) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
     pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
         cell.register(waker);
@@ -28,9 +26,7 @@ mod sync {
 #[cfg(headcount_loom)]
 mod sync {
     pub(super) use loom::future::AtomicWaker;
-    pub(super) use loom::sync::atomic::{
-        AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
-    };
+    pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
     pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
         cell.register_by_ref(waker);
@@ -41,10 +37,7 @@ mod sync {
     }
 }
 
-use sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicWaker, Ordering, fence};
-
-/// The end of a list of free slots.
-pub(super) const NO_SLOT: u32 = u32::MAX;
+use sync::{AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, fence};
 
 const LIVE: u64 = 1;
 const CANCEL: u64 = 1 << 1;
@@ -63,10 +56,6 @@ pub(crate) struct Slot {
     started: AtomicU64,
     kind: AtomicU32,
     scope: AtomicU32,
-    /// The slot's own index while it is live, the next free one while it is not.
-    link: AtomicU32,
-    /// The shard whose list this slot goes back to.
-    home: AtomicU16,
     polled: AtomicU8,
     waker: AtomicWaker,
 }
@@ -89,33 +78,24 @@ pub(crate) struct Reading {
     generation: u64,
 }
 
-/// The slots of one shard that are free: those freed by its own thread, and those freed by others.
-#[derive(Debug)]
-pub(crate) struct FreeList {
-    local: AtomicU32,
-    remote: AtomicU32,
-}
-
 // === impl Slot ===
 
 impl Slot {
-    pub(crate) fn new(home: u16) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: AtomicU64::new(0),
             id: AtomicU64::new(0),
             started: AtomicU64::new(0),
             kind: AtomicU32::new(0),
             scope: AtomicU32::new(0),
-            link: AtomicU32::new(NO_SLOT),
-            home: AtomicU16::new(home),
             polled: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         }
     }
 
-    /// Fills a free slot. Only the thread that took it from the free list may call this.
+    /// Fills a free slot. Only the thread that took it from the free ones may call this.
     #[inline]
-    pub(crate) fn occupy(&self, index: u32, entry: Entry) {
+    pub(crate) fn occupy(&self, entry: Entry) {
         let free = self.state.load(Ordering::Relaxed) & !FLAGS;
         // A reader that sees a field written below must also see that the slot was free before: without the fence
         // it could pair the fields of this task with the generation of the previous one.
@@ -124,7 +104,6 @@ impl Slot {
         self.started.store(entry.started, Ordering::Relaxed);
         self.kind.store(entry.kind, Ordering::Relaxed);
         self.scope.store(entry.scope, Ordering::Relaxed);
-        self.link.store(index, Ordering::Relaxed);
         self.polled.store(0, Ordering::Relaxed);
         self.state.store(free | LIVE, Ordering::Release);
     }
@@ -160,16 +139,16 @@ impl Slot {
         self.state.load(Ordering::Acquire) & CANCEL != 0
     }
 
-    /// Whether the owner's waker was taken by a canceller of an earlier task.
-    #[inline]
+    /// Whether the owner's waker was taken by a canceller of an earlier task; says so once.
+    #[cold]
     pub(crate) fn lost_waker(&self) -> bool {
-        self.state.load(Ordering::Acquire) & REPUBLISH != 0
+        self.state.fetch_and(!REPUBLISH, Ordering::AcqRel) & REPUBLISH != 0
     }
 
     /// Leaves the owner's waker for cancellers. The owner must look at [`Slot::is_cancelling`] after this, because a
     /// canceller that came before found no waker.
+    #[inline]
     pub(crate) fn publish(&self, waker: &Waker) {
-        self.state.fetch_and(!REPUBLISH, Ordering::AcqRel);
         sync::register(&self.waker, waker);
     }
 
@@ -228,6 +207,18 @@ impl Slot {
         (after & !FLAGS == reading.generation && after & LIVE != 0).then_some(reading)
     }
 
+    /// The owner's id. One load: the compiler does not leave out atomic loads that nobody needs.
+    #[inline]
+    pub(crate) fn own_id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// The owner's scope.
+    #[inline]
+    pub(crate) fn own_scope(&self) -> u32 {
+        self.scope.load(Ordering::Relaxed)
+    }
+
     /// The owner's own entry: exact, because nobody else writes it.
     #[inline]
     pub(crate) fn own_entry(&self) -> Entry {
@@ -236,68 +227,6 @@ impl Slot {
             started: self.started.load(Ordering::Relaxed),
             kind: self.kind.load(Ordering::Relaxed),
             scope: self.scope.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The shard, and the index in it, that the slot goes back to. Only for the owner.
-    #[inline]
-    pub(crate) fn address(&self) -> (u16, u32) {
-        (
-            self.home.load(Ordering::Relaxed),
-            self.link.load(Ordering::Relaxed),
-        )
-    }
-}
-
-// === impl FreeList ===
-
-impl FreeList {
-    pub(crate) fn new() -> Self {
-        Self {
-            local: AtomicU32::new(NO_SLOT),
-            remote: AtomicU32::new(NO_SLOT),
-        }
-    }
-
-    /// Takes a free slot, newest first. Only for the shard's own thread.
-    #[inline]
-    pub(crate) fn pop<'a>(&self, slot: impl FnOnce(u32) -> &'a Slot) -> Option<u32> {
-        let mut head = self.local.load(Ordering::Relaxed);
-        if head == NO_SLOT {
-            // The whole list at once: with nobody else popping there is no ABA problem.
-            head = self.remote.swap(NO_SLOT, Ordering::Acquire);
-            if head == NO_SLOT {
-                return None;
-            }
-        }
-        self.local
-            .store(slot(head).link.load(Ordering::Relaxed), Ordering::Relaxed);
-        Some(head)
-    }
-
-    /// Gives a slot back. Only for the shard's own thread.
-    #[inline]
-    pub(crate) fn push_local(&self, index: u32, slot: &Slot) {
-        slot.link
-            .store(self.local.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.local.store(index, Ordering::Relaxed);
-    }
-
-    /// Gives a slot back from any thread.
-    #[inline]
-    pub(crate) fn push_remote(&self, index: u32, slot: &Slot) {
-        let mut head = self.remote.load(Ordering::Relaxed);
-        loop {
-            slot.link.store(head, Ordering::Relaxed);
-            match self.remote.compare_exchange_weak(
-                head,
-                index,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(found) => head = found,
-            }
         }
     }
 }

@@ -7,14 +7,13 @@ use super::kind::{self, Kind};
 use super::root::{self, Event};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
-use super::{clock, panics, shard, untracked};
+use super::{clock, panics, shard, slots, untracked};
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 pin_project! {
@@ -143,8 +142,8 @@ impl Row {
     #[inline]
     pub(crate) fn start(kind: &'static Kind, scope: &'static Scope) -> Self {
         let started = clock::raw();
-        let slot = shard::with(|shard| {
-            let (index, slot) = shard.take_slot();
+        let slot = slots::take();
+        shard::with(|shard| {
             let entry = Entry {
                 id: shard.next_id(),
                 started,
@@ -154,8 +153,7 @@ impl Row {
             shard::bump(&shard.kind(kind.number).started);
             let counters = shard.scope(scope.number).of(kind.options.daemon);
             shard::bump(&counters.started);
-            slot.occupy(index, entry);
-            slot
+            slot.occupy(entry);
         });
         Self {
             slot,
@@ -166,7 +164,7 @@ impl Row {
     }
 
     pub(crate) fn id(&self) -> TaskId {
-        TaskId(self.slot.own_entry().id)
+        TaskId(self.slot.own_id())
     }
 
     #[inline]
@@ -180,9 +178,7 @@ impl Row {
         if !self.polled {
             self.polled = true;
             self.slot.mark_polled();
-            // With the fence of `Scope::start_cancelling`: a cancel that did not see this task in its slot is seen here.
-            fence(Ordering::SeqCst);
-            if scope::at(self.slot.own_entry().scope).is_cancelling() {
+            if scope::at(self.slot.own_scope()).is_cancelling() {
                 return true;
             }
         }
@@ -200,10 +196,14 @@ impl Row {
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let id = self.slot.own_entry().id;
-        let before = shard::with(|shard| shard.set_current(id));
+        let id = self.slot.own_id();
+        let Some(shard) = shard::own() else {
+            // One of the few threads without a shard of its own.
+            return catch_unwind(AssertUnwindSafe(f));
+        };
+        let before = shard.set_current(id);
         let result = catch_unwind(AssertUnwindSafe(f));
-        shard::with(|shard| shard.set_current(before));
+        shard.set_current(before);
         result
     }
 
@@ -267,7 +267,6 @@ impl Row {
     fn end(&mut self, outcome: TaskOutcome) {
         self.live = false;
         let entry = self.slot.own_entry();
-        let (home, index) = self.slot.address();
         let kind = kind::at(entry.kind);
         let scope = scope::at(entry.scope);
         let nanos = clock::nanos_between(entry.started, clock::raw());
@@ -275,10 +274,10 @@ impl Row {
         shard::with(|shard| {
             shard::bump(&shard.kind(entry.kind).ended[outcome as usize]);
             shard.duration(kind.label).record(nanos);
-            shard.give_back(self.slot, home, index);
             let counters = shard.scope(entry.scope).of(kind.options.daemon);
-            shard::bump(&counters.ended);
+            shard::bump_seq_cst(&counters.ended);
         });
+        slots::give(self.slot);
         let root = scope.root();
         scope.after_end();
         untracked::tracked_task_ended();

@@ -3,7 +3,7 @@
 //! Nothing can cancel an untracked task alone, because nothing maps it to a handle. Closing the runtime drops them all.
 
 use super::pipeline::{Before, Layer, Pipeline, findings};
-use crate::group::empty;
+use crate::group::cancel_all;
 use crate::registry::root::Root;
 use crate::registry::{self, Tally};
 use crate::report::{CancelLayer, DrainLayer, UntrackedFinding};
@@ -38,8 +38,6 @@ impl Pipeline {
             .min(Instant::now() + self.within_deadline(before, self.plan.cancel));
         self.root.refuse();
         let scope = self.root.scope;
-        scope.start_cancelling();
-        registry::cancel(scope, |_, _| true);
         self.tracked_first(&mut layer).await;
         let sites = self.ended_by_site();
         let estimate = self.estimate_untracked().await;
@@ -66,10 +64,9 @@ impl Pipeline {
         let released = self.owned.released.clone();
         let mut main = self.owned.main_runs.subscribe();
         self.guarded(layer, async {
-            let watch = scope.watch();
-            // Whoever is left is found afterwards.
-            timeout_at(half, empty(&watch)).await.ok();
+            cancel_all(scope, half).await;
             released.send_replace(true);
+            // Whoever is left is found afterwards.
             timeout_at(half, main.wait_for(|runs| !runs)).await.ok();
         })
         .await;
