@@ -9,7 +9,9 @@ mod group;
 mod registry;
 pub mod report;
 mod runtime;
+/// The command: its interface is the command line.
 #[cfg(feature = "service")]
+#[doc(hidden)]
 pub mod service;
 mod shutdown;
 mod task;

@@ -1,2 +1,7 @@
 //! The integration tests, one binary.
+
+#[cfg(feature = "service")]
+mod config;
+#[cfg(feature = "service")]
+mod guardian;
 mod testing;

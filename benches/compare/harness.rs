@@ -1,0 +1,130 @@
+//! Takes turns between variants and keeps what each took.
+//!
+//! Not criterion: it measures one function to the end before the next, and on a shared machine the
+//! minutes between two variants move them apart by more than the difference looked for.
+
+use std::time::Duration;
+
+/// How much each measure does.
+pub(crate) struct Scale {
+    /// Turns of each variant in the short measures.
+    pub(crate) repetitions: usize,
+    /// Turns in the measures that take a second each.
+    pub(crate) long_repetitions: usize,
+    /// Tasks in one repetition of the spawn measures.
+    pub(crate) spawned: usize,
+    /// Tasks parked at once.
+    pub(crate) parked: usize,
+    /// Short tasks in the churn measure.
+    pub(crate) churned: usize,
+}
+
+/// One variant: a name and a function that runs one repetition and tells how long the measured part
+/// took.
+pub(crate) struct Variant {
+    pub(crate) name: &'static str,
+    pub(crate) repetition: Box<dyn FnMut() -> Duration>,
+}
+
+/// What a variant took, turn by turn: nanoseconds, or what the measure says.
+#[derive(Clone)]
+pub(crate) struct Samples(Vec<f64>);
+
+// === impl Scale ===
+
+impl Scale {
+    pub(crate) const FULL: Self = Self {
+        repetitions: 101,
+        long_repetitions: 11,
+        spawned: 40_000,
+        parked: 1_000_000,
+        churned: 10_000_000,
+    };
+    pub(crate) const SMOKE: Self = Self {
+        repetitions: 2,
+        long_repetitions: 1,
+        spawned: 2_000,
+        parked: 2_000,
+        churned: 20_000,
+    };
+}
+
+// === impl Variant ===
+
+impl Variant {
+    pub(crate) fn new(name: &'static str, repetition: impl FnMut() -> Duration + 'static) -> Self {
+        Self {
+            name,
+            repetition: Box::new(repetition),
+        }
+    }
+}
+
+// === impl Samples ===
+
+impl Samples {
+    /// # Panics
+    /// Without any sample: there is no figure to tell.
+    pub(crate) fn new(samples: Vec<f64>) -> Self {
+        assert!(!samples.is_empty(), "nothing was measured");
+        Self(samples)
+    }
+
+    /// What disturbs a run only ever adds to it, so of times alone a low percentile is the steadiest.
+    pub(crate) fn p10(&self) -> f64 {
+        self.sorted()[self.0.len() / 10]
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.sorted()[self.0.len() / 2]
+    }
+
+    /// The median of the ratios to the same turns of `other`: what slows the machine for a while slows
+    /// both. On two workers it is far steadier than a ratio of percentiles, because two workers have a
+    /// fast and a slow way to share short tasks, and the kernel picks.
+    pub(crate) fn ratio_to(&self, other: &Self) -> f64 {
+        self.by_turn(other, |own, other| own / other)
+    }
+
+    /// The median of the differences to the same turns of `other`.
+    pub(crate) fn added_to(&self, other: &Self) -> f64 {
+        self.by_turn(other, |own, other| own - other)
+    }
+
+    fn by_turn(&self, other: &Self, compare: fn(f64, f64) -> f64) -> f64 {
+        let turns = self.0.iter().zip(&other.0);
+        Self(turns.map(|(own, other)| compare(*own, *other)).collect()).median()
+    }
+
+    pub(crate) fn per(self, count: usize) -> Self {
+        Self(self.0.into_iter().map(|s| s / count as f64).collect())
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+}
+
+/// Runs each variant once unmeasured, and then `repetitions` times in turns, the order moving by
+/// one each time, so that no variant always follows the same neighbour. Nanoseconds a repetition,
+/// in the order given.
+pub(crate) fn interleave(
+    variants: &mut [Variant],
+    repetitions: usize,
+) -> Vec<(&'static str, Samples)> {
+    for variant in &mut *variants {
+        (variant.repetition)();
+    }
+    let mut samples = vec![Vec::with_capacity(repetitions); variants.len()];
+    for turn in 0..repetitions {
+        for place in 0..variants.len() {
+            let index = (turn + place) % variants.len();
+            let took = (variants[index].repetition)();
+            samples[index].push(took.as_nanos() as f64);
+        }
+    }
+    let samples = samples.into_iter().map(Samples::new);
+    variants.iter().map(|v| v.name).zip(samples).collect()
+}

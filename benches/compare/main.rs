@@ -1,0 +1,122 @@
+//! headcount beside its peers, in one run, as ratios to bare tokio.
+//!
+//! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
+//! one of `spawn`, `hooks`, `memory`, `cancel`, `list`, `shutdown`, `churn`; without any, all run.
+//! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
+//! sizes, which shows that it works and measures nothing.
+//!
+//! Only ratios within one run mean anything: variants take turns, repetition by repetition, so that
+//! a noisy machine disturbs all of them alike. `README.md` beside this folder has the reasons and
+//! the last figures.
+
+mod cancel;
+mod child;
+mod churn;
+mod harness;
+mod headcount;
+mod hooks;
+mod list;
+mod memory;
+mod peers;
+mod rounds;
+mod shutdown;
+mod spawn;
+mod table;
+
+use harness::Scale;
+use std::{env, fs, process::ExitCode};
+use table::Section;
+
+type Measure = fn(&Scale) -> Vec<Section>;
+
+/// The measures by the names that select them.
+const MEASURES: [(&str, Measure); 7] = [
+    ("spawn", spawn::measure),
+    ("hooks", hooks::measure),
+    ("memory", memory::measure),
+    ("cancel", cancel::measure),
+    ("list", list::measure),
+    ("shutdown", shutdown::measure),
+    ("churn", churn::measure),
+];
+
+struct Arguments {
+    measures: Vec<String>,
+    write: Option<String>,
+    repetitions: Option<usize>,
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    if let Some(figure) = child::run_if_asked() {
+        println!("{figure}");
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match Arguments::parse(env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("compare: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut scale = if arguments.bench {
+        Scale::FULL
+    } else {
+        Scale::SMOKE
+    };
+    scale.repetitions = arguments.repetitions.unwrap_or(scale.repetitions);
+    let mut text = table::heading(&scale);
+    print!("{text}");
+    for (name, measure) in MEASURES {
+        if arguments.selects(name) {
+            for section in measure(&scale) {
+                let section = section.to_markdown();
+                print!("{section}");
+                text.push_str(&section);
+            }
+        }
+    }
+    if let Some(path) = arguments.write
+        && let Err(error) = fs::write(&path, text)
+    {
+        eprintln!("compare: cannot write {path}: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+// === impl Arguments ===
+
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut parsed = Self {
+            measures: Vec::new(),
+            write: None,
+            repetitions: None,
+            bench: false,
+        };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--bench" => parsed.bench = true,
+                "--write" => parsed.write = Some(arguments.next().ok_or("--write takes a file")?),
+                "--repetitions" => {
+                    let number = arguments.next().and_then(|text| text.parse().ok());
+                    let number = number.filter(|number| *number > 0);
+                    parsed.repetitions = Some(number.ok_or("--repetitions takes a number")?);
+                }
+                name if MEASURES.iter().any(|(measure, _)| *measure == name) => {
+                    parsed.measures.push(argument);
+                }
+                other => {
+                    let known = MEASURES.map(|(name, _)| name).join(", ");
+                    return Err(format!("`{other}` is none of {known}"));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn selects(&self, name: &str) -> bool {
+        self.measures.is_empty() || self.measures.iter().any(|measure| measure == name)
+    }
+}

@@ -1,0 +1,118 @@
+//! From "stop" to nothing left, for a service of six idle tasks.
+
+use crate::{
+    harness::{Scale, Variant, interleave},
+    headcount,
+    peers::{self, BARE, JOIN_SET, SUBSYSTEMS, TOKEN},
+    rounds::Parking,
+    table::{Limit, Row, Section, Unit},
+};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+const TASKS: usize = 6;
+
+pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
+    let mut variants = vec![
+        Variant::new(BARE, bare),
+        Variant::new(TOKEN, token),
+        Variant::new(JOIN_SET, join_set),
+        Variant::new(SUBSYSTEMS, subsystems),
+    ];
+    let ours = || headcount::three_layers(TASKS);
+    if ours().is_some() {
+        variants.push(Variant::new(headcount::NAME, move || {
+            ours().expect("what was measured once can be measured again")
+        }));
+    }
+    let rows = interleave(&mut variants, scale.repetitions);
+    let mut rows: Vec<Row> = rows.into_iter().map(Row::new).collect();
+    if rows.iter().all(|row| row.variant != headcount::NAME) {
+        rows.push(Row::missing(headcount::NAME));
+    }
+    let section = Section {
+        title: "Stop a service of six idle tasks".to_owned(),
+        unit: Unit::Milliseconds,
+        note: "From the request to stop until the runtime of 2 workers is gone. Bare only drops the runtime: nobody is told, nobody is waited for. \
+               headcount: all three layers, the audit of the threads included.",
+        rows,
+    };
+    vec![section.limit(headcount::NAME, &[Limit::Total(20e6)])]
+}
+
+fn bare() -> Duration {
+    let runtime = peers::pool(2);
+    let parking = Parking::default();
+    for _ in 0..TASKS {
+        drop(runtime.spawn(parking.task()));
+    }
+    runtime.block_on(parking.full(TASKS));
+    let began = Instant::now();
+    drop(runtime);
+    began.elapsed()
+}
+
+fn token() -> Duration {
+    let runtime = peers::pool(2);
+    let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+    let parking = Parking::default();
+    for _ in 0..TASKS {
+        let (token, task) = (token.child_token(), parking.task());
+        let task = async move { token.run_until_cancelled_owned(task).await };
+        tracker.spawn_on(task, runtime.handle());
+    }
+    runtime.block_on(parking.full(TASKS));
+    let began = Instant::now();
+    token.cancel();
+    tracker.close();
+    runtime.block_on(tracker.wait());
+    drop(runtime);
+    began.elapsed()
+}
+
+fn join_set() -> Duration {
+    let runtime = peers::pool(2);
+    let parking = Parking::default();
+    let mut set = JoinSet::new();
+    for _ in 0..TASKS {
+        set.spawn_on(parking.task(), runtime.handle());
+    }
+    runtime.block_on(parking.full(TASKS));
+    let began = Instant::now();
+    runtime.block_on(set.shutdown());
+    drop(runtime);
+    began.elapsed()
+}
+
+fn subsystems() -> Duration {
+    use tokio_graceful_shutdown::{FutureExt, SubsystemBuilder, SubsystemHandle, Toplevel};
+    let runtime = peers::pool(2);
+    let began = runtime.block_on(async {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let toplevel = Toplevel::new(async move |root: &mut SubsystemHandle| {
+            let parking = Parking::default();
+            for _ in 0..TASKS {
+                let task = parking.task();
+                let idle = async move |subsystem: &mut SubsystemHandle| {
+                    task.cancel_on_shutdown(subsystem).await.ok();
+                    Ok::<(), Infallible>(())
+                };
+                root.start(SubsystemBuilder::new("idle", idle));
+            }
+            parking.full(TASKS).await;
+            send.send(Instant::now()).ok();
+            root.request_shutdown();
+        });
+        toplevel
+            .handle_shutdown_requests(Duration::from_secs(10))
+            .await
+            .expect("subsystems that end");
+        receive.await.expect("the root ran to its end")
+    });
+    drop(runtime);
+    began.elapsed()
+}

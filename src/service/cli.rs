@@ -1,0 +1,175 @@
+//! The command line: what it takes, what it prints, how it exits.
+//!
+//! Does not run anything itself: that is `service::run`.
+
+mod output;
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::{ExitCode, Termination as _};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::config::{Config, ConfigError, DEFAULT, LogFormat, LogSettings, parse_filter};
+
+/// `EX_OSERR` of sysexits.h.
+const NOT_STARTED: u8 = 71;
+/// `EX_IOERR` of sysexits.h.
+const NOT_WRITTEN: u8 = 74;
+/// `EX_CONFIG` of sysexits.h.
+const BAD_CONFIG: u8 = 78;
+
+/// Runs declared tasks, and sees to it that nobody is left inside when it stops.
+#[derive(Debug, Parser)]
+#[command(name = "headcount", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the tasks of a configuration until stopped
+    #[command(after_help = AFTER_HELP)]
+    Run(Run),
+    /// Say whether a configuration is right, without starting anything
+    Check {
+        /// TOML file
+        config: PathBuf,
+    },
+    /// Print the default configuration, which explains every key
+    Config {
+        /// Print the default
+        #[arg(long, required = true)]
+        default: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// TOML file; without one, the default: see `headcount config --default`
+    config: Option<PathBuf>,
+    /// How the shutdown report is printed: text on stderr, json on stdout
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    report: ReportFormat,
+    /// How log lines look, on stderr; overrides `log.format`
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// What is logged, such as `info,headcount=debug`; overrides `log.filter`
+    #[arg(long, value_parser = parse_filter)]
+    log_filter: Option<Targets>,
+}
+
+/// How the shutdown report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For people: a tree, with colours on a terminal.
+    Text,
+    /// For machines: one JSON object, with the version of its schema.
+    Json,
+}
+
+const AFTER_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT   first: drain; second: cancel at once; third: exit at once
+  SIGQUIT           dump all tasks and threads, and go on
+
+Exit codes:
+  0      stopped, and nothing lingers
+  1      a required task failed
+  2      wrong usage
+  3      something lingers: the report says what
+  70     the deadline was missed, and the watchdog ended the process
+  71     the system refused threads: nothing was started
+  74     the answer of `check` or `config` could not be written
+  78     bad configuration: nothing was started
+  128+n  ended by a third signal n";
+
+/// Runs the command line of the process and returns what the process exits with.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run(arguments),
+        Command::Check { config } => match Config::load(Some(&config)) {
+            Ok(config) => print(&output::check(&config)),
+            Err(error) => refuse(&error),
+        },
+        Command::Config { default: _ } => print(DEFAULT),
+    }
+}
+
+fn run(arguments: Run) -> ExitCode {
+    let mut config = match Config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    if let Some(format) = arguments.log_format {
+        config.log.format = format;
+    }
+    if let Some(filter) = arguments.log_filter {
+        config.log.filter = filter;
+    }
+    log_to_stderr(&config.log);
+    match config.log.format {
+        // Whoever reads JSON wants nothing else on the stream.
+        LogFormat::Json => output::log_start(&config),
+        LogFormat::Human => write_all(io::stderr(), &output::start(&config)).unwrap_or_default(),
+    }
+    match super::run(&config, arguments.report) {
+        Ok(report) => report.report(),
+        Err(error) => {
+            let cause = std::error::Error::source(&error)
+                .map_or_else(String::new, |cause| format!(": {cause}"));
+            let message = format!("headcount: failed to {error}{cause}\n");
+            write_all(io::stderr(), &message).ok();
+            ExitCode::from(NOT_STARTED)
+        }
+    }
+}
+
+/// Installs the log.
+///
+/// A write that fails is dropped in silence: there is nowhere left to say it, and the work goes on.
+fn log_to_stderr(settings: &LogSettings) {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .log_internal_errors(false);
+    let lines = match settings.format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Human => lines.with_ansi(colours()).boxed(),
+    };
+    let log = tracing_subscriber::registry().with(lines.with_filter(settings.filter.clone()));
+    log.try_init()
+        .expect("the command line installs the first and only log");
+}
+
+/// Whether stderr takes colours: a terminal, and not <https://no-color.org>.
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn refuse(error: &ConfigError) -> ExitCode {
+    // If nobody can read it, the exit code says it.
+    write_all(io::stderr(), &format!("{error}\n")).ok();
+    ExitCode::from(BAD_CONFIG)
+}
+
+/// Prints the answer. A reader that has gone away (`| head`) has what it wanted.
+fn print(text: &str) -> ExitCode {
+    match write_all(io::stdout(), text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("headcount: stdout cannot be written: {error}\n");
+            write_all(io::stderr(), &message).ok();
+            ExitCode::from(NOT_WRITTEN)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn write_all(mut stream: impl io::Write, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes())?;
+    stream.flush()
+}

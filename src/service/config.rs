@@ -1,0 +1,152 @@
+//! The configuration of the service: what a TOML file may say, and what it means.
+//!
+//! A configuration is accepted whole or refused whole, before anything starts, with every problem
+//! told at once. `default.toml` is the embedded default and the reference of all keys.
+//!
+//! Does not look at the machine: a program or an address that does not exist is found at run time.
+
+mod endpoint;
+mod graph;
+mod load;
+mod problem;
+mod process;
+mod reader;
+mod resources;
+mod sections;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tracing_subscriber::filter::Targets;
+
+use super::endpoint::EndpointSettings;
+use super::process::ProcessSettings;
+use super::resources::ResourcesSettings;
+
+pub(crate) use load::DEFAULT;
+pub(crate) use problem::ConfigError;
+pub(crate) use sections::parse_filter;
+
+/// A configuration without a known fault.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// The file it came from, or "embedded default".
+    pub(crate) origin: String,
+    /// The name of the service: 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    pub(crate) name: String,
+    pub(crate) log: LogSettings,
+    pub(crate) shutdown: ShutdownSettings,
+    pub(crate) runtime: RuntimeSettings,
+    /// In the order of the file; never empty.
+    pub(crate) tasks: Vec<Task>,
+}
+
+/// What is logged, and how it looks.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LogSettings {
+    pub(crate) filter: Targets,
+    pub(crate) format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The budgets of the shutdown.
+///
+/// `pre_drain_delay`, `drain`, `cancel` and `close` together are never longer than `deadline`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShutdownSettings {
+    pub(crate) pre_drain_delay: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) cancel: Duration,
+    pub(crate) close: Duration,
+    pub(crate) deadline: Duration,
+}
+
+/// The tokio runtime that the tasks run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RuntimeSettings {
+    /// `None` is one for each CPU.
+    pub(crate) worker_threads: Option<usize>,
+}
+
+/// A declared task.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Task {
+    /// 1 to 64 of `A-Z a-z 0-9 _ . -`, unlike every other in more than case and punctuation.
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+}
+
+/// What a declared task does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kind {
+    /// Watches the resources of the process and the host.
+    Resources(ResourcesSettings),
+    /// Checks an endpoint.
+    Endpoint(EndpointSettings),
+    /// Runs a child process.
+    Process(ProcessSettings),
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            origin: "embedded default".to_owned(),
+            name: "headcount".to_owned(),
+            log: LogSettings::default(),
+            shutdown: ShutdownSettings::default(),
+            runtime: RuntimeSettings::default(),
+            tasks: vec![Task {
+                name: "resources".to_owned(),
+                kind: Kind::Resources(ResourcesSettings::default()),
+            }],
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            filter: Targets::new().with_default(tracing::Level::INFO),
+            format: LogFormat::Human,
+        }
+    }
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self {
+            pre_drain_delay: Duration::ZERO,
+            drain: Duration::from_secs(5),
+            cancel: Duration::from_secs(2),
+            close: Duration::from_secs(1),
+            // Docker kills after 10 s.
+            deadline: Duration::from_millis(9500),
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The word for it in the file.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Resources(_) => "resources",
+            Self::Endpoint(_) => "endpoint",
+            Self::Process(_) => "process",
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What the tests of the endpoint kind share: checks, and servers that run beside them in the same
+//! task.
+
+mod dial;
+mod http;
+mod monitor;
+mod tls;
+mod validate;
+
+use super::{Check, Checker, EndpointSettings, Probe};
+use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+    select,
+};
+
+/// Far more than any check here takes.
+const AMPLE: Duration = Duration::from_secs(20);
+
+fn tcp(address: impl ToString) -> Check {
+    Check::Tcp {
+        address: address.to_string(),
+    }
+}
+
+fn http(url: impl ToString) -> Check {
+    Check::Http {
+        url: url.to_string(),
+        expect_status: Vec::new(),
+        headers: BTreeMap::new(),
+    }
+}
+
+fn settings(check: Check) -> EndpointSettings {
+    EndpointSettings {
+        check,
+        interval: Duration::from_secs(10),
+        jitter: 0.0,
+        timeout: Duration::from_secs(2),
+        up_after: 1,
+        down_after: 3,
+        required: false,
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("a bound socket");
+    (listener, address)
+}
+
+/// One check's result in words: "up", or why not.
+async fn outcome(probe: &mut Checker) -> String {
+    match probe.check().await {
+        Ok(()) => "up".to_owned(),
+        Err(failure) => failure.to_string(),
+    }
+}
+
+/// One check, while `server` runs.
+async fn check_beside(check: &Check, timeout: Duration, server: impl Future) -> String {
+    let mut checker = Checker::new(check, timeout);
+    select! {
+        words = outcome(&mut checker) => words,
+        _ = server => panic!("the server ended before the check"),
+    }
+}
+
+/// Reads a request's head; `None` when the client left.
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(head).expect("headers in ASCII"))
+}
+
+/// Answers the one request on `stream` and closes it.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, response: &[u8]) -> String {
+    let head = read_head(stream).await.expect("a request");
+    stream.write_all(response).await.expect("the client reads");
+    stream.shutdown().await.ok();
+    head
+}
+
+/// Answers every request with `response`; returns never.
+async fn answering(listener: TcpListener, response: &[u8]) {
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+        answer(&mut stream, response).await;
+    }
+}

@@ -1,0 +1,268 @@
+//! What every process is doing: written by its supervising task, read by those that depend on it and by whoever lists the children.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::sync::watch;
+
+use super::{Condition, exit::Exit};
+
+/// All declared processes, by name.
+#[derive(Debug, Clone)]
+pub(crate) struct Board(Arc<BTreeMap<String, Place>>);
+
+#[derive(Debug)]
+struct Place {
+    command: String,
+    status: watch::Receiver<Status>,
+    guardian: Arc<Mutex<Option<OwnedFd>>>,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone)]
+pub(crate) struct Child {
+    pub(crate) name: String,
+    pub(crate) command: String,
+    pub(crate) status: Status,
+}
+
+/// What a process is doing.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) state: State,
+    /// The command's pid, from its start until nothing of its tree is left.
+    pub(crate) pid: Option<u32>,
+    /// How often it was started after the first time.
+    pub(crate) restarts: u32,
+    /// When it entered its state.
+    pub(crate) since: Instant,
+    /// How it ended last.
+    pub(crate) last_exit: Option<Exit>,
+    /// It was started at least once.
+    started: bool,
+    /// It became ready in its last run, and that run did not fail.
+    ready: bool,
+    /// It ended with success at least once.
+    succeeded: bool,
+}
+
+/// The states of a declared process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// For what it depends on.
+    Waiting,
+    /// Running, and not yet ready.
+    Starting,
+    /// Running and ready.
+    Ready,
+    /// Failed, and waits before its next start.
+    Backoff,
+    /// Asked to end.
+    Stopping,
+    /// Ended by headcount; final.
+    Stopped,
+    /// Ended with success; final.
+    Exited,
+    /// Failed for good; final.
+    Failed,
+}
+
+/// The writing side of one process; a supervising task that is dropped leaves a final state behind.
+#[derive(Debug)]
+pub(super) struct Post {
+    status: watch::Sender<Status>,
+    guardian: Arc<Mutex<Option<OwnedFd>>>,
+}
+
+// === impl Board ===
+
+impl Board {
+    /// A board with a place for each name and command, and what writes there.
+    pub(super) fn with(processes: impl Iterator<Item = (String, String)>) -> (Self, Vec<Post>) {
+        let mut places = BTreeMap::new();
+        let mut posts = Vec::new();
+        for (name, command) in processes {
+            let (sender, status) = watch::channel(Status::waiting());
+            let guardian = Arc::default();
+            posts.push(Post {
+                status: sender,
+                guardian: Arc::clone(&guardian),
+            });
+            places.insert(
+                name,
+                Place {
+                    command,
+                    status,
+                    guardian,
+                },
+            );
+        }
+        (Self(Arc::new(places)), posts)
+    }
+
+    /// Every declared process and what it is doing.
+    pub(crate) fn children(&self) -> Vec<Child> {
+        let child = |(name, place): (&String, &Place)| Child {
+            name: name.clone(),
+            command: place.command.clone(),
+            status: place.status.borrow().clone(),
+        };
+        self.0.iter().map(child).collect()
+    }
+
+    /// Follows one process; `None` when there is none of that name.
+    pub(crate) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
+        self.0.get(name).map(|place| place.status.clone())
+    }
+
+    /// Blocks until the guardians of all processes have ended, and so their trees, for at most `budget`; names those that have not.
+    ///
+    /// For the end of the service, after the runtime was closed: a process whose task was cancelled dies while headcount goes on.
+    pub(crate) fn wait_until_gone(&self, budget: Duration) -> Vec<Child> {
+        let deadline = Instant::now() + budget;
+        let mut left = self.children();
+        left.retain(|child| {
+            let guardian = self.0.get(&child.name).map(|place| &place.guardian);
+            guardian.is_some_and(|guardian| outlives(guardian, deadline))
+        });
+        left
+    }
+}
+
+/// Whether the process behind the pidfd still runs at `deadline`.
+fn outlives(guardian: &Mutex<Option<OwnedFd>>, deadline: Instant) -> bool {
+    let guardian = guardian.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(guardian) = &*guardian else {
+        return false;
+    };
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A pidfd is readable once its process has ended (pidfd_open(2)).
+        let mut fds = [PollFd::new(guardian, PollFlags::IN)];
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            Ok(0) => return true,
+            Ok(_) => return false,
+            Err(_) => {}
+        }
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    fn waiting() -> Self {
+        Self {
+            state: State::Waiting,
+            pid: None,
+            restarts: 0,
+            since: Instant::now(),
+            last_exit: None,
+            started: false,
+            ready: false,
+            succeeded: false,
+        }
+    }
+
+    pub(super) fn meets(&self, condition: Condition) -> bool {
+        match condition {
+            Condition::Started => self.started,
+            Condition::Ready => self.ready,
+            Condition::Exited => self.succeeded,
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// No state follows.
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::Stopped | Self::Exited | Self::Failed)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Backoff => "backoff",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+// === impl Post ===
+
+impl Post {
+    pub(super) fn enter(&self, state: State) {
+        self.status.send_modify(|status| status.enter(state));
+    }
+
+    /// The last run counts as ready, or no more.
+    pub(super) fn ready(&self, ready: bool) {
+        self.status.send_modify(|status| status.ready = ready);
+    }
+
+    pub(super) fn guarded_by(&self, guardian: Option<u32>) {
+        let guardian = guardian
+            .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        *self.guardian.lock().unwrap_or_else(PoisonError::into_inner) = guardian;
+    }
+
+    pub(super) fn started(&self, pid: u32) {
+        self.status.send_modify(|status| {
+            status.pid = Some(pid);
+            status.started = true;
+        });
+    }
+
+    pub(super) fn exited(&self, exit: Exit, success: bool) {
+        self.status.send_modify(|status| {
+            status.last_exit = Some(exit);
+            status.succeeded |= success;
+        });
+    }
+
+    /// Nothing of the last run is left.
+    pub(super) fn gone(&self) {
+        self.status.send_modify(|status| status.pid = None);
+    }
+
+    pub(super) fn restarting(&self) {
+        self.status.send_modify(|status| status.restarts += 1);
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.status.send_if_modified(|status| {
+            let cut_short = !status.state.is_final();
+            if cut_short {
+                status.enter(State::Stopped);
+            }
+            cut_short
+        });
+    }
+}
+
+impl Status {
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.since = Instant::now();
+    }
+}

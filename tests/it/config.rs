@@ -1,0 +1,499 @@
+//! What the command line answers: to wrong configurations, to right ones, and to `--help`.
+//!
+//! Each case runs the binary in a folder of its own, so that no path of the machine is shown.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+fn headcount(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    // The width of `--help` follows the terminal; without one it is fixed.
+    command.env_remove("COLUMNS").env("NO_COLOR", "1");
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// A folder that holds `services.toml`.
+fn folder_with(text: impl AsRef<[u8]>) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("services.toml"), text).expect("it can be written");
+    folder
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("it writes UTF-8")
+}
+
+/// The answer to a configuration that must be refused by `check` and by `run` alike.
+fn refusal(config: impl AsRef<[u8]>) -> String {
+    let folder = folder_with(config);
+    let checked = headcount(folder.path(), &["check", "services.toml"]);
+    let run = headcount(folder.path(), &["run", "services.toml"]);
+    for output in [&checked, &run] {
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert_eq!(text(&output.stdout), "");
+    }
+    assert_eq!(text(&checked.stderr), text(&run.stderr));
+    text(&checked.stderr)
+}
+
+/// A process task `a` with these lines, and a process task `b`.
+fn process(lines: &str) -> String {
+    format!(
+        "[tasks.a]\nkind = \"process\"\ncommand = [\"true\"]\n{lines}\n\n\
+         [tasks.b]\nkind = \"process\"\ncommand = [\"true\"]\nrestart = \"always\"\n"
+    )
+}
+
+/// An endpoint task with these lines.
+fn endpoint(lines: &str) -> String {
+    format!("[tasks.db]\nkind = \"endpoint\"\n{lines}\n")
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_once_in_the_order_of_the_file() {
+    insta::assert_snapshot!(refusal(
+        "nmae = 1\n\
+         [service]\nname = \"my service\"\n\
+         [log]\nfilter = \"inof\"\nformat = \"xml\"\n\
+         [shutdown]\ndrain = 5\ncancel = \"2 parsecs\"\nclose = \"0s\"\n\
+         [runtime]\nworker_threads = 0\n\
+         [tasks.db]\nkind = \"endpoint\"\ninterval = \"0s\"\njitter = 0.6\nup_after = 0\n\
+         [tasks.r]\nkind = \"resources\"\nwarn_memory = 90\nwarn_cpu = \"90%\"\n\
+         [tasks.x]\nkind = \"mesh\"\n\
+         [tasks.y]\nkind = \"proces\"\n\
+         [tasks.z]\n"
+    ));
+}
+
+#[test]
+fn a_wrong_process_is_answered_with_what_is_allowed() {
+    insta::assert_snapshot!(refusal(
+        "[tasks.a]\nkind = \"process\"\ncommand = \"./server --port 80\"\n\
+         env = { PORT = 80, \"A=B\" = \"x\" }\nworking_folder = \"\"\n\
+         depends_on = { b = \"up\", c = 1 }\nready = { log = \"x\", exit = 0 }\n\
+         ready_timeout = \"0s\"\nrestart = \"onfailure\"\n\
+         backoff = { initial = \"10s\", max = \"5s\", factor = 0.5, jitter = 1 }\n\
+         max_restarts = 0\nrequired = \"yes\"\nstop_signal = \"SIGTERM\"\nstop_budget = \"6s\"\n\
+         [tasks.b]\nkind = \"process\"\ncommand = []\nready = { exit = 256 }\n\
+         [tasks.c]\nkind = \"process\"\ncommand = [\"\", 1, \"a\\u0000b\"]\nready = \"log\"\n\
+         [tasks.d]\nkind = \"process\"\nmax_restarts = \"forever\"\ndepends_on = [\"b\", \"b\", 1]\n"
+    ));
+}
+
+#[test]
+fn a_wrong_endpoint_is_answered_with_what_is_allowed() {
+    let checks = [
+        "check = \"127.0.0.1:80\"",
+        "check = {}",
+        "check = { tcp = \"h:1\", http = \"http://h\" }",
+        "check = { tcp = \"localhost\" }",
+        "check = { tcp = \"localhost:65536\" }",
+        "check = { tcp = \"localhost:+80\" }",
+        "check = { tcp = \"::1:80\" }",
+        "check = { tcp = \"h:1\", expect_status = [200] }",
+        "check = { http = \"localhost:8080\" }",
+        "check = { http = \"ftp://h/\" }",
+        "check = { http = \"http://h:99999/\" }",
+        "check = { http = \"http://user:secret@h/\" }",
+        "check = { http = \"http:///path\" }",
+        "check = { http = \"http://h\", expect_status = [], headers = { \"a b\" = \"x\" } }",
+        "check = { http = \"http://h\", expect_status = [99], headers = { Accept = \"x\", accept = \"y\" } }",
+        "check = { tcp = \"h:1\" }\ninterval = \"1s\"\ntimeout = \"2s\"",
+    ];
+    let tasks: Vec<String> = checks
+        .iter()
+        .enumerate()
+        .map(|(number, lines)| format!("[tasks.e{number}]\nkind = \"endpoint\"\n{lines}\n"))
+        .collect();
+    insta::assert_snapshot!(refusal(tasks.concat()));
+}
+
+#[test]
+fn budgets_that_exceed_the_deadline_are_refused_where_they_are_written() {
+    let tasks = "[tasks.r]\nkind = \"resources\"\n";
+    insta::assert_snapshot!(refusal(format!("[shutdown]\ndrain = \"20s\"\n{tasks}")), @r#"
+    services.toml:2:9: shutdown.drain: the budgets need 23s, and the deadline is 9s500ms
+      |
+    2 | drain = "20s"
+      |         ^^^^^
+      = pre_drain_delay 0s + drain 20s + cancel 2s + close 1s; allowed: a deadline of at least their sum
+
+    services.toml: 1 problem, nothing was started
+    "#);
+    let text = format!("[shutdown]\ndrain = \"20s\"\ndeadline = \"22s\"\n{tasks}");
+    assert!(
+        refusal(text).starts_with("services.toml:3:12: shutdown.deadline: the budgets need 23s")
+    );
+}
+
+#[test]
+fn tasks_that_wait_for_each_other_are_all_named() {
+    insta::assert_snapshot!(refusal(
+        "[tasks]\n\
+         a = { kind = \"process\", command = [\"x\"], depends_on = [\"b\"] }\n\
+         b = { kind = \"process\", command = [\"x\"], depends_on = { c = \"started\" } }\n\
+         c = { kind = \"process\", command = [\"x\"], depends_on = [\"a\"] }\n\
+         self = { kind = \"process\", command = [\"x\"], depends_on = [\"self\"] }\n"
+    ), @r#"
+    services.toml:4:56: tasks.c.depends_on[0]: the tasks wait for each other: a -> b -> c -> a
+      |
+    4 | c = { kind = "process", command = ["x"], depends_on = ["a"] }
+      |                                                        ^^^
+      = take one of these dependencies out
+
+    services.toml:5:59: tasks.self.depends_on[0]: the task waits for itself
+      |
+    5 | self = { kind = "process", command = ["x"], depends_on = ["self"] }
+      |                                                           ^^^^^^
+      = take this dependency out
+
+    services.toml: 2 problems, nothing was started
+    "#);
+}
+
+#[test]
+fn dependencies_that_cannot_come_true_are_refused() {
+    insta::assert_snapshot!(refusal(
+        process(
+            "depends_on = { bb = \"ready\", b = \"exited\", db = \"ready\", r = \"started\" }\n\
+             ready = { endpoint = \"b\" }"
+        ) + &endpoint("check = { tcp = \"h:1\" }")
+            + "[tasks.r]\nkind = \"resources\"\n"
+    ));
+}
+
+#[test]
+fn names_must_be_plain_and_stay_different() {
+    insta::assert_snapshot!(refusal(
+        "[tasks]\n\
+         \"my db\" = { kind = \"resources\" }\n\
+         my-db = { kind = \"resources\" }\n\
+         My_DB = { kind = \"resources\" }\n\
+         \"\" = { kind = \"resources\" }\n\
+         _other = { kind = \"resources\" }\n"
+    ));
+}
+
+#[test]
+fn a_name_that_is_there_twice_is_refused_and_the_rest_is_still_read() {
+    insta::assert_snapshot!(refusal(
+        "[tasks.a]\nkind = \"resources\"\n[tasks.b]\nkind = \"resources\"\nintervall = \"1s\"\n\
+         [tasks.a]\nkind = \"resources\"\ninterval = \"1s\"\ninterval = \"2s\"\n"
+    ));
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_with_the_place() {
+    // The words are the parser's.
+    let answer = refusal("[tasks.a]\nkind = resources\n\n[tasks.b\nkind = \"resources\"\n");
+    assert!(
+        answer.starts_with("services.toml:2:8: not TOML: "),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("\n2 | kind = resources\n  |        ^"),
+        "{answer}"
+    );
+    assert!(answer.contains("services.toml:4:9: not TOML: "), "{answer}");
+    assert!(
+        answer.ends_with(" problems, nothing was started\n"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_file_without_tasks_is_refused() {
+    let answer = refusal("");
+    assert!(
+        answer.starts_with("services.toml: `tasks` is missing\n"),
+        "{answer}"
+    );
+    let answer = refusal("[tasks]\n");
+    assert!(
+        answer.starts_with("services.toml:1:1: tasks: declares no task\n"),
+        "{answer}"
+    );
+    let answer = refusal("tasks = 1\n");
+    assert!(
+        answer.starts_with("services.toml:1:9: tasks: expected a table, found the integer 1\n"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn what_is_not_a_readable_text_file_is_refused() {
+    insta::assert_snapshot!(refusal(b"[service]\nname = \"a\xffb\"\n"), @r#"
+    services.toml:2:10: byte 0xff is not UTF-8
+      |
+    2 | name = "a�b"
+      |          ^
+      = allowed: UTF-8 text
+
+    services.toml: 1 problem, nothing was started
+    "#);
+    insta::assert_snapshot!(refusal("#".repeat(1024 * 1024 + 1)), @"
+    services.toml: is longer than 1 MiB
+     = allowed: up to 1048576 bytes
+
+    services.toml: 1 problem, nothing was started
+    ");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::create_dir(folder.path().join("folder")).expect("it can be made");
+    let answer = |name| text(&headcount(folder.path(), &["check", name]).stderr);
+    insta::assert_snapshot!(answer("folder"), @"
+    folder: is a folder
+     = allowed: a TOML file
+
+    folder: 1 problem, nothing was started
+    ");
+    insta::assert_snapshot!(answer("missing.toml"), @"
+    missing.toml: cannot be read: no such file or directory
+     = `headcount config --default` prints a file to start from
+
+    missing.toml: 1 problem, nothing was started
+    ");
+}
+
+#[test]
+fn a_file_just_within_the_bound_is_read() {
+    let mut config = "[tasks.r]\nkind = \"resources\"\n#".to_owned();
+    config.push_str(&"x".repeat(1024 * 1024 - config.len()));
+    let folder = folder_with(config);
+    let output = headcount(folder.path(), &["check", "services.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_right_file_is_answered_with_what_was_understood() {
+    let folder = folder_with(
+        "[service]\nname = \"orders\"\n[shutdown]\ndrain = \"4s\"\n\
+         [tasks.proxy]\nkind = \"process\"\ncommand = [\"proxy\"]\nready = { endpoint = \"db\" }\n\
+         [tasks.db]\nkind = \"endpoint\"\ncheck = { tcp = \"127.0.0.1:5432\" }\n\
+         [tasks.watch]\nkind = \"resources\"\n",
+    );
+    let output = headcount(folder.path(), &["check", "services.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+    insta::assert_snapshot!(text(&output.stdout), @"
+    services.toml: ok: 3 tasks: proxy (process), db (endpoint), watch (resources)
+    service orders, shutdown: drain 4s, cancel 2s, close 1s, deadline 9s 500ms
+    ");
+}
+
+#[test]
+fn the_default_is_printed_and_is_right() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = headcount(folder.path(), &["config", "--default"]);
+    assert_eq!(output.status.code(), Some(0));
+    std::fs::write(folder.path().join("default.toml"), &output.stdout).expect("it can be written");
+    let output = headcount(folder.path(), &["check", "default.toml"]);
+    assert_eq!(
+        text(&output.stdout).lines().next(),
+        Some("default.toml: ok: 1 task: resources (resources)")
+    );
+}
+
+#[test]
+fn the_help_says_signals_and_exit_codes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let help = |arguments: &[&str]| {
+        let output = headcount(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0));
+        text(&output.stdout)
+    };
+    insta::assert_snapshot!("help", help(&["--help"]));
+    insta::assert_snapshot!("help_run", help(&["run", "--help"]));
+    insta::assert_snapshot!("help_check", help(&["check", "--help"]));
+    insta::assert_snapshot!("help_config", help(&["config", "--help"]));
+}
+
+#[test]
+fn wrong_usage_exits_2_before_anything_is_read() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let wrong: [&[&str]; 7] = [
+        &[],
+        &["walk"],
+        &["check"],
+        &["config"],
+        &["run", "--report", "xml"],
+        &["run", "--log-filter", "inof"],
+        &["run", "missing.toml", "more.toml"],
+    ];
+    for arguments in wrong {
+        let output = headcount(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+    }
+    let output = headcount(folder.path(), &["run", "--log-filter", "inof"]);
+    assert!(
+        text(&output.stderr).contains("\"inof\" is not a level, did you mean info?"),
+        "{output:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let folder = folder_with("nmae = 1\n");
+    for (arguments, code) in [
+        (&["config", "--default"][..], 0),
+        (&["check", "services.toml"], 78),
+        (&["--help"], 0),
+    ] {
+        let (reader, stdout) = std::io::pipe().expect("a pipe");
+        let (error_reader, stderr) = std::io::pipe().expect("a pipe");
+        drop((reader, error_reader));
+        let status = Command::new(env!("CARGO_BIN_EXE_headcount"))
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdout(stdout)
+            .stderr(stderr)
+            .status()
+            .expect("the binary runs");
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {status:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_default_that_could_not_be_written_is_no_success() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_headcount"))
+        .args(["config", "--default"])
+        .stdout(full.expect("Linux has it"))
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(74));
+    let message = text(&output.stderr);
+    assert!(
+        message.starts_with("headcount: stdout cannot be written: "),
+        "{message}"
+    );
+}
+
+/// A running headcount, which does not outlive the test.
+#[cfg(unix)]
+struct Running(std::process::Child);
+
+#[cfg(unix)]
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
+}
+
+/// The lines that a run with these arguments writes to stderr, until `enough` of them are there.
+#[cfg(unix)]
+fn lines_of_a_run(
+    folder: &Path,
+    arguments: &[&str],
+    enough: impl Fn(&[String]) -> bool,
+) -> Vec<String> {
+    use std::io::{BufRead as _, BufReader};
+
+    let child = Command::new("sh")
+        // Few files may be open, so that the share of those that are is large and known.
+        .args(["-c", "ulimit -n 64; exec \"$0\" run \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_headcount"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut running = Running(child);
+    let stderr = BufReader::new(running.0.stderr.take().expect("it is piped"));
+    let mut lines = Vec::new();
+    for line in stderr.lines() {
+        lines.push(line.expect("it writes text"));
+        if enough(&lines) {
+            break;
+        }
+    }
+    lines
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_says_first_what_runs_and_how_to_stop_it() {
+    let folder = folder_with(
+        "[service]\nname = \"orders\"\n\
+         [tasks.watch]\nkind = \"resources\"\n\
+         [tasks.web]\nkind = \"endpoint\"\ncheck = { http = \"http://127.0.0.1:9/?token=secret\" }\n\
+         interval = \"1h\"\n",
+    );
+    let lines = lines_of_a_run(folder.path(), &["services.toml"], |lines| lines.len() == 4);
+    let (first, rest) = lines.split_first().expect("it says something");
+    assert!(
+        first.starts_with(concat!("headcount ", env!("CARGO_PKG_VERSION"))),
+        "{first}"
+    );
+    assert!(
+        first.contains(": running 2 tasks as \"orders\", pid "),
+        "{first}"
+    );
+    assert!(first.ends_with(", from services.toml"), "{first}");
+    insta::assert_snapshot!(rest.join("\n"), @"
+      watch  resources  every 15s
+      web    endpoint   http://127.0.0.1:9/ every 1h
+    stop: Ctrl-C or SIGTERM drains, a second one cancels, a third exits at once
+    ");
+    let lines = lines_of_a_run(folder.path(), &[], |lines| !lines.is_empty());
+    assert!(lines[0].ends_with(", from embedded default"), "{lines:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_resources_task_logs_samples_and_warns_of_a_limit() {
+    let is_sample = |line: &&serde_json::Value| line["message"] == "resources";
+    let folder = folder_with(
+        "[log]\nfilter = \"debug\"\n[tasks.r]\nkind = \"resources\"\ninterval = \"100ms\"\n\
+         warn_memory = \"off\"\nwarn_threads = \"off\"\nwarn_files = 0.05\n",
+    );
+    let arguments = ["services.toml", "--log-format", "json"];
+    let three = |lines: &[String]| {
+        lines
+            .iter()
+            .filter(|line| line.contains("\"resources\",\"process_"))
+            .count()
+            == 3
+    };
+    let lines: Vec<serde_json::Value> = lines_of_a_run(folder.path(), &arguments, three)
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .collect();
+    let samples: Vec<_> = lines.iter().filter(is_sample).collect();
+    let levels: Vec<_> = samples.iter().map(|line| &line["level"]).collect();
+    assert_eq!(levels, ["INFO", "DEBUG", "DEBUG"]);
+    for sample in samples {
+        assert_eq!(sample["files_limit"], 64);
+        for field in [
+            "process_memory_bytes",
+            "threads",
+            "files",
+            "host_memory_bytes",
+            "host_cpus",
+        ] {
+            assert!(
+                sample[field].as_u64().is_some_and(|value| value > 0),
+                "{field}: {sample}"
+            );
+        }
+    }
+    let warnings: Vec<_> = lines
+        .iter()
+        .filter(|line| line["level"] == "WARN")
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0]["resource"], "files");
+    let declared = lines.iter().find(|line| line["message"] == "declared");
+    assert_eq!(declared.expect("it is said first")["task"], "r");
+}
