@@ -118,14 +118,6 @@ pub(crate) fn threads(baseline: &Baseline) -> Vec<Audited> {
         .collect()
 }
 
-/// How many threads the process has, at the cost of one system call.
-pub(crate) fn thread_count() -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    // A folder of procfs has a link for itself, one from above, and one a folder in it.
-    let links = std::fs::metadata("/proc/self/task").ok()?.nlink();
-    links.checked_sub(2)
-}
-
 fn os_threads() -> Vec<OsThread> {
     let Ok(folder) = std::fs::read_dir("/proc/self/task") else {
         return Vec::new();
@@ -178,14 +170,21 @@ fn ticks(n: u64) -> Duration {
     Duration::from_millis(n.saturating_mul(1000) / per_second)
 }
 
-/// The child processes that were not there before and that this process has not reaped.
+/// The child processes that live and were not there before.
 pub(crate) fn children(baseline: &Baseline) -> Vec<Child> {
     let mut children = all_children();
-    children.retain(|child| !baseline.children.contains(&child.pid));
+    // A zombie is over: only its exit status is left, for whoever waits for it.
+    children.retain(|child| !baseline.children.contains(&child.pid) && !is_zombie(child.pid));
     for child in &mut children {
         child.command = command_of(child.pid);
     }
     children
+}
+
+fn is_zombie(pid: u32) -> bool {
+    // A process that was reaped meanwhile has no file any more.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    parse_stat(pid, &String::from_utf8_lossy(&stat)).is_none()
 }
 
 /// Without their commands.
@@ -215,7 +214,7 @@ fn all_children() -> Vec<Child> {
     children
 }
 
-/// The command line, or for a zombie, which has none, the name.
+/// The command line, or for one that has none, the name.
 fn command_of(pid: u32) -> String {
     let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let line = read("cmdline");

@@ -71,7 +71,7 @@ struct Inner {
     /// The work runtime.
     handle: Handle,
     /// The control runtime, whose clock runs when no worker does.
-    control: Handle,
+    control: ControlSide,
     budgets: Budgets,
     /// Whether this handle's end is the end of the scope.
     owns_scope: bool,
@@ -84,10 +84,23 @@ pub(crate) struct Budgets {
     pub(crate) cancel: Duration,
 }
 
+/// The control runtime, and what keeps its thread alive as long as a group lives.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlSide {
+    pub(crate) handle: Handle,
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub(crate) keep: Arc<dyn std::any::Any + Send + Sync>,
+}
+
 // === impl TaskGroup ===
 
 impl TaskGroup {
-    pub(crate) fn root(root: Arc<Root>, handle: Handle, control: Handle, budgets: Budgets) -> Self {
+    pub(crate) fn root(
+        root: Arc<Root>,
+        handle: Handle,
+        control: ControlSide,
+        budgets: Budgets,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 scope: root.scope,
@@ -341,7 +354,7 @@ impl TaskGroup {
             clippy::disallowed_methods,
             reason = "on our own control runtime, not on the work runtime"
         )]
-        let done = self.inner.control.spawn(work);
+        let done = self.inner.control.handle.spawn(work);
         // It fails only when the control runtime is gone: then the shutdown is over.
         done.await
             .unwrap_or_else(|_| Drained::new(self.inner.scope.live()))

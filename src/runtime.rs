@@ -40,7 +40,7 @@ use tokio::runtime::Handle;
 /// ```
 pub struct Runtime {
     tasks: TaskGroup,
-    control: Control,
+    control: Arc<Control>,
     owned: Arc<Owned>,
     handle: Handle,
     root: u64,

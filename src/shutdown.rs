@@ -15,6 +15,7 @@ pub(crate) use close::UnknownThreads;
 pub(crate) use pipeline::alive;
 
 use crate::audit::Baseline;
+use crate::group::ControlSide;
 use crate::registry::kind::Kind;
 use crate::registry::root::{Event, Root};
 use crate::report::{Reason, Report};
@@ -92,7 +93,7 @@ pub(crate) struct Control {
     handle: Handle,
     report: Mutex<Option<oneshot::Receiver<Report>>>,
     watchdog: Arc<Watchdog>,
-    _signals: Option<signals::Watching>,
+    signals: Mutex<Option<signals::Watching>>,
 }
 
 // === impl Owned ===
@@ -158,10 +159,13 @@ impl Control {
                 signals::watch(root.number, inbox.clone(), dump)
             })
             .transpose()?;
-        let events = inbox.clone();
+        // Not a strong one: the pipeline keeps the root, and would wait for itself.
+        let events = inbox.downgrade();
         root.listen(move |event| {
-            // Nobody hears it after the end.
-            events.send(Message::from(event)).ok();
+            if let Some(events) = events.upgrade() {
+                // Nobody hears it after the end.
+                events.send(Message::from(event)).ok();
+            }
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -196,13 +200,16 @@ impl Control {
             handle,
             report: Mutex::new(Some(report)),
             watchdog,
-            _signals: signals,
+            signals: Mutex::new(signals),
         })
     }
 
-    /// The runtime of the control thread.
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.handle
+    /// For groups: they keep the control thread alive as long as they may need it.
+    pub(crate) fn side(self: &Arc<Self>) -> ControlSide {
+        ControlSide {
+            handle: self.handle.clone(),
+            keep: Arc::<Self>::clone(self),
+        }
     }
 
     /// Begins the shutdown, unless it has begun.
@@ -219,9 +226,13 @@ impl Control {
             .take()
     }
 
-    /// The process may live on after the shutdown.
+    /// The process may live on after the shutdown: no deadline, and signals have their default effect.
     pub(crate) fn release(&self) {
         self.watchdog.disarm();
+        self.signals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 
@@ -247,7 +258,7 @@ fn dump(
     let (baseline, voice) = (baseline.clone(), voice.clone());
     move || {
         let head = format!("headcount {service}: dump (SIGQUIT)\n");
-        voice.text(Stream::Stderr, head + &pipeline::alive(&root, &baseline));
+        voice.text(Stream::Stderr, head + &alive(&root, &baseline));
     }
 }
 

@@ -9,7 +9,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
@@ -62,7 +61,6 @@ pub(crate) struct Known {
     pub(crate) root: u64,
     pub(crate) class: ThreadClass,
     pub(crate) name: String,
-    pub(crate) since: Instant,
     pub(crate) started: Option<&'static Location<'static>>,
 }
 
@@ -114,7 +112,6 @@ impl Registration {
             root,
             class,
             name,
-            since: Instant::now(),
             started,
         });
         CLASS.set(Some(class));

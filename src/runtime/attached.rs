@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 /// other threads are the runtime's. It answers to no signal, prints nothing, and never ends the process.
 pub struct Attached {
     tasks: TaskGroup,
-    control: Control,
+    control: Arc<Control>,
 }
 
 /// Begins to track tasks on a runtime that somebody else owns: of `#[tokio::main]`, say.
@@ -53,9 +53,10 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
         cancel: plan.cancel,
     };
     let control = Control::start(plan, &root, baseline, &owned, handle.clone())
+        .map(Arc::new)
         .map_err(BuildError::System)?;
     Ok(Attached {
-        tasks: TaskGroup::root(root, handle.clone(), control.handle().clone(), budgets),
+        tasks: TaskGroup::root(root, handle.clone(), control.side(), budgets),
         control,
     })
 }

@@ -202,10 +202,11 @@ impl Builder {
             cancel: plan.cancel,
         };
         let control = Control::start(plan, &root, baseline, &owned, handle.clone())
+            .map(Arc::new)
             .map_err(BuildError::System)?;
         let number = root.number;
         Ok(Runtime {
-            tasks: TaskGroup::root(root, handle.clone(), control.handle().clone(), budgets),
+            tasks: TaskGroup::root(root, handle.clone(), control.side(), budgets),
             control,
             owned,
             handle,

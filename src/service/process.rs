@@ -26,12 +26,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-#[expect(unused_imports, reason = "the service's glue uses them")]
-pub(crate) use self::{
-    board::{Board, Child, State, Status},
-    exit::Exit,
-    output::OUTPUT_TARGET,
-};
+use self::{board::Board, exit::Exit};
 pub use guardian::guardian_main;
 
 /// One declared process.

@@ -1,39 +1,14 @@
 //! What every process is doing: written by its supervising task, read by those that depend on it and by whoever lists the children.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
 use tokio::sync::watch;
 
 use super::{Condition, exit::Exit};
 
 /// All declared processes, by name.
 #[derive(Debug, Clone)]
-pub(crate) struct Board(Arc<BTreeMap<String, Place>>);
-
-#[derive(Debug)]
-struct Place {
-    command: String,
-    status: watch::Receiver<Status>,
-    guardian: Arc<Mutex<Option<OwnedFd>>>,
-}
-
-/// One line of a listing.
-#[derive(Debug, Clone)]
-pub(crate) struct Child {
-    pub(crate) name: String,
-    pub(crate) command: String,
-    pub(crate) status: Status,
-}
+pub(crate) struct Board(Arc<BTreeMap<String, watch::Receiver<Status>>>);
 
 /// What a process is doing.
 #[derive(Debug, Clone)]
@@ -80,79 +55,26 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(super) struct Post {
     status: watch::Sender<Status>,
-    guardian: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 // === impl Board ===
 
 impl Board {
-    /// A board with a place for each name and command, and what writes there.
-    pub(super) fn with(processes: impl Iterator<Item = (String, String)>) -> (Self, Vec<Post>) {
+    /// A board with a place for each name, and what writes there.
+    pub(super) fn with<'a>(names: impl Iterator<Item = &'a String>) -> (Self, Vec<Post>) {
         let mut places = BTreeMap::new();
         let mut posts = Vec::new();
-        for (name, command) in processes {
+        for name in names {
             let (sender, status) = watch::channel(Status::waiting());
-            let guardian = Arc::default();
-            posts.push(Post {
-                status: sender,
-                guardian: Arc::clone(&guardian),
-            });
-            places.insert(
-                name,
-                Place {
-                    command,
-                    status,
-                    guardian,
-                },
-            );
+            posts.push(Post { status: sender });
+            places.insert(name.clone(), status);
         }
         (Self(Arc::new(places)), posts)
     }
 
-    /// Every declared process and what it is doing.
-    pub(crate) fn children(&self) -> Vec<Child> {
-        let child = |(name, place): (&String, &Place)| Child {
-            name: name.clone(),
-            command: place.command.clone(),
-            status: place.status.borrow().clone(),
-        };
-        self.0.iter().map(child).collect()
-    }
-
     /// Follows one process; `None` when there is none of that name.
     pub(crate) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
-        self.0.get(name).map(|place| place.status.clone())
-    }
-
-    /// Blocks until the guardians of all processes have ended, and so their trees, for at most `budget`; names those that have not.
-    ///
-    /// For the end of the service, after the runtime was closed: a process whose task was cancelled dies while headcount goes on.
-    pub(crate) fn wait_until_gone(&self, budget: Duration) -> Vec<Child> {
-        let deadline = Instant::now() + budget;
-        let mut left = self.children();
-        left.retain(|child| {
-            let guardian = self.0.get(&child.name).map(|place| &place.guardian);
-            guardian.is_some_and(|guardian| outlives(guardian, deadline))
-        });
-        left
-    }
-}
-
-/// Whether the process behind the pidfd still runs at `deadline`.
-fn outlives(guardian: &Mutex<Option<OwnedFd>>, deadline: Instant) -> bool {
-    let guardian = guardian.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(guardian) = &*guardian else {
-        return false;
-    };
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // A pidfd is readable once its process has ended (pidfd_open(2)).
-        let mut fds = [PollFd::new(guardian, PollFlags::IN)];
-        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-            Ok(0) => return true,
-            Ok(_) => return false,
-            Err(_) => {}
-        }
+        self.0.get(name).cloned()
     }
 }
 
@@ -215,13 +137,6 @@ impl Post {
     /// The last run counts as ready, or no more.
     pub(super) fn ready(&self, ready: bool) {
         self.status.send_modify(|status| status.ready = ready);
-    }
-
-    pub(super) fn guarded_by(&self, guardian: Option<u32>) {
-        let guardian = guardian
-            .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        *self.guardian.lock().unwrap_or_else(PoisonError::into_inner) = guardian;
     }
 
     pub(super) fn started(&self, pid: u32) {

@@ -115,11 +115,6 @@ impl Run {
         Ok(run)
     }
 
-    /// The guardian's pid, until its end was seen.
-    pub(super) fn guardian(&self) -> Option<u32> {
-        self.guardian.id()
-    }
-
     /// The stop signal to the whole tree, and SIGKILL when the stop budget is over.
     pub(super) fn stop(&self) {
         self.tell(&Order::Stop);

@@ -64,10 +64,7 @@ pub(super) fn start_all(
     launcher: &Launcher,
 ) -> Board {
     let group = tasks.group("process");
-    let commands = processes
-        .iter()
-        .map(|(name, settings)| (name.clone(), settings.command.join(" ")));
-    let (board, posts) = Board::with(commands);
+    let (board, posts) = Board::with(processes.keys());
     let budgets: Vec<_> = processes
         .keys()
         .map(|name| stop_time(name, &processes, &mut BTreeSet::new()))
@@ -198,10 +195,7 @@ impl Supervisor {
         self.post.enter(State::Starting);
         let launched = Run::launch(&self.launcher, &self.name, &self.settings).await;
         let end = match launched {
-            Ok(run) => {
-                self.post.guarded_by(run.guardian());
-                Attempt::new(self, run).watch().await
-            }
+            Ok(run) => Attempt::new(self, run).watch().await,
             Err(error) => End::failed(Fault::NoGuardian(error)),
         };
         self.post.gone();

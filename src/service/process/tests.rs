@@ -10,8 +10,13 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use super::{
-    Backoff, Board, Condition, Exit, ProcessSettings, Ready, Restart, State, Status, run::Launcher,
+    Backoff, Board, Condition, Exit, ProcessSettings, Ready, Restart,
+    board::{State, Status},
+    run::Launcher,
     supervisor,
 };
 use crate::TaskGroup;
@@ -126,7 +131,10 @@ impl Service {
 }
 
 fn tasks() -> TaskGroup {
-    TaskGroup::stub()
+    crate::attach(&tokio::runtime::Handle::current())
+        .expect("the system has threads")
+        .tasks()
+        .clone()
 }
 
 /// The binary of this package, built when it is missing or old: the test binary itself is no guardian.
@@ -469,6 +477,18 @@ fn parent(pid: u32) -> u32 {
         .expect("every status names the parent")
 }
 
+fn wait_until_gone(pid: &str) {
+    let number = Pid::from_raw(pid.parse().expect("a number")).expect("not 0");
+    // It may be gone already.
+    let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else {
+        return;
+    };
+    let mut fds = [PollFd::new(&process, PollFlags::IN)];
+    let bound = Timespec::try_from(LONG).expect("a few seconds");
+    let ready = poll(&mut fds, Some(&bound)).expect("a pidfd can be polled");
+    assert_eq!(ready, 1, "process {pid} lives");
+}
+
 #[test]
 fn a_cancelled_task_takes_its_whole_tree_along() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -492,14 +512,9 @@ fn a_cancelled_task_takes_its_whole_tree_along() {
 
     drop(runtime);
 
-    let left = service.board.wait_until_gone(LONG);
-    assert!(left.is_empty(), "{left:?}");
     assert_eq!(service.state("web"), State::Stopped);
     for pid in [pid.to_string(), escaped] {
-        assert!(
-            !fs::exists(format!("/proc/{pid}")).expect("/proc can be read"),
-            "{pid}"
-        );
+        wait_until_gone(&pid);
     }
 }
 

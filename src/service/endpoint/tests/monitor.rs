@@ -64,7 +64,10 @@ fn play_timed(
         outcomes,
         began: sender,
     };
-    let tasks = TaskGroup::stub();
+    let tasks = crate::attach(&tokio::runtime::Handle::current())
+        .expect("the system has threads")
+        .tasks()
+        .clone();
     let endpoint = monitor("db".to_owned(), settings, script, &tasks);
     Playing {
         endpoint,
@@ -244,7 +247,10 @@ async fn an_endpoint_follows_a_real_server_down_and_up() {
         down_after: 2,
         ..settings(tcp(address))
     };
-    let tasks = TaskGroup::stub();
+    let tasks = crate::attach(&tokio::runtime::Handle::current())
+        .expect("the system has threads")
+        .tasks()
+        .clone();
     let mut endpoint = start("db".to_owned(), settings, &tasks);
     endpoint.up.wait_for(|up| *up).await.expect("a live task");
     drop(listener);
@@ -262,7 +268,10 @@ async fn an_endpoint_follows_a_real_server_down_and_up() {
 async fn a_check_that_cannot_work_is_down_and_says_why() {
     let mut settings = settings(http("localhost"));
     settings.down_after = 1;
-    let tasks = TaskGroup::stub();
+    let tasks = crate::attach(&tokio::runtime::Handle::current())
+        .expect("the system has threads")
+        .tasks()
+        .clone();
     let mut endpoint = start("web".to_owned(), settings, &tasks);
     let down = endpoint
         .state
