@@ -1,10 +1,12 @@
 //! [`TaskGroup`]: what users hold to start tasks, and to drain, cancel and await them together.
 
+mod counters;
 mod drain;
 mod handle;
 mod snapshot;
 mod spawn;
 
+pub use counters::{GroupDurations, TaskCounters};
 pub use drain::Drained;
 pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;

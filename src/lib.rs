@@ -5,21 +5,21 @@
 )]
 
 mod audit;
-mod group;
+pub mod group;
 mod registry;
 pub mod report;
-mod runtime;
+pub mod runtime;
 /// The command: its interface is the command line.
 #[cfg(feature = "service")]
 #[doc(hidden)]
 pub mod service;
 mod shutdown;
-mod task;
+pub mod task;
 pub mod testing;
-mod threads;
+pub mod threads;
 
-pub use group::{Drained, Snapshot, Spawn, TaskGroup, TaskHandle, TaskRow, UntrackedRow};
+pub use group::{Spawn, TaskGroup, TaskHandle};
 pub use report::Report;
-pub use runtime::{Attached, BuildError, Builder, MainOutput, Runtime, attach, run};
-pub use task::{Panic, TaskError, TaskId, TaskKind, TaskOutcome, TaskState};
-pub use threads::{ThreadClass, ThreadHandle, ThreadKind};
+pub use runtime::{Attached, BuildError, Builder, Runtime, attach, run};
+pub use task::{TaskError, TaskKind, TaskState};
+pub use threads::{ThreadHandle, ThreadKind};

@@ -18,6 +18,7 @@ pub(crate) mod tracked;
 pub(crate) mod untracked;
 
 use crate::task::{TaskId, TaskState};
+use histogram::Totals;
 use kind::Kind;
 use root::Root;
 use scope::Scope;
@@ -127,6 +128,15 @@ pub(crate) fn counts(kind: &Kind) -> Counts {
         counts.started = counts.started.wrapping_add(started);
     }
     counts
+}
+
+/// How long the tasks lived that have ended, of the groups of a label.
+pub(crate) fn durations(label: usize) -> Totals {
+    let mut totals = Totals::default();
+    for histogram in shard::all().filter_map(|shard| shard.duration_if_any(label)) {
+        totals.add(histogram);
+    }
+    totals
 }
 
 /// Untracked tasks of a root's runtime by spawn site: how many live, how many ever started. Sites without any are

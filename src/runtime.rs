@@ -109,7 +109,6 @@ impl<E: Display> MainOutput for Result<(), E> {
 
 impl Runtime {
     /// Settings, all with defaults.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -185,7 +184,7 @@ impl Runtime {
         self.owned.put(runtime);
     }
 
-    fn report(self) -> Report {
+    fn report(&self) -> Report {
         let report = self
             .control
             .report()
@@ -194,6 +193,15 @@ impl Runtime {
         report.expect(
             "the control thread reports before it ends, and only this call takes the report",
         )
+    }
+}
+
+/// Without a run there is no shutdown to report: the tasks are dropped, and nobody waits for what does not end.
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.owned.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -102,19 +102,7 @@ impl Registration {
         class: ThreadClass,
         started: Option<&'static Location<'static>>,
     ) -> Self {
-        let tid = own_tid();
-        let name = std::thread::current().name().unwrap_or("").to_owned();
-        let mut known = known();
-        // A thread that ended without telling may have had this id before.
-        known.retain(|other| other.tid != tid);
-        known.push(Known {
-            tid,
-            root,
-            class,
-            name,
-            started,
-        });
-        CLASS.set(Some(class));
+        let tid = enter(root, class, started);
         Self { tid }
     }
 }
@@ -176,11 +164,26 @@ pub(crate) fn start<T: Send + 'static>(
     Ok(ThreadHandle(thread))
 }
 
-/// Registers a thread of a runtime: blocking until it is seen to be a worker. The runtime says when it ends.
+/// Registers a thread of a runtime: blocking until it is seen to be a worker. [`forget_own`] ends it.
 pub(crate) fn register_runtime_thread(root: u64) {
-    let registration = Registration::new(root, ThreadClass::Blocking, None);
-    // Ended by `forget_own`, from the runtime's hook.
-    let _ = std::mem::ManuallyDrop::new(registration);
+    enter(root, ThreadClass::Blocking, None);
+}
+
+fn enter(root: u64, class: ThreadClass, started: Option<&'static Location<'static>>) -> u32 {
+    let tid = own_tid();
+    let name = std::thread::current().name().unwrap_or("").to_owned();
+    let mut known = known();
+    // A thread that ended without telling may have had this id before.
+    known.retain(|other| other.tid != tid);
+    known.push(Known {
+        tid,
+        root,
+        class,
+        name,
+        started,
+    });
+    CLASS.set(Some(class));
+    tid
 }
 
 /// Notes that the calling thread is a worker. Cheap when that is known.

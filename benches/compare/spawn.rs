@@ -13,7 +13,7 @@ use crate::{
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// What beats nothing and must still be told apart.
+/// With the hooks that an attached group cannot have.
 const OWNED: &str = "headcount, its own runtime";
 /// Tasks that yield take about four times as long.
 const YIELDING_SHARE: usize = 4;
@@ -30,6 +30,33 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
 fn one(scale: &Scale, workers: usize, yields: usize, limit: f64) -> Section {
     let share = if yields == 0 { 1 } else { YIELDING_SHARE };
     let total = (scale.spawned / share).max(BATCH);
+    let mut variants = variants(workers, total, yields);
+    let rows = interleave(&mut variants, scale.repetitions)
+        .into_iter()
+        .map(|(name, figure)| Row::new((name, figure.per(total))))
+        .collect();
+    let place = if workers == 1 {
+        "1 thread"
+    } else {
+        "2 workers"
+    };
+    let limits = [
+        Limit::Ratio(limit),
+        Limit::Below(JOIN_SET),
+        Limit::Below(TOKEN),
+        Limit::Below(MONITOR),
+    ];
+    Section {
+        title: format!("Spawn and join, {place}, {yields} yields"),
+        unit: Unit::Nanoseconds,
+        note: "A task. Spawned from within the runtime in batches of 1,000, each batch joined before the next.",
+        rows,
+    }
+    .limit(headcount::NAME, &limits)
+    .limit(OWNED, &limits)
+}
+
+fn variants(workers: usize, total: usize, yields: usize) -> Vec<Variant> {
     // A fresh runtime each turn: where the kernel puts two workers changes a figure by a third,
     // and a runtime that stays keeps its places for the whole run.
     let on = |name, repetition: fn(Work) -> Duration| {
@@ -58,29 +85,7 @@ fn one(scale: &Scale, workers: usize, yields: usize, limit: f64) -> Section {
     if workers > 1 {
         variants.insert(3, owned(workers, total, yields));
     }
-    let rows = interleave(&mut variants, scale.repetitions)
-        .into_iter()
-        .map(|(name, figure)| Row::new((name, figure.per(total))))
-        .collect();
-    let place = if workers == 1 {
-        "1 thread"
-    } else {
-        "2 workers"
-    };
-    let limits = [
-        Limit::Ratio(limit),
-        Limit::Below(JOIN_SET),
-        Limit::Below(TOKEN),
-        Limit::Below(MONITOR),
-    ];
-    Section {
-        title: format!("Spawn and join, {place}, {yields} yields"),
-        unit: Unit::Nanoseconds,
-        note: "A task. Spawned from within the runtime in batches of 1,000, each batch joined before the next.",
-        rows,
-    }
-    .limit(headcount::NAME, &limits)
-    .limit(OWNED, &limits)
+    variants
 }
 
 fn owned(workers: usize, total: usize, yields: usize) -> Variant {

@@ -137,7 +137,6 @@ impl<'a> Spawn<'a> {
         }
         self.options.runs = TaskKind::Blocking;
         let row = self.row(Location::caller());
-        #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
         TaskHandle::new(self.group.handle().spawn_blocking(move || run(row, work)))
     }
 

@@ -165,6 +165,18 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
     TABLE.iter().map_while(OnceLock::get)
 }
 
+/// The groups that have a histogram of their own, and the name of the rest.
+pub(crate) fn labels() -> Vec<&'static str> {
+    let labels = index_of(|index| index.labels.clone());
+    let mut names = vec![OTHER; labels.values().max().map_or(0, |last| last + 1)];
+    for (path, label) in labels {
+        if label < GROUP_LABELS - 1 {
+            names[label] = path_name(path);
+        }
+    }
+    names
+}
+
 /// The number of a group's path.
 pub(crate) fn intern_path(parent: u32, name: &str) -> u32 {
     let name = clean(name);

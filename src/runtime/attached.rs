@@ -75,12 +75,14 @@ impl Attached {
     /// # Cancel safety
     ///
     /// Dropping the future does not stop the shutdown; its report is lost.
+    ///
+    /// # Panics
+    ///
+    /// When the control thread is gone without a report, which only a bug of headcount does.
     pub async fn shutdown(self, reason: &str) -> Report {
         self.control.stop(Reason::Requested(reason.to_owned()));
-        let report = self
-            .control
-            .report()
-            .expect("only this call takes the report, once");
+        let report = self.control.report();
+        let report = report.expect("only this call takes the report, once");
         report
             .await
             .expect("the control thread reports before it ends")

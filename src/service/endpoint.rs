@@ -87,6 +87,10 @@ pub(crate) enum InvalidCheck {
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     /// Changes with each check.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "nothing shows it yet; the tests read it")
+    )]
     pub(crate) state: watch::Receiver<State>,
     /// Changes with transitions alone; `false` while unknown.
     pub(crate) up: watch::Receiver<bool>,

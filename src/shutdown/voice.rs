@@ -19,6 +19,7 @@ const RETRIES: usize = 200;
 /// Where text goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
+    #[cfg(feature = "json")]
     Stdout,
     Stderr,
 }
@@ -108,6 +109,7 @@ pub(crate) fn write(stream: Stream, mut bytes: &[u8]) {
 
 fn descriptor(stream: Stream) -> BorrowedFd<'static> {
     match stream {
+        #[cfg(feature = "json")]
         Stream::Stdout => rustix::stdio::stdout(),
         Stream::Stderr => rustix::stdio::stderr(),
     }

@@ -5,3 +5,4 @@ mod config;
 #[cfg(feature = "service")]
 mod guardian;
 mod testing;
+mod tidy;

@@ -55,32 +55,8 @@ impl Get {
         expect_status: &[u16],
         headers: &BTreeMap<String, String>,
     ) -> Result<(Self, Address), InvalidCheck> {
-        let refuse = |problem| InvalidCheck::Url { problem };
         let uri: Uri = url.parse().map_err(|_| refuse("is not a URL"))?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(refuse("must begin with http:// or https://")),
-        };
-        let authority = uri.authority().ok_or(refuse("names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(refuse(
-                "must not hold a password: set the header `authorization`",
-            ));
-        }
-        let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => {
-                if secure {
-                    443
-                } else {
-                    80
-                }
-            }
-            _ => authority.port_u16().ok_or(refuse("has no valid port"))?,
-        };
-        let address: Address = format!("{}:{port}", authority.host())
-            .parse()
-            .map_err(|()| refuse("names no valid host or port"))?;
+        let (secure, address) = destination(&uri)?;
         let tls = secure
             .then(|| ServerName::try_from(address.host.clone()))
             .transpose()
@@ -90,7 +66,7 @@ impl Get {
             return Err(InvalidCheck::Status { status: *status });
         }
         let get = Self {
-            request: request(&uri, authority.as_str(), headers)?,
+            request: request(&uri, headers)?,
             expect_status: expect_status.to_vec(),
             tls,
         };
@@ -129,16 +105,37 @@ impl Get {
     }
 }
 
-fn request(
-    uri: &Uri,
-    authority: &str,
-    headers: &BTreeMap<String, String>,
-) -> Result<Request<String>, InvalidCheck> {
+fn refuse(problem: &'static str) -> InvalidCheck {
+    InvalidCheck::Url { problem }
+}
+
+/// Whether to use TLS, and where to connect.
+fn destination(uri: &Uri) -> Result<(bool, Address), InvalidCheck> {
+    let (secure, usual_port) = match uri.scheme_str() {
+        Some("http") => (false, 80),
+        Some("https") => (true, 443),
+        _ => return Err(refuse("must begin with http:// or https://")),
+    };
+    let authority = uri.authority().ok_or(refuse("names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(refuse(
+            "must not hold a password: set the header `authorization`",
+        ));
+    }
+    let port = match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => usual_port,
+        _ => authority.port_u16().ok_or(refuse("has no valid port"))?,
+    };
+    let address = format!("{}:{port}", authority.host()).parse();
+    let address = address.map_err(|()| refuse("names no valid host or port"))?;
+    Ok((secure, address))
+}
+
+fn request(uri: &Uri, headers: &BTreeMap<String, String>) -> Result<Request<String>, InvalidCheck> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
     let mut request = Request::new(String::new());
-    *request.uri_mut() = path.parse().map_err(|_| InvalidCheck::Url {
-        problem: "has no valid path",
-    })?;
+    *request.uri_mut() = path.parse().map_err(|_| refuse("has no valid path"))?;
     let defaults = [
         (header::HOST, authority),
         (
@@ -149,9 +146,7 @@ fn request(
         (header::CONNECTION, "close"),
     ];
     for (name, value) in defaults {
-        let value = HeaderValue::from_str(value).map_err(|_| InvalidCheck::Url {
-            problem: "names no valid host",
-        })?;
+        let value = HeaderValue::from_str(value).map_err(|_| refuse("names no valid host"))?;
         request.headers_mut().insert(name, value);
     }
     for (name, value) in headers {

@@ -63,6 +63,7 @@ impl Hysteresis {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn status(&self) -> Status {
         self.status
     }

@@ -60,11 +60,12 @@ impl Log {
         String::from_utf8(bytes).expect("the log is text")
     }
 
-    /// The lines that hold `part`, from there on.
+    /// The lines of this kind that hold `part`, from there on. The registry says of its own that a task failed.
     fn lines_with(&self, part: &str) -> Vec<String> {
         let text = self.text();
         let from = |line: &str| line.find(part).map(|start| line[start..].to_owned());
-        text.lines().filter_map(from).collect()
+        let ours = |line: &&str| !line.contains("task failed");
+        text.lines().filter(ours).filter_map(from).collect()
     }
 
     #[track_caller]
