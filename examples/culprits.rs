@@ -1,20 +1,16 @@
-//! A service with three things that do not end: a task that ignores the drain, a task that a dependency spawned, and a
-//! thread that sleeps. Stop it with Ctrl-C, and read them in the report; the exit code is 3.
+//! A service with three things that do not end: a task that ignores the drain, a task that somebody spawned past
+//! headcount, and a thread that is blocked. Stop it with Ctrl-C and read all three in the report; the exit code is 3.
 
 use headcount::ThreadKind;
-use std::time::Duration;
 
+#[expect(clippy::disallowed_methods, reason = "a dependency does it")]
 fn main() -> headcount::Report {
-    headcount::run("culprits", async |tasks| {
-        tasks
-            .group("http")
-            .spawn("accept", std::future::pending::<()>());
-        #[expect(clippy::disallowed_methods, reason = "this is what a dependency does")]
+    headcount::run("orders", async |tasks| {
+        let http = tasks.group("http");
+        http.spawn("accept", std::future::pending::<()>());
         tokio::spawn(std::future::pending::<()>());
-        tasks.spawn_thread("watcher", ThreadKind::Tracked, || {
-            std::thread::sleep(Duration::from_secs(1000));
-        });
-        println!("running as {}", std::process::id());
+        tasks.spawn_thread("pg-reader", ThreadKind::Tracked, || std::thread::park());
+        println!("running, pid {}: Ctrl-C stops it", std::process::id());
         tasks.draining().await;
     })
 }

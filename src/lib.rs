@@ -1,4 +1,13 @@
-//! Knows every task and thread of a tokio service by name.
+#![doc = include_str!("../README.md")]
+//!
+//! # Glossary
+//!
+//! *Task*: a tracked tokio task, blocking closure or child process. *Group*: tasks that drain together; groups nest.
+//! *Tracked, untracked*: spawned through headcount, or by a bare `tokio::spawn`. *Drain*: stop taking work, finish what is
+//! in hand. *Cancel*: drop the future at its next await. *Close*: end the runtime and its threads. *Budget*: how long a
+//! layer or a task may take. *Audit*: compare the threads with the *baseline*, those of the start. *Live*: not ended.
+//! *Ready*: should get work. *Daemon*: a thread or task that may die with the process. *Lingering*: alive after it should
+//! be gone. *Report*: what a shutdown found. *Restart*, *backoff*: starting a child process again, and the wait before.
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)
