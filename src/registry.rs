@@ -4,6 +4,7 @@
 //! own with slots and counters. Readers walk the shards at any time without stopping anybody.
 //! The registry never calls out, except into `tracing`, and to the one listener of a root.
 
+mod cancels;
 pub(crate) mod clock;
 mod histogram;
 pub(crate) mod kind;
@@ -32,6 +33,8 @@ pub(crate) use tally::{Tally, TallyRow};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LiveTask {
     pub(crate) id: TaskId,
+    /// Its slot, as [`on_threads`] names it.
+    pub(crate) slot: usize,
     pub(crate) kind: &'static Kind,
     scope: u32,
     pub(crate) state: TaskState,
@@ -57,9 +60,9 @@ pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
     let draining = Members::of_all(scopes.iter().filter(|scope| scope.is_draining()));
     let now = clock::raw();
     slots::all()
-        .filter_map(Slot::read)
-        .filter(|reading| members.holds(reading.entry.scope))
-        .map(|reading| live_task(&reading, now, &draining))
+        .filter_map(|slot| slot.read().map(|reading| (slot, reading)))
+        .filter(|(_, reading)| members.holds(reading.entry.scope))
+        .map(|(slot, reading)| live_task(slot, &reading, now, &draining))
         .collect()
 }
 
@@ -69,7 +72,7 @@ impl LiveTask {
     }
 }
 
-fn live_task(reading: &Reading, now: u64, draining: &Members) -> LiveTask {
+fn live_task(slot: &Slot, reading: &Reading, now: u64, draining: &Members) -> LiveTask {
     let entry = &reading.entry;
     let state = if reading.cancelling {
         TaskState::Cancelling
@@ -82,6 +85,7 @@ fn live_task(reading: &Reading, now: u64, draining: &Members) -> LiveTask {
     };
     LiveTask {
         id: TaskId(entry.id),
+        slot: slot.place(),
         kind: kind::at(entry.kind),
         scope: entry.scope,
         state,
@@ -96,6 +100,7 @@ pub(crate) fn cancel(
     choose: impl Fn(&'static Kind, &'static Scope) -> bool,
 ) -> u64 {
     let members = Members::of(&scope.subtree());
+    let _walk = cancels::Walk::begin();
     let mut asked = 0;
     for slot in slots::all() {
         let Some(reading) = slot.read() else { continue };
@@ -110,8 +115,8 @@ pub(crate) fn cancel(
     asked
 }
 
-/// Which thread polls, drops or runs which task at this moment: task id to thread id.
-pub(crate) fn on_threads() -> HashMap<u64, u32> {
+/// Which thread polls, drops or runs the task in which slot at this moment.
+pub(crate) fn on_threads() -> HashMap<usize, u32> {
     shard::all().filter_map(shard::Shard::current).collect()
 }
 

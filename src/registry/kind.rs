@@ -4,6 +4,7 @@
 //! are few; a name that carries an id would make many, so the table is bounded and what comes after is `_other`.
 
 use crate::task::TaskKind;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -22,6 +23,8 @@ const PATHS: usize = 256;
 pub(crate) const GROUP_LABELS: usize = 9;
 /// The longest name that is kept, in bytes.
 const NAME_BYTES: usize = 64;
+/// The longest name that is kept as it was given; a longer one is looked up under a lock at each spawn.
+const GIVEN_BYTES: usize = 256;
 /// The longest path that is kept, in bytes.
 const PATH_BYTES: usize = 256;
 /// The path of every root: empty.
@@ -37,8 +40,12 @@ const CACHED: usize = 64;
 
 thread_local! {
     /// The kinds that this thread spawned last, by spawn site: a spawn in a loop looks at one word here.
-    static CACHE: [Cell<Option<&'static Kind>>; CACHED] = const { [const { Cell::new(None) }; CACHED] };
+    static CACHE: [Cell<Option<Cached>>; CACHED] = const { [const { Cell::new(None) }; CACHED] };
 }
+
+/// A spawn site by address, and the kind of the last spawn there. The same place in the code may have several addresses,
+/// one for each copy that the compiler made; to compare the places themselves would cost 30 ns.
+type Cached = (&'static Location<'static>, &'static Kind);
 
 /// How a spawn differs from an ordinary one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +66,9 @@ pub(crate) struct Kind {
     pub(crate) path: u32,
     /// Which histogram its group has.
     pub(crate) label: usize,
+    /// The name as it was given.
+    given: &'static str,
+    /// The name as it is shown.
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
     pub(crate) options: Options,
@@ -96,18 +106,8 @@ impl Options {
 
 impl Kind {
     #[inline]
-    fn is(
-        &self,
-        path: u32,
-        name: &str,
-        site: &'static Location<'static>,
-        options: &Options,
-    ) -> bool {
-        // The same place in the code may have several addresses, one for each copy the compiler made.
-        (std::ptr::eq(self.site, site) || self.site == site)
-            && self.path == path
-            && self.name == name
-            && self.options == *options
+    fn is(&self, path: u32, name: &str, options: &Options) -> bool {
+        self.path == path && self.given == name && self.options == *options
     }
 
     /// The names of the groups from the root down, joined by `/`; empty for the root.
@@ -128,10 +128,10 @@ pub(crate) fn intern(
     let cached = CACHE.try_with(|cache| {
         cache[place % CACHED]
             .get()
-            .filter(|kind| kind.is(path, name, site, options))
+            .filter(|(at, kind)| std::ptr::eq(*at, site) && kind.is(path, name, options))
     });
     match cached {
-        Ok(Some(kind)) => kind,
+        Ok(Some((_, kind))) => kind,
         _ => intern_slowly(place, path, name, site, options),
     }
 }
@@ -144,10 +144,15 @@ fn intern_slowly(
     site: &'static Location<'static>,
     options: &Options,
 ) -> &'static Kind {
-    let kind = index_of(|index| index.kind(path, clean(name).as_ref(), site, options));
+    // A given name is kept for ever, so it may not be long.
+    let end = (0..=name.len().min(GIVEN_BYTES))
+        .rev()
+        .find(|&end| name.is_char_boundary(end));
+    let name = &name[..end.unwrap_or(0)];
+    let kind = index_of(|index| index.kind(path, name, site, options));
     // The thread may be past its thread-local storage; then it looks up each time.
     CACHE
-        .try_with(|cache| cache[place % CACHED].set(Some(kind)))
+        .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
         .ok();
     kind
 }
@@ -197,7 +202,7 @@ pub(crate) fn path_name(path: u32) -> &'static str {
 }
 
 /// A name as it may stand in a report and a label: bounded, and without characters that break a line.
-fn clean(name: &str) -> std::borrow::Cow<'_, str> {
+fn clean(name: &str) -> Cow<'_, str> {
     let fits = !name.is_empty() && name.len() <= NAME_BYTES;
     if fits && !name.contains(|c: char| c.is_control() || c == '/') {
         return name.into();
@@ -245,7 +250,7 @@ impl Index {
             return kind;
         }
         if self.made < NAMED_KINDS {
-            return self.make(path, String::from(name).leak(), site, options);
+            return self.make(path, name, site, options);
         }
         if !self.warned {
             self.warned = true;
@@ -270,7 +275,7 @@ impl Index {
         same_hash
             .iter()
             .copied()
-            .find(|kind| kind.is(path, name, site, options))
+            .find(|kind| kind.site == site && kind.is(path, name, options))
     }
 
     /// The one kind for a path's nameless rest, and when even those are used up, the first that matches in kind.
@@ -300,17 +305,22 @@ impl Index {
     fn make(
         &mut self,
         path: u32,
-        name: &'static str,
+        name: &str,
         site: &'static Location<'static>,
         options: &Options,
     ) -> &'static Kind {
         let number = self.made;
+        let given: &'static str = String::from(name).leak();
         let label = self.label(path);
         let kind = TABLE[number].get_or_init(|| Kind {
             number: u32::try_from(number).expect("KINDS fits u32"),
             path,
             label,
-            name,
+            given,
+            name: match clean(given) {
+                Cow::Borrowed(given) => given,
+                Cow::Owned(clean) => clean.leak(),
+            },
             site,
             options: *options,
             seen: AtomicBool::new(false),

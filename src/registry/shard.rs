@@ -7,7 +7,7 @@
 use super::histogram::Histogram;
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 const COUNTERS_A_CHUNK: usize = 64;
@@ -47,8 +47,8 @@ pub(crate) struct Shard {
     number: u16,
     next_id: AtomicU64,
     last_id: AtomicU64,
-    /// The id of the task that this thread polls, 0 for none.
-    current: AtomicU64,
+    /// The place of the slot of the task that this thread polls, 0 for none.
+    current: AtomicUsize,
     /// The thread that holds this shard, 0 for none.
     tid: AtomicU32,
     kinds: Box<[OnceLock<Box<[KindCounters]>>]>,
@@ -207,7 +207,7 @@ impl Shard {
             number,
             next_id: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
-            current: AtomicU64::new(0),
+            current: AtomicUsize::new(0),
             tid: AtomicU32::new(0),
             kinds: cells(KIND_CHUNKS),
             scopes: cells(SCOPE_CHUNKS),
@@ -229,17 +229,17 @@ impl Shard {
 
     /// Notes which task this thread polls, and returns which it polled before.
     #[inline]
-    pub(crate) fn set_current(&self, id: u64) -> u64 {
+    pub(crate) fn set_current(&self, place: usize) -> usize {
         let before = self.current.load(Ordering::Relaxed);
-        self.current.store(id, Ordering::Relaxed);
+        self.current.store(place, Ordering::Relaxed);
         before
     }
 
-    /// The task that the thread polls, and the thread's id.
-    pub(crate) fn current(&self) -> Option<(u64, u32)> {
+    /// The slot of the task that the thread polls, and the thread's id.
+    pub(crate) fn current(&self) -> Option<(usize, u32)> {
         match self.current.load(Ordering::Relaxed) {
             0 => None,
-            id => Some((id, self.tid.load(Ordering::Relaxed))),
+            place => Some((place, self.tid.load(Ordering::Relaxed))),
         }
     }
 

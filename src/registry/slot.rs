@@ -127,10 +127,10 @@ impl Slot {
         self.polled.store(1, Ordering::Relaxed);
     }
 
-    /// Whether anybody asked anything of the owner: 0 when not.
+    /// What tells this slot from all others.
     #[inline]
-    pub(crate) fn requests(&self) -> u64 {
-        self.state.load(Ordering::Acquire) & (CANCEL | REPUBLISH)
+    pub(crate) fn place(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Whether the owner is asked to end.
@@ -140,9 +140,12 @@ impl Slot {
     }
 
     /// Whether the owner's waker was taken by a canceller of an earlier task; says so once.
-    #[cold]
     pub(crate) fn lost_waker(&self) -> bool {
-        self.state.fetch_and(!REPUBLISH, Ordering::AcqRel) & REPUBLISH != 0
+        let lost = self.state.load(Ordering::Acquire) & REPUBLISH != 0;
+        if lost {
+            self.state.fetch_and(!REPUBLISH, Ordering::AcqRel);
+        }
+        lost
     }
 
     /// Leaves the owner's waker for cancellers. The owner must look at [`Slot::is_cancelling`] after this, because a

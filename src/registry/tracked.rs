@@ -7,7 +7,7 @@ use super::kind::{self, Kind};
 use super::root::{self, Event};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
-use super::{clock, panics, shard, slots, untracked};
+use super::{cancels, clock, panics, shard, slots, untracked};
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
@@ -63,6 +63,8 @@ pub(crate) struct Row {
     polled: bool,
     /// Whether the slot has the waker.
     published: bool,
+    /// The word of `cancels` when the slot was last looked into.
+    seen: u64,
 }
 
 type Payload = Box<dyn std::any::Any + Send>;
@@ -160,6 +162,8 @@ impl Row {
             live: true,
             polled: false,
             published: false,
+            // Whoever cancels from here on finds the slot, and changes the word.
+            seen: cancels::NEVER,
         }
     }
 
@@ -182,26 +186,29 @@ impl Row {
                 return true;
             }
         }
-        match self.slot.requests() {
-            0 => false,
-            _ => {
-                if self.slot.lost_waker() {
-                    self.published = false;
-                }
-                self.slot.is_cancelling()
-            }
+        let word = cancels::now();
+        word != self.seen && self.look(word)
+    }
+
+    #[cold]
+    fn look(&mut self, word: u64) -> bool {
+        if !cancels::is_under_way(word) {
+            self.seen = word;
         }
+        if self.slot.lost_waker() {
+            self.published = false;
+        }
+        self.slot.is_cancelling()
     }
 
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let id = self.slot.own_id();
         let Some(shard) = shard::own() else {
             // One of the few threads without a shard of its own.
             return catch_unwind(AssertUnwindSafe(f));
         };
-        let before = shard.set_current(id);
+        let before = shard.set_current(self.slot.place());
         let result = catch_unwind(AssertUnwindSafe(f));
         shard.set_current(before);
         result

@@ -84,14 +84,13 @@ impl Pipeline {
     }
 
     fn lingering(&self, before: &Before, threads: &[Audited]) -> Vec<ThreadFinding> {
-        let held: HashMap<u32, u64> = registry::on_threads()
+        let on_threads = registry::on_threads();
+        let held: HashMap<u32, String> = registry::live_tasks(self.root.scope)
             .into_iter()
-            .map(|(task, tid)| (tid, task))
-            .collect();
-        let names: HashMap<u64, String> = registry::live_tasks(self.root.scope)
-            .into_iter()
-            .filter(|task| held.values().any(|held| *held == task.id.get()))
-            .map(|task| (task.id.get(), super::pipeline::path(task.kind)))
+            .filter_map(|task| {
+                let tid = on_threads.get(&task.slot)?;
+                Some((*tid, super::pipeline::path(task.kind)))
+            })
             .collect();
         let finding = |thread: &Audited| ThreadFinding {
             name: thread.name().to_owned(),
@@ -105,10 +104,7 @@ impl Pipeline {
                 .as_ref()
                 .and_then(|known| known.started)
                 .map(ToString::to_string),
-            task: held
-                .get(&thread.os.key.tid)
-                .and_then(|task| names.get(task))
-                .cloned(),
+            task: held.get(&thread.os.key.tid).cloned(),
             appeared_while_stopping: !before.threads.contains(&thread.os.key),
         };
         threads
