@@ -8,6 +8,8 @@ mod cancels;
 pub(crate) mod clock;
 mod histogram;
 pub(crate) mod kind;
+#[cfg(all(test, headcount_loom))]
+mod loom_notice;
 pub(crate) mod panics;
 pub(crate) mod root;
 pub(crate) mod scope;
@@ -17,6 +19,7 @@ mod slots;
 mod tally;
 pub(crate) mod tracked;
 pub(crate) mod untracked;
+mod waits;
 
 use crate::task::{TaskId, TaskState};
 use histogram::Totals;
@@ -62,6 +65,8 @@ pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
     slots::all()
         .filter_map(|slot| slot.read().map(|reading| (slot, reading)))
         .filter(|(_, reading)| members.holds(reading.entry.scope))
+        // It may serve another group since `scopes` was made.
+        .filter(|(_, reading)| scope::at(reading.entry.scope).is_below(scope))
         .map(|(slot, reading)| live_task(slot, &reading, now, &draining))
         .collect()
 }
@@ -106,6 +111,11 @@ pub(crate) fn cancel(
         let Some(reading) = slot.read() else { continue };
         let entry = &reading.entry;
         if reading.cancelling || !members.holds(entry.scope) {
+            continue;
+        }
+        // It may serve another group since `members` was made. It serves this one as long as the task lives, and if the
+        // task does not, its slot refuses the cancel.
+        if !scope::at(entry.scope).is_below(scope) {
             continue;
         }
         if choose(kind::at(entry.kind), scope::at(entry.scope)) && slot.cancel(&reading) {

@@ -89,25 +89,26 @@ impl Drain {
             let children = scope.children_to_drain();
             for (done, child) in children.iter().enumerate() {
                 let now = Instant::now();
+                if now >= until {
+                    break;
+                }
                 match child.drain_budget() {
                     Some(budget) => {
-                        self.tree(child, until.min(now + budget)).await;
-                        if child.live() > 0 && now + budget <= until {
-                            self.cancel_ignorant(child);
+                        self.tree(child.scope(), until.min(now + budget)).await;
+                        if child.scope().live() > 0 && now + budget <= until {
+                            self.cancel_ignorant(child.scope());
                         }
                     }
                     None => {
                         // One group that hangs must not take the others' time: they are told when it had its share.
                         let steps = u32::try_from(children.len() - done + 1).unwrap_or(u32::MAX);
                         let share = until.saturating_duration_since(now) / steps;
-                        self.tree(child, now + share).await;
+                        self.tree(child.scope(), now + share).await;
                     }
                 }
             }
             // Groups made meanwhile are told with their parent.
-            for below in scope.subtree() {
-                below.tell_to_drain();
-            }
+            scope.tell_to_drain();
             self.wait(scope, until).await;
         })
     }

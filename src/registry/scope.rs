@@ -4,10 +4,12 @@
 //! A scope's memory is never given back, only used again, so a slot may hold its number. Ordinary ends of tasks read
 //! one flag of it; only while somebody waits do they write.
 
+use super::waits::Waits;
 use super::{kind, shard};
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tokio::sync::Notify;
 
 /// The most groups that live at the same time; further ones share the scope of their parent.
 pub(crate) const SCOPES: usize = 65_536;
+/// The deepest nesting of groups; deeper ones share the scope of their parent. A shutdown recurses so deep.
+pub(crate) const DEPTH: u32 = 128;
 const NONE: u32 = u32::MAX;
 const CHUNK: usize = 256;
 /// How many groups that are gone a new group looks at, to use one again.
@@ -39,9 +43,14 @@ struct Index {
 #[derive(Debug)]
 pub(crate) struct Scope {
     pub(crate) number: u32,
-    in_use: AtomicBool,
     parent: AtomicU32,
-    children: AtomicU32,
+    depth: AtomicU32,
+    /// The tree downwards. Read and written under the lock of the index only.
+    first_child: AtomicU32,
+    next: AtomicU32,
+    previous: AtomicU32,
+    /// How many hold it, so that it serves no other group meanwhile.
+    held: AtomicU32,
     path: AtomicU32,
     root: AtomicU64,
     /// The order of creation, for the order of draining.
@@ -62,18 +71,16 @@ pub(crate) struct Scope {
     waits: Waits,
 }
 
-/// Those who wait for a scope and all below it to be empty.
-#[derive(Debug, Default)]
-struct Waits {
-    here: AtomicU32,
-    /// Ends until somebody should look whether the scope is empty.
-    countdown: AtomicI64,
-    wakers: Mutex<Vec<Waker>>,
-}
-
 /// While it lives, ends of tasks in its scope, and below it, are counted for whoever waits.
 #[derive(Debug)]
-pub(crate) struct Watch(&'static Scope);
+pub(crate) struct Watch {
+    scope: &'static Scope,
+    number: u64,
+}
+
+/// While it lives, the scope serves no other group, whatever becomes of its own.
+#[derive(Debug)]
+pub(crate) struct Held(&'static Scope);
 
 // === impl Scope ===
 
@@ -81,9 +88,12 @@ impl Scope {
     fn new(number: u32) -> Self {
         Self {
             number,
-            in_use: AtomicBool::new(false),
             parent: AtomicU32::new(NONE),
-            children: AtomicU32::new(0),
+            depth: AtomicU32::new(0),
+            first_child: AtomicU32::new(NONE),
+            next: AtomicU32::new(NONE),
+            previous: AtomicU32::new(NONE),
+            held: AtomicU32::new(0),
             path: AtomicU32::new(0),
             root: AtomicU64::new(0),
             created: AtomicU64::new(0),
@@ -96,7 +106,7 @@ impl Scope {
             base: AtomicU64::new(0),
             folded: AtomicU64::new(0),
             watched: AtomicU32::new(0),
-            waits: Waits::default(),
+            waits: Waits::new(),
         }
     }
 
@@ -113,17 +123,14 @@ impl Scope {
     }
 
     fn parent(&self) -> Option<&'static Self> {
-        match self.parent.load(Ordering::Relaxed) {
-            NONE => None,
-            number => Some(at(number)),
-        }
+        link(&self.parent)
     }
 
     fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
         std::iter::successors(Some(self), |scope| scope.parent())
     }
 
-    fn is_below(&'static self, above: &Self) -> bool {
+    pub(crate) fn is_below(&'static self, above: &Self) -> bool {
         self.lineage().any(|scope| scope.number == above.number)
     }
 
@@ -133,32 +140,35 @@ impl Scope {
         self.subtree_in(&index)
     }
 
-    fn subtree_in(&'static self, index: &Index) -> Vec<&'static Self> {
-        if self.children.load(Ordering::Relaxed) == 0 {
-            return vec![self];
+    fn subtree_in(&'static self, _: &Index) -> Vec<&'static Self> {
+        let mut scopes = vec![self];
+        let mut next = 0;
+        while let Some(scope) = scopes.get(next) {
+            let children =
+                std::iter::successors(link(&scope.first_child), |child| link(&child.next));
+            let children: Vec<_> = children.collect();
+            scopes.extend(children);
+            next += 1;
         }
-        let mut scopes: Vec<_> = made(index)
-            .filter(|scope| scope.in_use.load(Ordering::Relaxed) && scope.is_below(self))
-            .collect();
         scopes.sort_by_key(|scope| scope.created.load(Ordering::Relaxed));
         scopes
     }
 
     /// The scopes directly below this one, in the order in which they drain: the last created first, unless one was
     /// declared to drain after another.
-    pub(crate) fn children_to_drain(&'static self) -> Vec<&'static Self> {
-        let mut waiting = self.subtree();
+    pub(crate) fn children_to_drain(&'static self) -> Vec<Held> {
+        let index = index();
+        let mut waiting = self.subtree_in(&index);
         waiting.retain(|scope| scope.parent.load(Ordering::Relaxed) == self.number);
-        let mut order: Vec<&'static Self> = Vec::with_capacity(waiting.len());
-        while !waiting.is_empty() {
-            let free = waiting.iter().rposition(|scope| {
-                let after = lock(&scope.drains_after);
-                !waiting.iter().any(|other| after.contains(&other.number))
-            });
-            // `drain_after` refuses a cycle; if groups were made anew meanwhile, the last created goes first.
-            order.push(waiting.remove(free.unwrap_or(waiting.len() - 1)));
-        }
-        order
+        let order = if waiting
+            .iter()
+            .all(|scope| lock(&scope.drains_after).is_empty())
+        {
+            waiting.into_iter().rev().collect()
+        } else {
+            declared_order(waiting)
+        };
+        order.into_iter().map(Held::new).collect()
     }
 
     /// Declares that this scope drains when `other` has drained; false when that would be a cycle or makes no sense.
@@ -204,18 +214,26 @@ impl Scope {
         &self.told_to_drain
     }
 
-    /// Tells this scope alone to drain; the caller decides about those below.
-    pub(crate) fn tell_to_drain(&self) {
-        if !self.draining.load(Ordering::Relaxed) {
-            self.told.store(super::clock::raw(), Ordering::Relaxed);
-            self.draining.store(true, Ordering::Release);
+    /// Tells this scope and all below it to drain. Those that are made later below it are born draining.
+    pub(crate) fn tell_to_drain(&'static self) {
+        let index = index();
+        let scopes = self.subtree_in(&index);
+        for scope in &scopes {
+            if !scope.draining.load(Ordering::Relaxed) {
+                scope.told.store(super::clock::raw(), Ordering::Relaxed);
+                scope.draining.store(true, Ordering::Release);
+            }
         }
-        self.told_to_drain.notify_waiters();
+        drop(index);
+        for scope in scopes {
+            scope.told_to_drain.notify_waiters();
+        }
     }
 
     /// Makes a drained or cancelled scope, and all below it, work again.
     pub(crate) fn reopen(&'static self) {
-        for scope in self.subtree() {
+        let index = index();
+        for scope in self.subtree_in(&index) {
             scope.cancelling.store(false, Ordering::Release);
             scope.draining.store(false, Ordering::Release);
         }
@@ -230,7 +248,8 @@ impl Scope {
     /// From here on tasks that start in this scope or below are cancelled at once. One that starts at this moment may
     /// miss it and be missed by a walk over the slots, so whoever cancels walks again until nobody is left.
     pub(crate) fn start_cancelling(&'static self) {
-        for scope in self.subtree() {
+        let index = index();
+        for scope in self.subtree_in(&index) {
             scope.cancelling.store(true, Ordering::SeqCst);
         }
     }
@@ -250,8 +269,7 @@ impl Scope {
 
     /// The live daemons of this scope and all below it.
     pub(crate) fn live_daemons(&'static self) -> u64 {
-        let numbers: Vec<u32> = self.subtree().iter().map(|scope| scope.number).collect();
-        live_of(&numbers, shard::ScopeCounters::daemons)
+        self.sum_live(shard::ScopeCounters::daemons)
     }
 
     /// The tasks that ever started in this scope and all that were below it, daemons left out.
@@ -267,18 +285,58 @@ impl Scope {
         started.wrapping_sub(self.base.load(Ordering::Relaxed)) + folded
     }
 
+    /// Only under the lock of the index.
+    fn attach(&self, parent: Option<&'static Self>) {
+        self.previous.store(NONE, Ordering::Relaxed);
+        self.next.store(NONE, Ordering::Relaxed);
+        let Some(parent) = parent else {
+            return self.parent.store(NONE, Ordering::Relaxed);
+        };
+        self.parent.store(parent.number, Ordering::Relaxed);
+        if let Some(next) = link(&parent.first_child) {
+            self.next.store(next.number, Ordering::Relaxed);
+            next.previous.store(self.number, Ordering::Relaxed);
+        }
+        parent.first_child.store(self.number, Ordering::Relaxed);
+    }
+
+    /// Only under the lock of the index.
+    fn detach(&self) {
+        let Some(parent) = self.parent() else { return };
+        parent
+            .folded
+            .fetch_add(self.started_here(), Ordering::Relaxed);
+        let next = self.next.load(Ordering::Relaxed);
+        match link(&self.previous) {
+            Some(previous) => previous.next.store(next, Ordering::Relaxed),
+            None => parent.first_child.store(next, Ordering::Relaxed),
+        }
+        if let Some(next) = link(&self.next) {
+            let previous = self.previous.load(Ordering::Relaxed);
+            next.previous.store(previous, Ordering::Relaxed);
+        }
+    }
+
     fn is_vacant(&self) -> bool {
         let numbers = [self.number];
-        self.children.load(Ordering::Relaxed) == 0
-            && self.waits.here.load(Ordering::Relaxed) == 0
+        self.first_child.load(Ordering::Relaxed) == NONE
+            && self.held.load(Ordering::Acquire) == 0
+            && !self.waits.is_awaited()
             && live_of(&numbers, shard::ScopeCounters::waited) == 0
             && live_of(&numbers, shard::ScopeCounters::daemons) == 0
     }
 
     /// The live tasks of this scope and all below it, daemons left out: 0 only if there was a moment without any.
     pub(crate) fn live(&'static self) -> u64 {
-        let numbers: Vec<u32> = self.subtree().iter().map(|scope| scope.number).collect();
-        live_of(&numbers, shard::ScopeCounters::waited)
+        self.sum_live(shard::ScopeCounters::waited)
+    }
+
+    fn sum_live(&'static self, which: Which) -> u64 {
+        // Under the lock: a scope that served another group meanwhile would have that one's tasks counted.
+        let index = index();
+        let scopes = self.subtree_in(&index);
+        let numbers: Vec<u32> = scopes.iter().map(|scope| scope.number).collect();
+        live_of(&numbers, which)
     }
 
     /// Called by the thread that ended a task of this scope, after it counted that end.
@@ -296,24 +354,21 @@ impl Scope {
     #[cold]
     fn count_down(&'static self) {
         for scope in self.lineage() {
-            let waits = &scope.waits;
-            if waits.here.load(Ordering::Acquire) != 0
-                && waits.countdown.fetch_sub(1, Ordering::AcqRel) <= 1
-            {
-                waits.wake_all();
-            }
+            scope.waits.count_down();
         }
     }
 
     /// Begins to wait for this scope and all below it to be empty.
     pub(crate) fn watch(&'static self) -> Watch {
+        let number = self.waits.enter();
         let index = index();
-        self.waits.here.fetch_add(1, Ordering::AcqRel);
         for scope in self.subtree_in(&index) {
             scope.watched.fetch_add(1, Ordering::SeqCst);
         }
-        drop(index);
-        Watch(self)
+        Watch {
+            scope: self,
+            number,
+        }
     }
 
     /// The handle is gone: once its tasks are too, the scope may serve another group.
@@ -322,74 +377,72 @@ impl Scope {
     }
 }
 
-// === impl Waits ===
-
-impl Waits {
-    fn wake_all(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.wakers));
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-}
-
 // === impl Watch ===
 
 impl Watch {
     /// The live tasks; unless there are none, `waker` is woken when it is worth asking again.
     pub(crate) fn poll(&self, waker: &Waker) -> u64 {
-        let waits = &self.0.waits;
-        let mut wakers = lock(&waits.wakers);
-        // Ends that come between here and the sum are counted twice, so the countdown may run out early, never late.
-        waits.countdown.store(0, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        let live = self.0.live();
-        let n = i64::try_from(live).unwrap_or(i64::MAX);
-        if live > 0 {
-            if !wakers.iter().any(|known| known.will_wake(waker)) {
-                wakers.push(waker.clone());
-            }
-            let ran_out = waits.countdown.fetch_add(n, Ordering::AcqRel) + n <= 0;
-            drop(wakers);
-            if ran_out {
-                waits.wake_all();
-            }
-        }
-        live
+        let scope = self.scope;
+        scope.waits.poll(self.number, waker, || scope.live())
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let index = index();
-        for scope in self.0.subtree_in(&index) {
+        for scope in self.scope.subtree_in(&index) {
             scope.watched.fetch_sub(1, Ordering::SeqCst);
         }
         drop(index);
-        if self.0.waits.here.fetch_sub(1, Ordering::AcqRel) == 1 {
-            lock(&self.0.waits.wakers).clear();
-        }
+        self.scope.waits.leave(self.number);
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn new(scope: &'static Scope) -> Self {
+        scope.held.fetch_add(1, Ordering::AcqRel);
+        Self(scope)
+    }
+
+    pub(crate) fn scope(&self) -> &'static Scope {
+        self.0
+    }
+}
+
+impl Deref for Held {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// A scope for a new group: below `parent`, or the root of a runtime of that number.
 #[track_caller]
 pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'static Scope {
+    let depth = parent.map_or(0, |parent| parent.depth.load(Ordering::Relaxed) + 1);
     let mut index = index();
-    let Some(scope) = index.take() else {
+    let taken = if depth <= DEPTH { index.take() } else { None };
+    let Some((scope, watchers)) = taken else {
+        drop(index);
         tracing::warn!(
             target: "headcount",
-            "more than {SCOPES} groups at once: the group made at {} shares its parent",
+            "more than {SCOPES} groups at once, or {DEPTH} in each other: the group made at {} shares its parent",
             Location::caller()
         );
         return parent.unwrap_or_else(|| at(0));
     };
     index.created += 1;
-    let parent_number = parent.map_or(NONE, |parent| parent.number);
-    if let Some(parent) = parent {
-        parent.children.fetch_add(1, Ordering::Relaxed);
-    }
-    scope.parent.store(parent_number, Ordering::Relaxed);
+    scope.attach(parent);
+    scope.depth.store(depth, Ordering::Relaxed);
     scope.path.store(path, Ordering::Relaxed);
     scope.root.store(root, Ordering::Relaxed);
     scope.created.store(index.created, Ordering::Relaxed);
@@ -408,8 +461,25 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     scope.cancelling.store(cancelling, Ordering::Release);
     let watched = parent.map_or(0, |parent| parent.watched.load(Ordering::Relaxed));
     scope.watched.store(watched, Ordering::SeqCst);
-    scope.in_use.store(true, Ordering::Release);
+    drop(index);
+    for watched in watchers {
+        watched.waits.wake_all();
+    }
     scope
+}
+
+/// Sorts scopes of one parent so that each comes after those that it drains after.
+fn declared_order(mut waiting: Vec<&'static Scope>) -> Vec<&'static Scope> {
+    let mut order: Vec<&'static Scope> = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let free = waiting.iter().rposition(|scope| {
+            let after = lock(&scope.drains_after);
+            !waiting.iter().any(|other| after.contains(&other.number))
+        });
+        // `drain_after` refuses a cycle; if groups were made anew meanwhile, the last created goes first.
+        order.push(waiting.remove(free.unwrap_or(waiting.len() - 1)));
+    }
+    order
 }
 
 pub(crate) fn at(number: u32) -> &'static Scope {
@@ -419,9 +489,18 @@ pub(crate) fn at(number: u32) -> &'static Scope {
         .expect("a scope's number is given out after the scope is made")[number % CHUNK]
 }
 
+fn link(number: &AtomicU32) -> Option<&'static Scope> {
+    match number.load(Ordering::Relaxed) {
+        NONE => None,
+        number => Some(at(number)),
+    }
+}
+
+type Which = fn(&shard::ScopeCounters) -> &shard::StartedEnded;
+
 /// The tasks that live in these scopes. All ends are read before the first start, so 0 means that there was a moment
 /// without any.
-fn live_of(scopes: &[u32], which: fn(&shard::ScopeCounters) -> &shard::StartedEnded) -> u64 {
+fn live_of(scopes: &[u32], which: Which) -> u64 {
     let ended = sum_of(scopes, |counters| &which(counters).ended);
     fence(Ordering::SeqCst);
     let started = sum_of(scopes, |counters| &which(counters).started);
@@ -440,14 +519,6 @@ fn index() -> MutexGuard<'static, Index> {
     lock(&INDEX)
 }
 
-fn made(index: &Index) -> impl Iterator<Item = &'static Scope> {
-    TABLE
-        .iter()
-        .map_while(OnceLock::get)
-        .flat_map(|chunk| chunk.iter())
-        .take(index.made)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -455,18 +526,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Index ===
 
 impl Index {
-    fn take(&mut self) -> Option<&'static Scope> {
+    /// A scope that serves nobody, and those above where it was that somebody waits for. They are to be woken: a task
+    /// that ended there may count down only after the scope has gone elsewhere.
+    fn take(&mut self) -> Option<(&'static Scope, Vec<&'static Scope>)> {
         for _ in 0..self.gone.len().min(LOOKED_AT) {
             let scope = at(self.gone.pop_front()?);
             if scope.is_vacant() {
-                if let Some(parent) = scope.parent() {
-                    parent.children.fetch_sub(1, Ordering::Relaxed);
-                    parent
-                        .folded
-                        .fetch_add(scope.started_here(), Ordering::Relaxed);
-                }
-                scope.in_use.store(false, Ordering::Release);
-                return Some(scope);
+                let above = scope.lineage().skip(1);
+                let awaited = above.filter(|above| above.waits.is_awaited()).collect();
+                scope.detach();
+                return Some((scope, awaited));
             }
             self.gone.push_back(scope.number);
         }
@@ -480,6 +549,6 @@ impl Index {
                 .collect()
         });
         self.made += 1;
-        Some(&chunk[(self.made - 1) % CHUNK])
+        Some((&chunk[(self.made - 1) % CHUNK], Vec::new()))
     }
 }

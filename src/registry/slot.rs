@@ -7,37 +7,37 @@
 //! Slots are never given back to the allocator, so a stale reference reads another task's slot, never freed memory;
 //! the generation tells.
 
-use std::task::Waker;
-
-#[cfg(not(headcount_loom))]
+#[cfg(not(all(test, headcount_loom)))]
 mod sync {
-    pub(super) use atomic_waker::AtomicWaker;
+    pub(super) use std::sync::Mutex;
     pub(super) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-    pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
-        cell.register(waker);
-    }
-
-    pub(super) fn take(cell: &AtomicWaker) -> Option<super::Waker> {
-        cell.take()
+    #[inline]
+    pub(super) fn store(state: &AtomicU64, value: u64) {
+        state.store(value, Ordering::Release);
     }
 }
 
-#[cfg(headcount_loom)]
+#[cfg(all(test, headcount_loom))]
 mod sync {
-    pub(super) use loom::future::AtomicWaker;
+    pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-    pub(super) fn register(cell: &AtomicWaker, waker: &super::Waker) {
-        cell.register_by_ref(waker);
-    }
-
-    pub(super) fn take(cell: &AtomicWaker) -> Option<super::Waker> {
-        cell.take_waker()
+    /// A canceller's bit is set by an exchange, which comes right after the value that it saw, so before any later store
+    /// of the owner. Loom orders the two only when one is known to happen before the other, and would let the owner read
+    /// the bit after its own store; so here the owner exchanges too.
+    pub(super) fn store(state: &AtomicU64, value: u64) {
+        state.swap(value, Ordering::Release);
     }
 }
 
-use sync::{AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, fence};
+#[cfg(all(test, headcount_loom))]
+mod loom;
+
+use std::ops::DerefMut;
+use std::sync::PoisonError;
+use std::task::Waker;
+use sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, fence};
 
 const LIVE: u64 = 1;
 const CANCEL: u64 = 1 << 1;
@@ -57,7 +57,9 @@ pub(crate) struct Slot {
     kind: AtomicU32,
     scope: AtomicU32,
     polled: AtomicU8,
-    waker: AtomicWaker,
+    /// Held for some nanoseconds, by the owner and by one who cancels. A cell that answers "busy" instead of making
+    /// one wait would lose the waker of a task that moves in while somebody still looks for the previous one's.
+    waker: Mutex<Option<Waker>>,
 }
 
 /// What a task's slot is filled with.
@@ -89,7 +91,7 @@ impl Slot {
             kind: AtomicU32::new(0),
             scope: AtomicU32::new(0),
             polled: AtomicU8::new(0),
-            waker: AtomicWaker::new(),
+            waker: Mutex::new(None),
         }
     }
 
@@ -105,7 +107,7 @@ impl Slot {
         self.kind.store(entry.kind, Ordering::Relaxed);
         self.scope.store(entry.scope, Ordering::Relaxed);
         self.polled.store(0, Ordering::Relaxed);
-        self.state.store(free | LIVE, Ordering::Release);
+        sync::store(&self.state, free | LIVE);
     }
 
     /// Ends the owner's use: from here on no reader keeps what it read, and no canceller's bit arrives.
@@ -113,12 +115,11 @@ impl Slot {
     pub(crate) fn vacate(&self, published: bool) {
         if published {
             // The waker holds the task's memory.
-            drop(sync::take(&self.waker));
+            drop(self.take_waker());
         }
         let state = self.state.load(Ordering::Relaxed);
         // A canceller may set a bit between the load and the store. It is lost, as it should be: the task is over.
-        self.state
-            .store((state & !FLAGS).wrapping_add(GENERATION), Ordering::Release);
+        sync::store(&self.state, (state & !FLAGS).wrapping_add(GENERATION));
     }
 
     /// The owner was polled for the first time.
@@ -139,11 +140,13 @@ impl Slot {
         self.state.load(Ordering::Acquire) & CANCEL != 0
     }
 
-    /// Whether the owner's waker was taken by a canceller of an earlier task; says so once.
+    /// Whether the owner's waker was taken by a canceller of an earlier task; says so once. It is gone afterwards, also
+    /// when it was another's that was taken.
     pub(crate) fn lost_waker(&self) -> bool {
         let lost = self.state.load(Ordering::Acquire) & REPUBLISH != 0;
         if lost {
             self.state.fetch_and(!REPUBLISH, Ordering::AcqRel);
+            drop(self.take_waker());
         }
         lost
     }
@@ -152,7 +155,19 @@ impl Slot {
     /// canceller that came before found no waker.
     #[inline]
     pub(crate) fn publish(&self, waker: &Waker) {
-        sync::register(&self.waker, waker);
+        let old = self.waker_cell().replace(waker.clone());
+        // Outside of the lock.
+        drop(old);
+    }
+
+    #[inline]
+    fn take_waker(&self) -> Option<Waker> {
+        self.waker_cell().take()
+    }
+
+    #[inline]
+    fn waker_cell(&self) -> impl DerefMut<Target = Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the task that `reading` saw to end; false when it is over already, or was asked before.
@@ -178,7 +193,7 @@ impl Slot {
     /// Wakes the owner of `generation`. When another task moved in meanwhile, that one is woken for nothing, and told
     /// that its waker is gone.
     fn wake(&self, generation: u64) {
-        let Some(waker) = sync::take(&self.waker) else {
+        let Some(waker) = self.take_waker() else {
             return;
         };
         if self.state.load(Ordering::Acquire) & !FLAGS != generation {

@@ -276,6 +276,8 @@ impl Row {
         let entry = self.slot.own_entry();
         let kind = kind::at(entry.kind);
         let scope = scope::at(entry.scope);
+        // Once the end is counted the scope may serve another runtime.
+        let root = scope.root();
         let nanos = clock::nanos_between(entry.started, clock::raw());
         self.slot.vacate(self.published);
         shard::with(|shard| {
@@ -285,7 +287,6 @@ impl Row {
             shard::bump_seq_cst(&counters.ended);
         });
         slots::give(self.slot);
-        let root = scope.root();
         scope.after_end();
         untracked::tracked_task_ended();
         if kind.options.required {
