@@ -186,10 +186,11 @@ fn enter(root: u64, class: ThreadClass, started: Option<&'static Location<'stati
     tid
 }
 
-/// Notes that the calling thread is a worker. Cheap when that is known.
+/// Notes that the calling thread of a runtime is a worker. Cheap when that is known. The thread of `main` stays what it
+/// is when it works for a current-thread runtime: it does not end with it.
 #[inline]
 pub(crate) fn note_worker() {
-    if CLASS.get() != Some(ThreadClass::Worker) {
+    if CLASS.get() == Some(ThreadClass::Blocking) {
         CLASS.set(Some(ThreadClass::Worker));
         let tid = own_tid();
         if let Some(thread) = known().iter_mut().find(|thread| thread.tid == tid) {
