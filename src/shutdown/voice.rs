@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 use std::panic::Location;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// What waits to be said; what comes on top is dropped.
 const WAITING: usize = 256;
@@ -32,45 +33,76 @@ enum Said {
 
 /// The control side's voice. Clones speak in order.
 #[derive(Debug, Clone)]
-pub(crate) struct Voice(SyncSender<Said>);
+pub(crate) struct Voice {
+    text: SyncSender<Said>,
+    logs: Arc<Logs>,
+}
+
+/// Log events have a thread of their own, begun with the first: the subscriber is the user's, and one that waits for
+/// ever must not keep the report from being written.
+#[derive(Debug)]
+struct Logs {
+    root: u64,
+    sender: OnceLock<Option<SyncSender<Said>>>,
+}
 
 // === impl Voice ===
 
 impl Voice {
-    /// Starts the thread that speaks; it ends when the last clone is gone.
+    /// Starts the thread that writes; it ends when the last clone is gone.
     pub(crate) fn start(root: u64) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(WAITING);
-        // Nobody joins it: it may be blocked for ever.
-        let _detached: ThreadHandle<()> = threads::start(
-            root,
-            "headcount-voice",
-            ThreadClass::Control,
-            Location::caller(),
-            move || speak(&receiver),
-        )?;
-        Ok(Self(sender))
+        Ok(Self {
+            text: begin(root, "headcount-voice")?,
+            logs: Arc::new(Logs {
+                root,
+                sender: OnceLock::new(),
+            }),
+        })
     }
 
     pub(crate) fn text(&self, stream: Stream, text: String) {
-        self.say(Said::Text(stream, text));
+        say(&self.text, Said::Text(stream, text));
     }
 
     /// Emits a log event. The subscriber is the user's, and may block.
     pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
-        self.say(Said::Log(Box::new(event)));
-    }
-
-    fn say(&self, said: Said) {
-        match self.0.try_send(said) {
-            // Full: whoever reads is not reading. Gone: the process ends.
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        let begun = || begin(self.logs.root, "headcount-log").ok();
+        if let Some(logs) = self.logs.sender.get_or_init(begun) {
+            say(logs, Said::Log(Box::new(event)));
         }
     }
 
-    /// Waits until all that was said is written, at most so long.
+    /// Waits until all that was said and logged is written, at most so long together.
     pub(crate) fn flush(&self, budget: Duration) -> bool {
-        let (sender, done) = sync_channel(1);
-        self.0.try_send(Said::Flush(sender)).is_ok() && done.recv_timeout(budget).is_ok()
+        let until = Instant::now() + budget;
+        let logs = self.logs.sender.get().into_iter().flatten();
+        let flushed = [&self.text].into_iter().chain(logs).map(|sender| {
+            let (tell, done) = sync_channel(1);
+            let left = until.saturating_duration_since(Instant::now());
+            sender.try_send(Said::Flush(tell)).is_ok() && done.recv_timeout(left).is_ok()
+        });
+        flushed.fold(true, |all, one| all && one)
+    }
+}
+
+/// Starts a thread that says what it is sent; it ends when the last sender is gone.
+fn begin(root: u64, name: &'static str) -> std::io::Result<SyncSender<Said>> {
+    let (sender, receiver) = sync_channel(WAITING);
+    // Nobody joins it: it may be blocked for ever.
+    let _detached: ThreadHandle<()> = threads::start(
+        root,
+        name,
+        ThreadClass::Control,
+        Location::caller(),
+        move || speak(&receiver),
+    )?;
+    Ok(sender)
+}
+
+fn say(to: &SyncSender<Said>, said: Said) {
+    match to.try_send(said) {
+        // Full: whoever reads is not reading. Gone: the process ends.
+        Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
     }
 }
 
