@@ -21,6 +21,8 @@ use tokio::runtime::Handle;
 /// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they sleep until they are needed, and
 /// use nothing of the runtime's workers.
 ///
+/// Dropped without [`Runtime::run`] it drops its tasks and ends its threads, and waits for neither.
+///
 /// # Examples
 ///
 /// ```
@@ -196,9 +198,9 @@ impl Runtime {
     }
 }
 
-/// Without a run there is no shutdown to report: the tasks are dropped, and nobody waits for what does not end.
 impl Drop for Runtime {
     fn drop(&mut self) {
+        // Unless it ran: then the shutdown has it. Its tasks may hold groups, which keep the control side.
         if let Some(runtime) = self.owned.take() {
             runtime.shutdown_background();
         }

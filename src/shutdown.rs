@@ -115,8 +115,22 @@ impl Owned {
             .take()
     }
 
+    pub(crate) fn has_runtime(&self) -> bool {
+        let runtime = self.runtime.lock();
+        runtime.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(crate) fn put(&self, runtime: Runtime) {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.take() {
+            // Whoever is last may be in a task, where a runtime must not wait for its threads.
+            runtime.shutdown_background();
+        }
     }
 }
 

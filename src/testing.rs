@@ -156,9 +156,9 @@ impl Check {
         });
         thread.unwrap_or_else(|error| panic!("failed to start a thread for the test: {error}"));
         let mut running = None;
-        let layers = self.grace * 3;
+        let layers = self.grace.saturating_mul(3);
         loop {
-            match heard.recv_timeout(self.time_limit + layers) {
+            match heard.recv_timeout(self.time_limit.saturating_add(layers)) {
                 Ok(Heard::Started(tasks, baseline)) => running = Some((tasks, baseline)),
                 Ok(Heard::Ended(report, panic)) => return self.judge(&report, panic),
                 Ok(Heard::Broke(payload)) => resume_unwind(payload),

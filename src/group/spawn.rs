@@ -1,6 +1,7 @@
 //! Starting one task, with its options.
 
 use super::{TaskGroup, TaskHandle};
+use crate::registry::clock;
 use crate::registry::kind::{self, Options};
 use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked};
 use crate::registry::untracked;
@@ -60,7 +61,7 @@ impl<'a> Spawn<'a> {
     /// How long it may drain, from the moment when its group is told to; then it is cancelled. Never longer than the
     /// drain layer.
     pub fn drain_budget(mut self, budget: Duration) -> Self {
-        self.options.drain_budget = Some(budget);
+        self.options.drain_budget = Some(budget.min(clock::LONGEST));
         self
     }
 
@@ -137,7 +138,7 @@ impl<'a> Spawn<'a> {
         }
         self.options.runs = TaskKind::Blocking;
         let row = self.row(Location::caller());
-        TaskHandle::new(self.group.handle().spawn_blocking(move || run(row, work)))
+        TaskHandle::new(self.group.handle().spawn_blocking(move || run(work, row)))
     }
 
     fn row(&self, site: &'static Location<'static>) -> Row {
@@ -162,7 +163,8 @@ pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
     Tracked::new(Row::start(kind, scope), judge, future)
 }
 
-fn run<T>(mut row: Row, work: impl FnOnce() -> T) -> Result<T, TaskError> {
+/// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.
+fn run<T>(work: impl FnOnce() -> T, mut row: Row) -> Result<T, TaskError> {
     if row.should_end() {
         let dropped = row.poll(|| drop(work));
         return Err(row.end_dropped(dropped).unwrap_or(TaskError::Cancelled));

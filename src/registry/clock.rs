@@ -6,6 +6,9 @@ use quanta::Clock;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// No limit: what an `Instant` can bear to have added, five times over, on every system.
+pub(crate) const LONGEST: Duration = Duration::from_secs(5 * 365 * 86_400);
+
 static CLOCK: OnceLock<Clock> = OnceLock::new();
 
 /// A reading: meaningful only to [`since`] and [`nanos_between`].

@@ -262,9 +262,9 @@ impl Scope {
     }
 
     pub(crate) fn set_drain_budget(&self, budget: Duration) {
-        let nanos = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX - 1);
-        self.drain_nanos
-            .store(nanos.min(u64::MAX - 1), Ordering::Relaxed);
+        let budget = budget.min(super::clock::LONGEST);
+        let nanos = u64::try_from(budget.as_nanos()).expect("LONGEST fits u64");
+        self.drain_nanos.store(nanos, Ordering::Relaxed);
     }
 
     /// The live daemons of this scope and all below it.

@@ -34,7 +34,7 @@ pin_project! {
             if this.row.is_live() {
                 let _unmarked = untracked::mark_untracked();
                 // Dropped by somebody else: an abort, or the runtime.
-                let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+                let dropped = this.row.poll(|| this.future.set(None));
                 this.row.end_dropped(dropped);
             }
         }

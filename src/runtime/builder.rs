@@ -226,10 +226,20 @@ impl fmt::Debug for Builder {
 
 /// Puts the deadline behind the layers.
 pub(super) fn fit(mut plan: Plan, deadline: Option<Duration>) -> Result<Plan, BuildError> {
+    for budget in [
+        &mut plan.pre_drain,
+        &mut plan.drain,
+        &mut plan.cancel,
+        &mut plan.close,
+    ] {
+        *budget = clock::LONGEST.min(*budget);
+    }
     let layers = [plan.pre_drain, plan.drain, plan.cancel, plan.close]
         .into_iter()
         .fold(Duration::ZERO, Duration::saturating_add);
-    plan.deadline = deadline.unwrap_or(layers.saturating_add(FOR_THE_REPORT));
+    plan.deadline = deadline
+        .unwrap_or(layers.saturating_add(FOR_THE_REPORT))
+        .min(clock::LONGEST * 5);
     if layers > plan.deadline {
         return Err(BuildError::DeadlineTooShort {
             pre_drain: plan.pre_drain,

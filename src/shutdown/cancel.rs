@@ -10,6 +10,7 @@ use crate::report::{CancelLayer, DrainLayer, UntrackedFinding};
 use crate::threads::{self, ThreadClass};
 use std::collections::HashMap;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -101,23 +102,32 @@ impl Pipeline {
     }
 
     fn begin_closing(&self, before: &Before) -> Closing {
-        let Some(runtime) = self.owned.take() else {
+        if !self.owned.has_runtime() {
             // Somebody else's, or `main` holds it.
             return Closing { returned: None };
-        };
+        }
         let left = self.within_deadline(before, self.plan.cancel + self.plan.close);
         let (tell, returned) = oneshot::channel();
+        let owned = Arc::clone(&self.owned);
         let started = threads::start(
             self.root.number,
             "headcount-close",
             ThreadClass::Control,
             Location::caller(),
             move || {
-                runtime.shutdown_timeout(left);
+                if let Some(runtime) = owned.take() {
+                    runtime.shutdown_timeout(left);
+                }
                 // Nobody may be waiting any more.
                 tell.send(()).ok();
             },
         );
+        if started.is_err()
+            && let Some(runtime) = self.owned.take()
+        {
+            // The system refuses a thread to wait with. The audit sees when the others are gone.
+            runtime.shutdown_background();
+        }
         Closing {
             returned: started.is_ok().then_some(returned),
         }

@@ -52,6 +52,8 @@ pub(super) struct Layer {
     budget: Duration,
     pub(super) until: Instant,
     pub(super) cut: bool,
+    /// Whether a second signal ends it.
+    may_be_cut: bool,
     line: LiveLine,
 }
 
@@ -86,8 +88,12 @@ impl Pipeline {
 
     /// Stops the service.
     pub(super) async fn run(&mut self, reason: Reason) -> Report {
+        let begun = Instant::now();
+        if self.plan.may_exit {
+            self.watchdog.arm(self.plan.deadline);
+        }
         let before = Before {
-            begun: Instant::now(),
+            begun,
             threads: audit::threads(&self.baseline)
                 .into_iter()
                 .map(|thread| thread.os.key)
@@ -95,9 +101,6 @@ impl Pipeline {
         };
         self.root.stop();
         self.note_children();
-        if self.plan.may_exit {
-            self.watchdog.arm(self.plan.deadline);
-        }
         self.announce(&reason);
         let pre_drain = self.pre_drain().await;
         self.phase.set(1);
@@ -209,6 +212,7 @@ impl Pipeline {
             budget,
             until: begun + budget,
             cut: false,
+            may_be_cut: matches!(name, "pre-drain" | "drain"),
             line: LiveLine::new(name, budget, self.plan.print == Print::Text),
         }
     }
@@ -220,29 +224,38 @@ impl Pipeline {
     }
 
     /// Waits for `work`, answers to messages meanwhile, and draws the live line. `None` when a second signal says not
-    /// to wait.
+    /// to wait for the drain.
     pub(super) async fn guarded<T>(
         &mut self,
         layer: &mut Layer,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut work = pin!(work);
+        let mut deaf = false;
         loop {
             let tick = tokio::time::sleep(TICK);
-            let step = select(work.as_mut(), self.messages.recv(), tick).await;
+            let heard = async {
+                // A channel without senders answers at once, for ever.
+                if deaf {
+                    std::future::pending::<()>().await;
+                }
+                self.messages.recv().await
+            };
+            let step = select(work.as_mut(), heard, tick).await;
             match step {
                 Step::Done(result) => {
                     layer.line.clear(&self.voice);
                     return Some(result);
                 }
                 Step::Heard(Some(message)) => {
-                    if self.hear(message) {
+                    if self.hear(message) && layer.may_be_cut {
                         layer.cut = true;
                         layer.line.clear(&self.voice);
                         return None;
                     }
                 }
-                Step::Heard(None) | Step::Tick => layer.line.draw(&self.voice, self.root.scope),
+                Step::Heard(None) => deaf = true,
+                Step::Tick => layer.line.draw(&self.voice, self.root.scope),
             }
         }
     }

@@ -64,7 +64,7 @@ impl Watchdog {
 
     /// From now on the process has so long.
     pub(crate) fn arm(&self, deadline: Duration) {
-        let at = self.shared.now() + nanos(deadline);
+        let at = self.shared.now().saturating_add(nanos(deadline));
         self.change(UNARMED, at.min(FIRED - 1));
     }
 

@@ -4,5 +4,6 @@
 mod config;
 #[cfg(feature = "service")]
 mod guardian;
+mod review_runtime;
 mod testing;
 mod tidy;

@@ -1,0 +1,204 @@
+//! Runtimes at their edges: never run, without limits, stopped twice, with a subscriber that hangs.
+
+use headcount::{Runtime, TaskGroup};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+const ALONE: &str = "HEADCOUNT_TEST_ALONE";
+
+/// Runs the test of that name in a process of its own; `None` in that process.
+fn alone(name: &str) -> Option<Output> {
+    let name = format!("review_runtime::{name}");
+    if std::env::var_os(ALONE).is_some_and(|alone| *alone == *name) {
+        return None;
+    }
+    let test = std::env::current_exe().expect("the test binary");
+    let mut child = Command::new(test);
+    child.args(["--exact", &name, "--nocapture"]);
+    child.env(ALONE, &name).stdin(Stdio::null());
+    Some(child.output().expect("the test binary starts"))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn threads_named(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
+    tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|comm| comm.trim_end() == name)
+        .count()
+}
+
+/// A task that holds a group kept the workers of a dropped runtime; without one, its control thread panicked.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_runtime_that_is_dropped_unrun_ends_its_threads_quietly() {
+    let Some(output) = alone("a_runtime_that_is_dropped_unrun_ends_its_threads_quietly") else {
+        for with_task in [false, true] {
+            let runtime = Runtime::builder().signals(false).print(false).build();
+            let runtime = runtime.expect("it builds");
+            if with_task {
+                let tasks = runtime.tasks().clone();
+                runtime.tasks().spawn("holder", async move {
+                    tasks.draining().await;
+                });
+            }
+            drop(runtime);
+            let given_up = Instant::now() + Duration::from_secs(5);
+            for name in ["headcount-work", "headcount-contr"] {
+                while threads_named(name) > 0 {
+                    assert!(Instant::now() < given_up, "{name} lives on");
+                    std::thread::yield_now();
+                }
+            }
+        }
+        return;
+    };
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_runtime_may_be_dropped_in_a_task_of_another() {
+    let report = Runtime::builder().signals(false).print(false).build();
+    let report = report.expect("it builds").run(async |tasks| {
+        let dropped = tasks.spawn("drops", async {
+            drop(Runtime::builder().signals(false).print(false).build());
+        });
+        dropped.await.expect("no panic");
+    });
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn no_limit_is_a_limit_like_others() {
+    let no_limit = Duration::MAX;
+    let runtime = Runtime::builder()
+        .signals(false)
+        .print(false)
+        .drain_budget(no_limit)
+        .cancel_budget(no_limit)
+        .close_budget(no_limit)
+        .deadline(no_limit)
+        .build();
+    let report = runtime.expect("it builds").run(async |tasks| {
+        let group = tasks.group("patient").drain_budget(no_limit);
+        let stop = group.clone();
+        group
+            .task("patient")
+            .drain_budget(no_limit)
+            .spawn(async move { stop.draining().await });
+    });
+    assert!(report.is_clean(), "{report:?}");
+}
+
+/// `main`'s thread parks as a worker there, was taken for one, and lingered because it is not over.
+#[test]
+fn the_main_thread_of_a_current_thread_runtime_does_not_linger() {
+    let runtime = Runtime::builder().signals(false).print(false);
+    let report = runtime.current_thread().build().expect("it builds");
+    let report = report.run(async |tasks| {
+        let task = tasks.spawn("task", tokio::time::sleep(Duration::from_millis(1)));
+        task.await.expect("no panic");
+    });
+    assert!(report.is_clean(), "{report:?}");
+}
+
+/// A second signal in the second layer cut that layer short, and left a current-thread `main` without its release: the
+/// process was ended with 70 although nothing lingered.
+#[test]
+fn a_second_signal_while_tasks_are_cancelled_lets_them_end() {
+    let Some(output) = alone("a_second_signal_while_tasks_are_cancelled_lets_them_end") else {
+        let runtime = Runtime::builder()
+            .current_thread()
+            .drain_budget(Duration::from_millis(20));
+        let runtime = runtime.build().expect("it builds");
+        let (ended, waits) = channel::<()>();
+        let signals = move |tasks: TaskGroup| {
+            while tasks.is_ready() || !refuses(&tasks) {
+                std::thread::yield_now();
+            }
+            let own = rustix::process::getpid();
+            for _ in 0..2 {
+                rustix::process::kill_process(own, rustix::process::Signal::TERM).expect("alive");
+                // One that is pending swallows the next.
+                waits.recv_timeout(Duration::from_millis(100)).ok();
+            }
+        };
+        let report = runtime.run(async move |tasks| {
+            let group = tasks.clone();
+            tasks.spawn_blocking("signals", move || signals(group));
+        });
+        drop(ended);
+        std::process::exit(report.exit_code().into());
+    };
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+fn refuses(tasks: &TaskGroup) -> bool {
+    let probe = tasks.task("probe").daemon().spawn(async {});
+    format!("{probe:?}").contains("refused: true")
+}
+
+/// The subscriber is the user's: one that waits for a lock that a stuck task holds kept the report from being written.
+#[test]
+fn a_subscriber_that_hangs_does_not_keep_the_report() {
+    struct Hangs;
+    impl tracing::Subscriber for Hangs {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            while event.metadata().target().starts_with("headcount::") {
+                std::thread::park();
+            }
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    let Some(output) = alone("a_subscriber_that_hangs_does_not_keep_the_report") else {
+        tracing::subscriber::set_global_default(Hangs).expect("the first");
+        headcount::run("mute", async |_| {
+            tokio::spawn(std::future::pending::<()>());
+        });
+        return;
+    };
+    let said = stderr(&output);
+    assert!(said.contains("headcount mute: stopping"), "{said}");
+}
+
+/// Groups in groups were walked by a recursion as deep as they are, once for each.
+#[test]
+fn groups_nested_ten_thousand_deep_stop_in_time() {
+    let runtime = Runtime::builder().signals(false).print(false).build();
+    let report = runtime.expect("it builds").run(async |tasks| {
+        let mut groups = vec![tasks];
+        for _ in 0..10_000 {
+            let inner = groups[groups.len() - 1].group("inner");
+            groups.push(inner);
+        }
+        let last = groups[groups.len() - 1].clone();
+        last.clone()
+            .spawn("deep", async move { last.draining().await });
+        let wide: Vec<_> = (0..5_000)
+            .map(|_| groups[0].group("wide").group("in"))
+            .collect();
+        for group in &wide {
+            let own = group.clone();
+            group.spawn("wide", async move { own.draining().await });
+        }
+        drop((groups, wide));
+    });
+    assert!(report.is_clean(), "{report:?}");
+    assert!(report.total < Duration::from_secs(4), "{:?}", report.total);
+}
