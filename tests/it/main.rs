@@ -5,5 +5,7 @@ mod config;
 #[cfg(feature = "service")]
 mod guardian;
 mod review_runtime;
+mod scenario;
+mod tasks;
 mod testing;
 mod tidy;
