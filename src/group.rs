@@ -261,12 +261,10 @@ impl TaskGroup {
     /// Cancel safe.
     pub async fn draining(&self) {
         let scope = self.inner.scope;
-        loop {
-            // Made before the look at the flag, so that a call in between completes it.
-            let told = scope.told_to_drain().notified();
-            if scope.is_draining() {
-                return;
-            }
+        // Made before the look at the flag, so that a call in between completes it; and it is enough: the group may work
+        // again before a task that nobody waits for has looked.
+        let told = scope.told_to_drain().notified();
+        if !scope.is_draining() {
             told.await;
         }
     }
