@@ -4,7 +4,9 @@
 
 use super::{TaskGroup, empty};
 use crate::registry::scope::Scope;
-use crate::registry::{self, Tally};
+use crate::registry::{self, LiveTask, Tally};
+use crate::task::TaskId;
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +27,14 @@ pub struct Drained {
 #[derive(Debug)]
 pub(crate) struct Drain {
     until: Instant,
-    /// The tasks that were cancelled because they ignored the drain for as long as they had.
-    ignored: Mutex<Tally>,
+    ignored: Mutex<Ignored>,
+}
+
+/// Tasks that ignored the drain for as long as they had, each counted once: one that is cancelled may live on.
+#[derive(Debug, Default)]
+struct Ignored {
+    tally: Tally,
+    counted: HashSet<TaskId>,
 }
 
 // === impl Drained ===
@@ -53,12 +61,25 @@ impl Drain {
         }
     }
 
-    /// The tasks that had to be cancelled so far.
-    pub(crate) fn ignored(&self) -> Tally {
-        self.ignored
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The tasks that had to be cancelled, and those that live; daemons left out, because nobody waits for them.
+    pub(crate) fn ignored(self, scope: &'static Scope) -> Tally {
+        self.count(scope, |_| true);
+        let ignored = self.ignored.into_inner();
+        ignored.unwrap_or_else(PoisonError::into_inner).tally
+    }
+
+    fn count(&self, scope: &'static Scope, chosen: impl Fn(&LiveTask) -> bool) {
+        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ignored { tally, counted } = &mut *ignored;
+        let mut found = HashSet::new();
+        tally.merge(Tally::of(scope, |task| {
+            let new = !task.kind.options.daemon && chosen(task) && !counted.contains(&task.id);
+            if new {
+                found.insert(task.id);
+            }
+            new
+        }));
+        counted.extend(found);
     }
 
     /// Drains one group while the rest of the service goes on.
@@ -145,11 +166,7 @@ impl Drain {
                 .draining_for()
                 .is_some_and(|drained| over(kind.options.drain_budget, drained))
         };
-        let tally = Tally::of(scope, |task| chosen(task.kind, task.scope()));
-        self.ignored
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .merge(tally);
+        self.count(scope, |task| chosen(task.kind, task.scope()));
         registry::cancel(scope, chosen);
     }
 }

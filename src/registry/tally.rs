@@ -32,7 +32,7 @@ pub(crate) struct TallyRow {
 
 impl Tally {
     /// The live tasks of a scope and below for which `choose` holds.
-    pub(crate) fn of(scope: &'static Scope, choose: impl Fn(&LiveTask) -> bool) -> Self {
+    pub(crate) fn of(scope: &'static Scope, mut choose: impl FnMut(&LiveTask) -> bool) -> Self {
         let mut tally = Self::default();
         let on_threads = on_threads();
         for task in live_tasks(scope) {

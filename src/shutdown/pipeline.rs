@@ -191,11 +191,7 @@ impl Pipeline {
         } else {
             layer.cut = true;
         }
-        // What was cancelled already, at the end of its own budget, is in `ignored`.
-        let mut ignored = drain.ignored();
-        ignored.merge(Tally::of(scope, |task| {
-            !task.kind.options.daemon && task.state != crate::task::TaskState::Cancelling
-        }));
+        let ignored = drain.ignored(scope);
         let tasks = live + (scope.started() - started);
         DrainLayer {
             timing: layer.timing(),
