@@ -9,6 +9,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a runtime's threads may take to start.
+const START: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_micros(20);
 
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
@@ -184,6 +189,26 @@ fn enter(root: u64, class: ThreadClass, started: Option<&'static Location<'stati
     });
     CLASS.set(Some(class));
     tid
+}
+
+/// Notes that the threads that a runtime has just started are its workers: those come first, and one that is kept by
+/// its first task never says so itself.
+pub(crate) fn note_workers(root: u64, workers: usize) {
+    let begun = Instant::now();
+    loop {
+        let mut known = known();
+        let ours = |thread: &&mut Known| thread.root == root;
+        if known.iter_mut().filter(ours).count() >= workers {
+            let ours = known.iter_mut().filter(ours);
+            ours.for_each(|thread| thread.class = ThreadClass::Worker);
+            return;
+        }
+        drop(known);
+        if begun.elapsed() > START {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Notes that the calling thread of a runtime is a worker. Cheap when that is known. The thread of `main` stays what it

@@ -7,6 +7,7 @@ use crate::registry::clock;
 use crate::registry::panics;
 use crate::registry::root::Root;
 use crate::shutdown::{Control, Owned, Plan, Print, UnknownThreads};
+use crate::threads;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -196,6 +197,9 @@ impl Builder {
         crate::registry::untracked::install(&mut builder, &root);
         let runtime = builder.build().map_err(BuildError::System)?;
         let handle = runtime.handle().clone();
+        if !self.current_thread {
+            threads::note_workers(root.number, handle.metrics().num_workers());
+        }
         let owned = Arc::new(Owned::new(Some(runtime)));
         let budgets = Budgets {
             drain: plan.drain,
