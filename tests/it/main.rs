@@ -9,3 +9,4 @@ mod scenario;
 mod tasks;
 mod testing;
 mod tidy;
+mod untracked;
