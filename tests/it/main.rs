@@ -5,6 +5,8 @@ mod config;
 #[cfg(feature = "service")]
 mod guardian;
 mod review_runtime;
+mod properties;
+mod report;
 mod scenario;
 mod tasks;
 mod testing;

@@ -1,55 +1,56 @@
-use headcount::testing::check;
-#[test]
-fn a_forgotten_task() {
-    check(async |tasks| {
-        tasks.spawn("forgotten", std::future::pending::<()>());
-    });
+//! `testing::check`: each leak is planted, and the whole message asserted.
+
+mod leaks;
+mod rules;
+
+use headcount::TaskGroup;
+use headcount::testing::Check;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// A check that does not wait long for what was left behind.
+fn quick() -> Check {
+    Check::new().grace(Duration::from_millis(50))
 }
-#[test]
-fn clean() {
-    check(async |tasks| {
-        tasks.spawn("x", async {});
-    });
+
+/// What the check says of the test, with ages and ids replaced; empty when it passes.
+fn verdict<F>(check: Check, test: F) -> String
+where
+    F: AsyncFnOnce(TaskGroup) + Send + 'static,
+{
+    let failed = catch_unwind(AssertUnwindSafe(|| check.run(test)));
+    failed.err().map_or_else(String::new, |payload| {
+        let text = payload.downcast::<String>().expect("it says what is wrong");
+        normal(&text)
+    })
 }
-#[test]
-fn un() {
-    check(async |_| {
-        tokio::spawn(std::future::pending::<()>());
-    });
+
+/// Replaces `age 0.1s`, `(tid 123…)` and a thread's momentary state.
+fn normal(text: &str) -> String {
+    let mut normal = String::new();
+    for line in text.lines() {
+        let mut line = replaced(line, "age ", |c| c.is_ascii_digit() || c == '.', "N");
+        line = replaced(&line, "(tid ", |c: char| c.is_ascii_digit(), "N");
+        line = replaced(&line, "child process ", |c: char| c.is_ascii_digit(), "N");
+        for state in ["running", "in uninterruptible sleep"] {
+            line = line.replace(&format!(")  {state},"), ")  sleeping,");
+        }
+        normal += &line;
+        normal.push('\n');
+    }
+    normal
 }
-#[test]
-fn thr() {
-    check(async |_| {
-        std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_secs(100)));
-    });
-}
-#[test]
-fn bl() {
-    check(async |t| {
-        t.spawn_blocking("blk", || {
-            std::thread::sleep(std::time::Duration::from_secs(100))
-        });
-    });
-}
-#[test]
-fn child() {
-    check(async |_| {
-        std::process::Command::new("sleep")
-            .arg("5")
-            .spawn()
-            .unwrap();
-    });
-}
-#[test]
-fn child2() {
-    check(async |t| {
-        t.spawn("f", async {
-            std::process::Command::new("sleep")
-                .arg("6")
-                .spawn()
-                .unwrap();
+
+/// Replaces what follows `after` as long as `part` holds.
+fn replaced(line: &str, after: &str, part: impl Fn(char) -> bool, by: &str) -> String {
+    line.split_inclusive(after)
+        .enumerate()
+        .map(|(at, piece)| match at {
+            0 => piece.to_owned(),
+            _ => match piece.trim_start_matches(&part) {
+                rest if rest.len() < piece.len() => format!("{by}{rest}"),
+                rest => rest.to_owned(),
+            },
         })
-        .await
-        .unwrap();
-    });
+        .collect()
 }

@@ -1,0 +1,241 @@
+//! What holds for every service: each task is accounted for once, in the right layer.
+
+use crate::scenario::{GUARD, Gate, alone, in_time};
+use headcount::report::{Outcome, Report, TaskFinding};
+use headcount::{Runtime, TaskGroup};
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, TestRunner};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a task does when it is told to drain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Does {
+    /// It does not wait for that.
+    EndsBefore,
+    Ends,
+    Yields(u8),
+    Fails,
+    Panics,
+    SpawnsAnother,
+    Ignores,
+    /// A closure that does not end before the test says so.
+    Blocks,
+    /// Ignores it, and nobody waits.
+    Daemon,
+}
+
+/// A task, and whether it is in a group of its own.
+type Task = (Does, bool);
+
+/// Everybody's end of the test.
+struct Stage {
+    gate: Gate,
+    /// Tasks that were dropped while their group did not drain.
+    dropped_early: Arc<AtomicU64>,
+}
+
+/// Notes its drop.
+struct Dropped(TaskGroup, Arc<AtomicU64>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.1
+            .fetch_add(u64::from(!self.0.is_draining()), Ordering::SeqCst);
+    }
+}
+
+fn tasks() -> impl Strategy<Value = Vec<Task>> {
+    let does = prop_oneof![
+        Just(Does::EndsBefore),
+        Just(Does::Ends),
+        (0..20_u8).prop_map(Does::Yields),
+        Just(Does::Fails),
+        Just(Does::Panics),
+        Just(Does::SpawnsAnother),
+        Just(Does::Ignores),
+        Just(Does::Blocks),
+        Just(Does::Daemon),
+    ];
+    proptest::collection::vec((does, any::<bool>()), 0..12)
+}
+
+async fn start(group: &TaskGroup, does: Does, stage: &Stage) {
+    let member = group.clone();
+    let dropped = Dropped(group.clone(), Arc::clone(&stage.dropped_early));
+    match does {
+        Does::EndsBefore => in_time(group.spawn("ends", async {})).await.unwrap(),
+        Does::Ends => drop(group.spawn("ends", async move { member.draining().await })),
+        Does::Yields(n) => drop(group.spawn("yields", async move {
+            member.draining().await;
+            for _ in 0..n {
+                tokio::task::yield_now().await;
+            }
+        })),
+        Does::Fails => drop(group.try_spawn("fails", async move {
+            member.draining().await;
+            Err::<(), _>("it fails")
+        })),
+        Does::Panics => drop(group.spawn("panics", async move {
+            member.draining().await;
+            panic!("it panics");
+        })),
+        Does::SpawnsAnother => drop(group.spawn("spawns", async move {
+            member.draining().await;
+            drop(member.spawn("another", async { tokio::task::yield_now().await }));
+        })),
+        Does::Ignores => drop(group.spawn("ignores", async move {
+            pending::<()>().await;
+            drop(dropped);
+        })),
+        Does::Blocks => {
+            let (told, held) = (Gate::default(), stage.gate.clone());
+            let inside = told.clone();
+            drop(group.spawn_blocking("blocks", move || {
+                inside.open();
+                held.wait();
+            }));
+            told.wait();
+        }
+        Does::Daemon => drop(group.task("daemon").daemon().spawn(async move {
+            pending::<()>().await;
+            drop(dropped);
+        })),
+    }
+}
+
+fn counts(findings: &[TaskFinding]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for finding in findings {
+        *counts.entry(finding.path()).or_default() += finding.count;
+    }
+    counts
+}
+
+fn expected(tasks: &[Task], which: &[Does]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for (does, nested) in tasks.iter().filter(|(does, _)| which.contains(does)) {
+        let name = format!("{does:?}").to_lowercase();
+        let path = if *nested {
+            format!("nested/{name}")
+        } else {
+            name
+        };
+        *counts.entry(path).or_default() += 1;
+    }
+    counts
+}
+
+fn run(tasks: &[Task], main_fails: bool) {
+    let stage = Stage {
+        gate: Gate::default(),
+        dropped_early: Arc::default(),
+    };
+    let mut root = None;
+    let report = Runtime::builder()
+        .print(false)
+        .signals(false)
+        .worker_threads(2)
+        .drain_budget(Duration::from_millis(400))
+        .cancel_budget(Duration::from_millis(400))
+        .close_budget(Duration::from_millis(200))
+        .build()
+        .unwrap()
+        .run(async |group| {
+            let nested = group.group("nested");
+            for (does, is_nested) in tasks {
+                let group = if *is_nested { &nested } else { &group };
+                start(group, *does, &stage).await;
+            }
+            root = Some(group);
+            if main_fails {
+                Err("as it was told")
+            } else {
+                Ok(())
+            }
+        });
+    let root = root.expect("main ran");
+    let mut left = BTreeMap::new();
+    for row in root.snapshot().tasks() {
+        let path = [row.group(), row.name()].join("/");
+        *left
+            .entry(path.trim_start_matches('/').to_owned())
+            .or_default() += 1;
+    }
+    stage.gate.open();
+    assert_eq!(
+        left,
+        expected(tasks, &[Does::Blocks]),
+        "left in the registry"
+    );
+    assert_eq!(stage.dropped_early.load(Ordering::SeqCst), 0);
+    judge(tasks, main_fails, &report);
+    let begun = Instant::now();
+    while !root.snapshot().tasks().is_empty() {
+        assert!(begun.elapsed() < GUARD, "the closures end");
+        std::thread::yield_now();
+    }
+}
+
+fn judge(tasks: &[Task], main_fails: bool, report: &Report) {
+    let ignores = expected(tasks, &[Does::Ignores, Does::Blocks]);
+    let blocks = expected(tasks, &[Does::Blocks]);
+    let waited: u64 = tasks
+        .iter()
+        .map(|(does, _)| match does {
+            Does::EndsBefore | Does::Daemon => 0,
+            Does::SpawnsAnother => 2,
+            _ => 1,
+        })
+        .sum();
+    let (ignoring, blocking): (u64, u64) = (ignores.values().sum(), blocks.values().sum());
+    assert_eq!(counts(&report.drain.ignored), ignores);
+    assert_eq!(report.drain.tasks, waited);
+    assert_eq!(report.drain.ended, waited - ignoring);
+    assert_eq!(report.cancel.cancelled, ignoring - blocking);
+    assert_eq!(counts(&report.cancel.lingering), blocks);
+    assert_eq!(report.lingering_tasks(), blocking);
+    let holders = report
+        .close
+        .threads
+        .iter()
+        .filter(|thread| thread.task.is_some());
+    assert_eq!(holders.count() as u64, blocking);
+    let (outcome, code) = match (blocking, ignoring) {
+        (1.., _) => (Outcome::Lingering, 3),
+        (0, 1..) => (Outcome::Cancelled, u8::from(main_fails)),
+        (0, 0) => (Outcome::Clean, u8::from(main_fails)),
+    };
+    assert_eq!((report.outcome, report.exit_code()), (outcome, code));
+    let layers = [
+        report.drain.timing,
+        report.cancel.timing,
+        report.close.timing,
+    ];
+    // One after the other, not side by side.
+    let in_layers: Duration = layers.iter().map(|timing| timing.took).sum();
+    assert!(in_layers <= report.total, "{report}");
+    assert!(layers.iter().all(|timing| !timing.cut), "{report}");
+}
+
+#[test]
+fn every_task_is_accounted_for_once() {
+    alone(|| {
+        let mut runner = TestRunner::new(Config {
+            cases: 20,
+            failure_persistence: None,
+            // A failing case takes a second; so does each attempt to make it smaller.
+            max_shrink_iters: 30,
+            ..Config::default()
+        });
+        let cases = (tasks(), any::<bool>());
+        let ran = runner.run(&cases, |(tasks, main_fails)| {
+            run(&tasks, main_fails);
+            Ok(())
+        });
+        ran.unwrap_or_else(|error| panic!("{error}"));
+    });
+}

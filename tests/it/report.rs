@@ -1,0 +1,158 @@
+//! What people and machines read, word for word.
+
+use crate::scenario::{Gate, SHORT, alone, hasty};
+use headcount::{Report, ThreadKind};
+use std::future::pending;
+use std::process::Command;
+use std::time::Duration;
+
+/// A service that leaves one of each behind.
+fn eventful() -> Report {
+    let gate = Gate::default();
+    let mut child = None;
+    let report = hasty()
+        .name("orders")
+        .drain_budget(SHORT * 3)
+        .build()
+        .unwrap()
+        .run(async |tasks| {
+            let http = tasks.group("http").drain_budget(SHORT);
+            let (held, stuck) = (gate.clone(), gate.clone());
+            let told = Gate::default();
+            let inside = told.clone();
+            drop(tasks.spawn_blocking("reindex", move || {
+                inside.open();
+                held.wait();
+            }));
+            told.wait();
+            for _ in 0..3 {
+                drop(http.spawn("accept", pending::<()>()));
+            }
+            let member = http.clone();
+            drop(http.spawn("member", async move { member.draining().await }));
+            drop(tasks.spawn_thread("watcher", ThreadKind::Tracked, move || stuck.wait()));
+            for _ in 0..3 {
+                #[expect(clippy::disallowed_methods, reason = "it is what must be found")]
+                drop(tokio::spawn(pending::<()>()));
+            }
+            child = Some(Command::new("sleep").arg("1020").spawn().unwrap());
+            tasks.stop("enough");
+            tasks.draining().await;
+        });
+    gate.open();
+    let mut child = child.expect("main ran");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    report
+}
+
+/// A service that leaves nothing behind.
+fn quiet() -> Report {
+    crate::scenario::quiet()
+        .name("orders")
+        .drain_budget(Duration::from_millis(9500))
+        .build()
+        .unwrap()
+        .run(async |tasks| {
+            for _ in 0..3 {
+                let member = tasks.clone();
+                drop(tasks.spawn("member", async move { member.draining().await }));
+            }
+        })
+}
+
+/// Replaces times, process and thread numbers, places in files and counts of threads, which differ from run to run.
+fn normal(text: &str) -> String {
+    let mut normal = String::new();
+    for line in text.lines() {
+        let line = line.replace('\u{1b}', "␛");
+        let mut rest = line.as_str();
+        while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+            let (before, from) = rest.split_at(at);
+            let end = from.find(|c: char| !c.is_ascii_digit() && c != '.');
+            let (number, after) = from.split_at(end.unwrap_or(from.len()));
+            normal += before;
+            let time = ["ms", "µs", "s"].iter().any(|unit| {
+                let after = after.strip_prefix(unit);
+                after.is_some_and(|after| !after.starts_with(char::is_alphanumeric))
+            });
+            let budget = before.ends_with(" of ");
+            let varies = ["(tid ", ".rs:", "process "]
+                .iter()
+                .any(|word| before.ends_with(word))
+                || normal.ends_with(".rs:N:")
+                || after.starts_with(" ended,")
+                || after.starts_with(" ended)")
+                || after.starts_with(" expected)")
+                || (time && !budget);
+            normal += if varies { "N" } else { number };
+            rest = after;
+        }
+        normal += rest;
+        normal.push('\n');
+    }
+    while normal.contains("   ") {
+        normal = normal.replace("   ", "  ");
+    }
+    normal.replace("Nms", "Ns").replace("Nµs", "Ns")
+}
+
+/// Snapshots differ by what can be observed.
+fn assert_snapshot(name: &str, text: &str) {
+    let built = if cfg!(tokio_unstable) {
+        "exact"
+    } else {
+        "estimated"
+    };
+    insta::assert_snapshot!(format!("{name}_{built}"), text);
+}
+
+#[test]
+fn the_report_names_all_that_is_left_as_a_tree() {
+    alone(|| {
+        let report = eventful();
+        assert_snapshot("report_plain", &normal(&report.to_text(false)));
+        assert_snapshot("report_colours", &normal(&report.to_text(true)));
+        assert_eq!(report.to_string(), report.to_text(false));
+    });
+}
+
+#[test]
+fn the_report_of_a_clean_shutdown_is_short() {
+    alone(|| assert_snapshot("report_clean", &normal(&quiet().to_text(false))));
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn the_report_is_one_line_of_json() {
+    use serde_json::{Value, json};
+
+    fn settle(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let varies = key.ends_with("_seconds") && key != "budget_seconds";
+                    match key.as_str() {
+                        "tid" | "pid" | "ended" | "expected" if value.is_number() => {
+                            *value = json!("N")
+                        }
+                        "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
+                        _ if varies && value.is_number() => *value = json!("T"),
+                        _ => settle(value),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter_mut().for_each(settle),
+            Value::String(text) => *text = normal(text).trim_end().to_owned(),
+            _ => {}
+        }
+    }
+    alone(|| {
+        let line = eventful().to_json();
+        assert!(!line.contains('\n'));
+        let mut value: Value = serde_json::from_str(&line).unwrap();
+        settle(&mut value);
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        assert_snapshot("report_json", &text);
+    });
+}
