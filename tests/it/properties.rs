@@ -63,9 +63,14 @@ fn tasks() -> impl Strategy<Value = Vec<Task>> {
     proptest::collection::vec((does, any::<bool>()), 0..12)
 }
 
+async fn ignores(dropped: Dropped) {
+    pending::<()>().await;
+    drop(dropped);
+}
+
 async fn start(group: &TaskGroup, does: Does, stage: &Stage) {
     let member = group.clone();
-    let dropped = Dropped(group.clone(), Arc::clone(&stage.dropped_early));
+    let dropped = || Dropped(group.clone(), Arc::clone(&stage.dropped_early));
     match does {
         Does::EndsBefore => in_time(group.spawn("ends", async {})).await.unwrap(),
         Does::Ends => drop(group.spawn("ends", async move { member.draining().await })),
@@ -87,10 +92,7 @@ async fn start(group: &TaskGroup, does: Does, stage: &Stage) {
             member.draining().await;
             drop(member.spawn("another", async { tokio::task::yield_now().await }));
         })),
-        Does::Ignores => drop(group.spawn("ignores", async move {
-            pending::<()>().await;
-            drop(dropped);
-        })),
+        Does::Ignores => drop(group.spawn("ignores", ignores(dropped()))),
         Does::Blocks => {
             let (told, held) = (Gate::default(), stage.gate.clone());
             let inside = told.clone();
@@ -100,10 +102,7 @@ async fn start(group: &TaskGroup, does: Does, stage: &Stage) {
             }));
             told.wait();
         }
-        Does::Daemon => drop(group.task("daemon").daemon().spawn(async move {
-            pending::<()>().await;
-            drop(dropped);
-        })),
+        Does::Daemon => drop(group.task("daemon").daemon().spawn(ignores(dropped()))),
     }
 }
 

@@ -60,8 +60,8 @@ pub(crate) fn impatient() -> Builder {
 /// Short budgets everywhere: for what outlives all layers.
 pub(crate) fn hasty() -> Builder {
     impatient()
-        .cancel_budget(Duration::from_millis(300))
-        .close_budget(SHORT)
+        .cancel_budget(Duration::from_millis(500))
+        .close_budget(Duration::from_millis(300))
 }
 
 /// Holds threads back until the test opens it; clones are the same gate.

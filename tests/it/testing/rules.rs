@@ -77,7 +77,7 @@ fn an_untracked_task_that_no_rule_names_is_found() {
 #[test]
 fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
     let (release, held) = channel::<()>();
-    let line = line!() + 4;
+    let line = line!() + 7;
     let check = quick().time_limit(Duration::from_millis(500));
     let was = verdict(check, async move |tasks| {
         let member = tasks.clone();
@@ -94,9 +94,8 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
     assert_eq!(head, "test hangs: it still runs after 0.5s; alive:");
     let main = "│  ├─ main  main, age Ns, on thread ";
     let waits = format!(
-        "│  ├─ group/waits  async, age Ns, spawned {}:{}:18",
-        file!(),
-        line + 1
+        "│  ├─ group/waits  async, age Ns, spawned {}:{line}:18",
+        file!()
     );
     assert!(rest.starts_with("├─ 2 tracked tasks\n"), "{rest}");
     assert!(rest.lines().any(|line| line.starts_with(main)), "{rest}");
