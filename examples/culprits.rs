@@ -9,7 +9,7 @@ fn main() -> headcount::Report {
         let http = tasks.group("http");
         http.spawn("accept", std::future::pending::<()>());
         tokio::spawn(std::future::pending::<()>());
-        tasks.spawn_thread("pg-reader", ThreadKind::Tracked, || std::thread::park());
+        tasks.spawn_thread("pg-reader", ThreadKind::Tracked, std::thread::park);
         println!("running, pid {}: Ctrl-C stops it", std::process::id());
         tasks.draining().await;
     })

@@ -76,12 +76,13 @@ impl Voice {
     pub(crate) fn flush(&self, budget: Duration) -> bool {
         let until = Instant::now() + budget;
         let logs = self.logs.sender.get().into_iter().flatten();
-        let flushed = [&self.text].into_iter().chain(logs).map(|sender| {
+        let mut all = true;
+        for sender in [&self.text].into_iter().chain(logs) {
             let (tell, done) = sync_channel(1);
             let left = until.saturating_duration_since(Instant::now());
-            sender.try_send(Said::Flush(tell)).is_ok() && done.recv_timeout(left).is_ok()
-        });
-        flushed.fold(true, |all, one| all && one)
+            all &= sender.try_send(Said::Flush(tell)).is_ok() && done.recv_timeout(left).is_ok();
+        }
+        all
     }
 }
 

@@ -4,9 +4,9 @@
 mod config;
 #[cfg(feature = "service")]
 mod guardian;
-mod review_runtime;
 mod properties;
 mod report;
+mod review_runtime;
 mod scenario;
 mod tasks;
 mod testing;

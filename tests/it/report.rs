@@ -134,7 +134,7 @@ fn the_report_is_one_line_of_json() {
                     let varies = key.ends_with("_seconds") && key != "budget_seconds";
                     match key.as_str() {
                         "tid" | "pid" | "ended" | "expected" if value.is_number() => {
-                            *value = json!("N")
+                            *value = json!("N");
                         }
                         "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
                         _ if varies && value.is_number() => *value = json!("T"),

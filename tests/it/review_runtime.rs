@@ -1,4 +1,8 @@
 //! Runtimes at their edges: never run, without limits, stopped twice, with a subscriber that hangs.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what others do to a service, and a process of its own that ends itself"
+)]
 
 use headcount::{Runtime, TaskGroup};
 use std::process::{Command, Output, Stdio};

@@ -82,7 +82,7 @@ fn a_draining_task_and_one_that_is_cancelled_are_listed_as_such() {
                     .snapshot()
                     .tasks()
                     .first()
-                    .map(headcount::TaskRow::state)
+                    .map(headcount::group::TaskRow::state)
             };
             let (gate, hold) = (Gate::default(), Gate::default());
             let (held, told) = (hold.clone(), gate.clone());

@@ -1,7 +1,8 @@
 //! Panics: in a poll, in a drop, in a closure; named with message and location, and never lost.
 
 use crate::scenario::{alone, impatient, in_time, quiet, told};
-use headcount::{Panic, TaskError, TaskGroup, TaskHandle};
+use headcount::task::Panic;
+use headcount::{TaskError, TaskGroup, TaskHandle};
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::task::{Context, Poll};

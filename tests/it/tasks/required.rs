@@ -49,7 +49,7 @@ fn a_required_task_that_completes_stops_the_service_without_failing_it() {
                     core.task("a")
                         .required()
                         .try_spawn(async { Ok::<(), u8>(()) }),
-                )
+                );
             },
             "clean 0: required task core/a completed",
         );
@@ -69,7 +69,7 @@ fn a_required_task_that_fails_or_panics_fails_the_service() {
                     core.task("a")
                         .required()
                         .try_spawn(async { Err::<(), _>("no") }),
-                )
+                );
             },
             "clean 1: required task core/a failed",
         );

@@ -146,7 +146,7 @@ fn a_task_may_be_replaced_by_one_that_its_drop_spawns() {
             });
             in_time(handle).await.unwrap();
             hear.recv().unwrap().unwrap();
-            let named = |name| move |row: &&headcount::TaskRow| row.name() == name;
+            let named = |name| move |row: &&headcount::group::TaskRow| row.name() == name;
             crate::scenario::until(|| {
                 !tasks
                     .snapshot()
@@ -262,7 +262,7 @@ fn a_local_task_is_tracked_where_it_runs() {
                         .snapshot()
                         .tasks()
                         .iter()
-                        .map(headcount::TaskRow::kind)
+                        .map(headcount::group::TaskRow::kind)
                         .collect();
                     assert_eq!(in_time(handle).await.unwrap(), 3);
                     let cancelled = tasks.group("g").spawn_local("local", pending::<()>());
