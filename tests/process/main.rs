@@ -1,0 +1,12 @@
+//! Processes of their own: what signals do to them, what they print, how they exit.
+
+mod after;
+mod culprits;
+mod program;
+mod reasons;
+#[cfg(feature = "service")]
+mod service;
+mod signals;
+mod terminal;
+mod text;
+mod wedged;

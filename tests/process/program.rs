@@ -1,0 +1,333 @@
+//! A process under test: started, listened to, signalled, and gone at the end of the test whatever happens.
+//!
+//! The tests wait for lines and for the end of processes, never for time to pass.
+
+use crate::text::steady_lines;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Far more than anything here takes on a busy machine.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A process that was started by the test or by what the test started.
+pub struct Process {
+    pid: Pid,
+    handle: OwnedFd,
+}
+
+/// A program that runs. Dropping it kills it.
+pub struct Program {
+    child: Child,
+    process: Process,
+    stdout: Lines,
+    stderr: Lines,
+    signalled: Option<Instant>,
+}
+
+/// What a stream has given so far. Without a stream, nothing.
+struct Lines {
+    coming: Option<Receiver<String>>,
+    seen: Vec<String>,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: Vec<String>,
+    pub stderr: Vec<String>,
+    /// From the last signal.
+    pub took: Option<Duration>,
+}
+
+// === scenarios ===
+
+/// Starts a scenario and waits until it is ready.
+#[track_caller]
+pub fn ready(scenario: &[&str]) -> Program {
+    let mut program = start(scenario);
+    assert_eq!(program.line(), "ready");
+    program
+}
+
+/// Starts a scenario, which may end at once.
+pub fn start(scenario: &[&str]) -> Program {
+    Program::start(command(scenario))
+}
+
+/// How a scenario is started.
+pub fn command(scenario: &[&str]) -> Command {
+    let mut command = Command::new(scenario_path());
+    command.args(scenario);
+    command
+}
+
+/// Cargo puts the examples beside the folder that this test is in.
+pub fn scenario_path() -> PathBuf {
+    let this = std::env::current_exe().expect("a process knows its program");
+    let folder = this
+        .ancestors()
+        .nth(2)
+        .expect("it is in target/profile/deps");
+    let program = folder.join("examples/scenario");
+    assert_fresh(&program);
+    program
+}
+
+/// `cargo test --test process` alone builds no example, and the one that is there may be old.
+fn assert_fresh(program: &Path) {
+    let build = "`cargo build --example scenario` builds it";
+    let time = |path: &Path| path.metadata().and_then(|data| data.modified());
+    let built =
+        time(program).unwrap_or_else(|error| panic!("{}: {error}; {build}", program.display()));
+    let sources = std::fs::read_to_string(program.with_extension("d")).expect("cargo writes it");
+    let (_, sources) = sources
+        .split_once(": ")
+        .expect("it is a line of a makefile");
+    for source in sources.split_whitespace() {
+        let changed = time(Path::new(source)).expect("the sources are there");
+        assert!(
+            changed <= built,
+            "{} is older than {source}; {build}",
+            program.display()
+        );
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// `pid` must be alive, or not yet waited for.
+    pub fn new(pid: &str) -> Self {
+        let pid = Pid::from_raw(pid.parse().expect("a pid is a number")).expect("not zero");
+        let handle = pidfd_open(pid, PidfdFlags::empty()).expect("the process is alive");
+        Self { pid, handle }
+    }
+
+    pub fn kill(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("the process is ours and not waited for");
+    }
+
+    pub fn ends_within(&self, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).expect("a minute fits");
+        let mut fds = [PollFd::new(&self.handle, PollFlags::IN)];
+        poll(&mut fds, Some(&limit)).expect("a pidfd can be polled") == 1
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !self.ends_within(Duration::ZERO)
+    }
+
+    #[track_caller]
+    pub fn assert_ends(&self) {
+        assert!(self.ends_within(LONG), "{:?} is still alive", self.pid);
+    }
+
+    /// The only child process.
+    pub fn only_child(&self) -> Self {
+        let pid = self.pid.as_raw_pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        Self::new(children.expect("it is alive").trim())
+    }
+}
+
+// === impl Program ===
+
+impl Program {
+    /// Starts it with pipes for those standard streams that `command` says nothing of.
+    pub fn start(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::start_as_is(command)
+    }
+
+    /// Starts it with standard error as it is.
+    pub fn start_with_stderr(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        Self::start_as_is(command)
+    }
+
+    fn start_as_is(mut command: Command) -> Self {
+        // Only the message of a panic is looked at.
+        command.env("RUST_BACKTRACE", "0").env_remove("NO_COLOR");
+        let mut child = command.spawn().expect("the program under test runs");
+        let process = Process::new(&child.id().to_string());
+        Self {
+            process,
+            stdout: Lines::new(child.stdout.take()),
+            stderr: Lines::new(child.stderr.take()),
+            child,
+            signalled: None,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("it was taken once")
+    }
+
+    /// The next line on standard output.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        match self.stdout.next() {
+            Some(line) => line,
+            None => panic!(
+                "no more lines; on standard error: {:#?}",
+                self.stderr.rest()
+            ),
+        }
+    }
+
+    /// The next line on standard error that holds `text`.
+    #[track_caller]
+    pub fn error_line(&mut self, text: &str) -> String {
+        while let Some(line) = self.stderr.next() {
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("no line with '{text}' in {:#?}", self.stderr.seen);
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        self.signalled = Some(Instant::now());
+        self.process.kill(signal);
+    }
+
+
+    /// Waits for its end, and reads all it said.
+    #[track_caller]
+    pub fn end(mut self) -> Ended {
+        if !self.process.ends_within(LONG) {
+            self.child.kill().expect("it is our child");
+            let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
+            panic!("it does not end; stdout: {stdout:#?}, stderr: {stderr:#?}");
+        }
+        let took = self.signalled.map(|at| at.elapsed());
+        Ended {
+            status: self.child.wait().expect("it is our child"),
+            stdout: self.stdout.rest(),
+            stderr: self.stderr.rest(),
+            took,
+        }
+    }
+
+    /// The signal, and the end.
+    #[track_caller]
+    pub fn stop(mut self, signal: Signal) -> Ended {
+        self.signal(signal);
+        self.end()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended, or it must.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    fn new(stream: Option<impl Read + Send + 'static>) -> Self {
+        let coming = stream.map(|stream| {
+            let (sender, coming) = channel();
+            let read = move || {
+                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            };
+            std::thread::Builder::new()
+                .spawn(read)
+                .expect("the system has threads");
+            coming
+        });
+        Self {
+            coming,
+            seen: Vec::new(),
+        }
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let line = self.coming.as_ref()?.recv_timeout(LONG).ok()?;
+        self.seen.push(line.clone());
+        Some(line)
+    }
+
+    /// All lines, those that were given out among them.
+    fn rest(&mut self) -> Vec<String> {
+        while self.next().is_some() {}
+        self.seen.clone()
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    #[track_caller]
+    pub fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.status.code(), Some(code), "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn assert_killed_by(&self, signal: Signal) -> &Self {
+        assert_eq!(self.status.signal(), Some(signal.as_raw()), "{self:#?}");
+        self
+    }
+
+    /// From the last signal to the end.
+    #[track_caller]
+    pub fn assert_took_at_most(&self, limit: Duration) -> &Self {
+        let took = self.took.expect("it was signalled");
+        assert!(took <= limit, "{took:?}: {self:#?}");
+        self
+    }
+
+    /// Everything on standard error, steady.
+    pub fn errors(&self) -> String {
+        steady_lines(&self.stderr)
+    }
+
+    /// The report on standard error, steady.
+    #[track_caller]
+    pub fn report(&self) -> String {
+        let begin = self
+            .stderr
+            .iter()
+            .position(|line| line.starts_with("headcount ") && line.contains(": stopping ("));
+        let begin = begin.unwrap_or_else(|| panic!("no report: {self:#?}"));
+        steady_lines(&self.stderr[begin..])
+    }
+}
+
+/// Whether a program can be run here.
+pub fn is_there(program: impl AsRef<OsStr>) -> bool {
+    let output = Command::new(program).arg("--version").output();
+    output.is_ok_and(|output| output.status.success())
+}

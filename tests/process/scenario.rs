@@ -1,0 +1,512 @@
+//! Programs that stop well or badly, for the tests of whole processes. The first argument says which.
+//!
+//! Each prints "ready" when the test may go on. A spawn that a report must name has a mark at the end of its line,
+//! by which the test knows the line.
+
+use headcount::{Builder, Report, Runtime, TaskGroup, ThreadKind};
+use std::future::pending;
+use std::process::{ExitCode, Termination};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+/// A budget that is used up: something here does not end.
+const SHORT: Duration = Duration::from_millis(100);
+/// A budget that is not, on the slowest machine.
+const AMPLE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let scenario = arguments.next().unwrap_or_default();
+    let workers = arguments.next().map_or(2, |n| n.parse().expect("a number"));
+    match scenario.as_str() {
+        "waits" => run(patient(), waits),
+        "waits-as-json" => run(json(patient()), waits),
+        "main-ends" => run(patient(), async |tasks| {
+            let group = tasks.clone();
+            tasks.spawn("ticker", async move { group.draining().await });
+        }),
+        "stops-itself" => run(patient(), stops_itself),
+        "main-fails" => main_fails(),
+        "main-panics" => run(patient(), main_panics),
+        "required-fails" => run(patient(), required_fails),
+        "required-panics" => run(patient(), required_panics),
+        "required-completes" => run(patient(), required_completes),
+        "required-fails-beside-a-thread" => run(hangs_in_close(), required_fails_beside_a_thread),
+        "thread-lingers" => run(hangs_in_close(), thread_lingers),
+        "thread-lingers-as-json" => run(json(hangs_in_close()), thread_lingers),
+        "unknown-thread-lingers" => run(hangs_in_close(), unknown_thread_lingers),
+        "daemon-thread" => run(patient(), daemon_thread),
+        "thread-asks" => run(patient(), thread_asks),
+        "child-lingers" => run(hangs_in_close(), child_lingers),
+        "ignores-drain" => run(hangs_in_drain(), ignores_drain),
+        "untracked" => run(patient(), untracked),
+        "blocking-closure" => run(hangs_everywhere(), blocking_closure),
+        "busy-worker" => run(hangs_everywhere(), busy_worker),
+        "sleeping-worker" => run(hangs_everywhere(), sleeping_worker),
+        "all-workers-blocked" => run(
+            hangs_everywhere().worker_threads(workers),
+            async move |tasks| all_workers_blocked(&tasks, workers).await,
+        ),
+        "drop-blocks" => run(hangs_everywhere(), drop_blocks),
+        "drop-panics" => run(hangs_in_drain(), drop_panics),
+        "hundred-thousand" => run(hangs_in_drain(), hundred_thousand),
+        "hangs-for-long" => run(endless(), hangs_for_long),
+        "cancel-takes-long" => run(endless(), cancel_takes_long),
+        "cancel-takes-long-on-one-thread" => run(endless().current_thread(), cancel_takes_long),
+        "cancel-waits" => run(endless().drain_budget(SHORT), cancel_takes_long),
+        "cancel-waits-on-one-thread" => run(
+            endless().drain_budget(SHORT).current_thread(),
+            cancel_takes_long,
+        ),
+        "stuck-for-long" => run(endless().worker_threads(workers), async move |tasks| {
+            watch_refusal(&tasks);
+            all_workers_blocked(&tasks, workers).await;
+        }),
+        "main-stuck-for-long" => run(endless(), async |tasks| {
+            watch_refusal(&tasks);
+            wedge_main(tasks).await;
+        }),
+        "main-wedged" => run(hangs_everywhere(), wedge_main),
+        "main-wedged-holding-stderr" => run(hangs_everywhere(), async |tasks| {
+            let _locked = std::io::stderr().lock();
+            wedge_main(tasks).await;
+        }),
+        "control-wedged" => run(hangs_everywhere(), control_wedged),
+        "subscriber-blocks" => {
+            tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
+            run(hangs_everywhere(), untracked)
+        }
+        "one-thread-drains" => run(patient().current_thread(), one_thread_drains),
+        "one-thread-waits" => run(patient().current_thread(), waits),
+        "one-thread-stuck" => run(hangs_everywhere().current_thread(), one_thread_stuck),
+        "goes-on" => goes_on(),
+        "goes-on-for-a-while" => goes_on_for_a_while(),
+        "runs-twice" => {
+            service(patient(), async |_| {});
+            run(patient(), waits)
+        }
+        other => panic!("no scenario '{other}'"),
+    }
+}
+
+// === budgets ===
+
+fn budgets(drain: Duration, cancel: Duration, close: Duration) -> Builder {
+    Runtime::builder()
+        .name("test")
+        .worker_threads(2)
+        .drain_budget(drain)
+        .cancel_budget(cancel)
+        .close_budget(close)
+}
+
+/// All end by themselves.
+fn patient() -> Builder {
+    budgets(AMPLE, AMPLE, AMPLE)
+}
+
+/// Some must be cancelled.
+fn hangs_in_drain() -> Builder {
+    budgets(SHORT, AMPLE, AMPLE)
+}
+
+/// A thread or child lingers.
+fn hangs_in_close() -> Builder {
+    budgets(AMPLE, AMPLE, SHORT * 2)
+}
+
+/// Nothing helps.
+fn hangs_everywhere() -> Builder {
+    budgets(SHORT, SHORT * 2, SHORT * 2).deadline(Duration::from_secs(2))
+}
+
+/// No layer ends within the test.
+fn endless() -> Builder {
+    budgets(AMPLE * 10, AMPLE * 10, AMPLE * 10)
+}
+
+#[cfg(feature = "json")]
+fn json(builder: Builder) -> Builder {
+    builder.print_json()
+}
+
+#[cfg(not(feature = "json"))]
+fn json(_: Builder) -> Builder {
+    panic!("built without the feature json")
+}
+
+fn run<T: headcount::MainOutput>(
+    builder: Builder,
+    main: impl AsyncFnOnce(TaskGroup) -> T,
+) -> ExitCode {
+    service(builder, main).report()
+}
+
+fn service<T: headcount::MainOutput>(
+    builder: Builder,
+    main: impl AsyncFnOnce(TaskGroup) -> T,
+) -> Report {
+    builder.build().expect("the system has threads").run(main)
+}
+
+// === how a shutdown begins ===
+
+async fn ready(tasks: TaskGroup) {
+    println!("ready");
+    tasks.draining().await;
+}
+
+async fn waits(tasks: TaskGroup) {
+    let http = tasks.group("http");
+    let group = http.clone();
+    http.spawn("accept", async move { group.draining().await });
+    ready(tasks).await;
+}
+
+async fn stops_itself(tasks: TaskGroup) {
+    tasks.stop("maintenance");
+    tasks.stop("a second reason");
+    tasks.draining().await;
+}
+
+fn main_fails() -> ExitCode {
+    run(patient(), async |_| Err::<(), _>("no database"))
+}
+
+async fn main_panics(_tasks: TaskGroup) {
+    panic!("no luck"); // mark: panic of main
+}
+
+async fn required_fails(tasks: TaskGroup) {
+    let feed = tasks.group("feed");
+    let read = async { Err::<(), _>("gone") };
+    feed.task("reader").required().try_spawn(read);
+    tasks.draining().await;
+}
+
+async fn required_panics(tasks: TaskGroup) {
+    let read = async { panic!("unreadable") };
+    tasks.task("reader").required().spawn(read);
+    tasks.draining().await;
+}
+
+async fn required_completes(tasks: TaskGroup) {
+    tasks.task("reader").required().spawn(async {});
+    tasks.draining().await;
+}
+
+async fn required_fails_beside_a_thread(tasks: TaskGroup) {
+    tasks.spawn_thread("watcher", ThreadKind::Tracked, wait_for_ever); // mark: watcher beside
+    required_fails(tasks).await;
+}
+
+// === threads and children ===
+
+async fn thread_lingers(tasks: TaskGroup) {
+    tasks.spawn_thread(
+        "a-watcher-with-a-long-name",
+        ThreadKind::Tracked,
+        wait_for_ever,
+    ); // mark: watcher
+    ready(tasks).await;
+}
+
+async fn unknown_thread_lingers(tasks: TaskGroup) {
+    thread::Builder::new()
+        .name("pg-reader".to_owned())
+        .spawn(wait_for_ever)
+        .expect("the system has threads");
+    ready(tasks).await;
+}
+
+async fn daemon_thread(tasks: TaskGroup) {
+    tasks.spawn_thread("watcher", ThreadKind::Daemon, wait_for_ever);
+    ready(tasks).await;
+}
+
+async fn thread_asks(tasks: TaskGroup) {
+    let group = tasks.clone();
+    tasks.spawn_thread("watcher", ThreadKind::Tracked, move || {
+        while !group.is_draining() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    ready(tasks).await;
+}
+
+async fn child_lingers(tasks: TaskGroup) {
+    // It ends with this process: then its standard input does.
+    let child = std::process::Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("there is a cat");
+    ready(tasks).await;
+    // Not dropped: that closes its standard input.
+    Box::leak(Box::new(child));
+}
+
+// === tasks ===
+
+async fn ignores_drain(tasks: TaskGroup) {
+    let http = tasks.group("http");
+    http.spawn("accept", pending::<()>()); // mark: accept
+    ready(tasks).await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is what a dependency does")]
+async fn untracked(tasks: TaskGroup) {
+    for _ in 0..3 {
+        tokio::spawn(pending::<()>()); // mark: untracked
+    }
+    ready(tasks).await;
+}
+
+async fn blocking_closure(tasks: TaskGroup) {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let work = move || {
+        begun.send(()).expect("main waits");
+        wait_for_ever();
+    };
+    tasks.spawn_blocking("reindex", work); // mark: reindex
+    begins.await.expect("it begins");
+    ready(tasks).await;
+}
+
+async fn busy_worker(tasks: TaskGroup) {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let work = async move {
+        begun.send(()).expect("main waits");
+        loop {
+            std::hint::spin_loop();
+        }
+    };
+    tasks.spawn("spinner", work); // mark: spinner
+    begins.await.expect("it begins");
+    ready(tasks).await;
+}
+
+async fn sleeping_worker(tasks: TaskGroup) {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let work = async move {
+        begun.send(()).expect("main waits");
+        wait_for_ever();
+    };
+    tasks.spawn("sleeper", work); // mark: sleeper
+    begins.await.expect("it begins");
+    ready(tasks).await;
+}
+
+async fn all_workers_blocked(tasks: &TaskGroup, workers: usize) {
+    let all_begun = Arc::new(Barrier::new(workers + 1));
+    for _ in 0..workers {
+        let begun = Arc::clone(&all_begun);
+        let work = async move {
+            begun.wait();
+            wait_for_ever();
+        };
+        tasks.spawn("blocker", work); // mark: blocker
+    }
+    tasks.spawn("starved", async {}); // mark: starved
+    // `main` is on no worker.
+    all_begun.wait();
+    ready(tasks.clone()).await;
+}
+
+struct BlocksInDrop;
+
+impl Drop for BlocksInDrop {
+    fn drop(&mut self) {
+        wait_for_ever();
+    }
+}
+
+async fn drop_blocks(tasks: TaskGroup) {
+    let work = async {
+        let _guard = BlocksInDrop;
+        pending::<()>().await;
+    };
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let work = async move {
+        begun.send(()).expect("main waits");
+        work.await;
+    };
+    tasks.spawn("closer", work); // mark: closer
+    begins.await.expect("it begins");
+    ready(tasks).await;
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("a drop that panics");
+    }
+}
+
+async fn drop_panics(tasks: TaskGroup) {
+    let guard = PanicsInDrop;
+    let work = async {
+        let _guard = guard;
+        pending::<()>().await;
+    };
+    tasks.spawn("closer", work); // mark: closer that panics
+    ready(tasks).await;
+}
+
+async fn hundred_thousand(tasks: TaskGroup) {
+    for _ in 0..100_000 {
+        tasks.spawn("connection", pending::<()>()); // mark: connection
+    }
+    ready(tasks).await;
+}
+
+// === signals ===
+
+async fn hangs_for_long(tasks: TaskGroup) {
+    let group = tasks.clone();
+    let work = async move {
+        group.draining().await;
+        println!("draining");
+        pending::<()>().await;
+    };
+    tasks.spawn("idler", work); // mark: idler
+    ready(tasks).await;
+}
+
+/// Says when it is dropped, and ends when somebody writes to the process.
+struct DropWaits;
+
+impl Drop for DropWaits {
+    fn drop(&mut self) {
+        println!("cancelling");
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).expect("it is text");
+    }
+}
+
+async fn cancel_takes_long(tasks: TaskGroup) {
+    let guard = DropWaits;
+    let group = tasks.clone();
+    let work = async move {
+        let _guard = guard;
+        group.draining().await;
+        println!("draining");
+        pending::<()>().await;
+    };
+    tasks.spawn("closer", work); // mark: closer that waits
+    ready(tasks).await;
+}
+
+/// Says "draining" and "cancelling" with no help of a worker.
+fn watch_refusal(tasks: &TaskGroup) {
+    let group = tasks.clone();
+    tasks.spawn_thread("watcher", ThreadKind::Daemon, move || {
+        while !group.is_draining() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        println!("draining");
+        // A spawn that is refused has ended at once.
+        while !group
+            .task("probe")
+            .daemon()
+            .spawn(pending::<()>())
+            .is_finished()
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        println!("cancelling");
+    });
+}
+
+// === wedged ===
+
+async fn wedge_main(_tasks: TaskGroup) {
+    println!("ready");
+    wait_for_ever();
+}
+
+/// A waker that does not return, and that the control side calls.
+struct BlocksWhenWoken;
+
+impl Wake for BlocksWhenWoken {
+    fn wake(self: Arc<Self>) {
+        wait_for_ever();
+    }
+}
+
+async fn control_wedged(tasks: TaskGroup) {
+    let waker = Waker::from(Arc::new(BlocksWhenWoken));
+    let mut draining = std::pin::pin!(tasks.draining());
+    let polled = draining.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    println!("ready");
+    pending::<()>().await;
+}
+
+/// A subscriber that does not return from a warning.
+struct BlocksOnWarn;
+
+impl tracing::Subscriber for BlocksOnWarn {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        wait_for_ever();
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+async fn one_thread_drains(tasks: TaskGroup) {
+    let group = tasks.clone();
+    tasks.spawn("writer", async move {
+        group.draining().await;
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        println!("drained");
+    });
+    println!("ready");
+}
+
+async fn one_thread_stuck(tasks: TaskGroup) {
+    let group = tasks.clone();
+    let work = async move {
+        group.draining().await;
+        wait_for_ever();
+    };
+    tasks.spawn("sleeper", work); // mark: sleeper on one thread
+    ready(tasks).await;
+}
+
+// === after the report ===
+
+fn goes_on() -> ExitCode {
+    service(patient(), waits);
+    println!("over");
+    wait_for_ever();
+    ExitCode::SUCCESS
+}
+
+fn goes_on_for_a_while() -> ExitCode {
+    let deadline = Duration::from_millis(10);
+    let builder = budgets(deadline / 10, deadline / 10, deadline / 10).deadline(deadline);
+    service(builder, async |_| {});
+    println!("over");
+    thread::sleep(deadline * 20);
+    println!("still there");
+    ExitCode::SUCCESS
+}
+
+fn wait_for_ever() {
+    loop {
+        thread::park();
+    }
+}

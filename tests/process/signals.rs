@@ -1,0 +1,176 @@
+//! Second and third signals, SIGQUIT, and process 1.
+
+use crate::program::{Process, Program, ready, scenario_path};
+use rustix::process::Signal;
+use std::io::Write;
+use std::process::Command;
+use std::time::Duration;
+
+/// The layers of these scenarios take minutes.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Sends the first two signals, each when the one before has had its effect.
+#[track_caller]
+fn cut_short(scenario: &[&str]) -> Program {
+    let mut program = ready(scenario);
+    program.signal(Signal::TERM);
+    assert_eq!(program.line(), "draining");
+    program.signal(Signal::TERM);
+    program
+}
+
+#[test]
+fn the_second_signal_cuts_the_drain_short() {
+    let ended = cut_short(&["hangs-for-long"]).end();
+    ended.assert_code(0).assert_took_at_most(AT_ONCE);
+    insta::assert_snapshot!(ended.report(), @"");
+}
+
+#[test]
+fn the_second_signal_may_be_another() {
+    let mut program = ready(&["hangs-for-long"]);
+    program.signal(Signal::INT);
+    assert_eq!(program.line(), "draining");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0).assert_took_at_most(AT_ONCE);
+    assert!(ended.errors().contains("headcount test: stopping (SIGINT)\n"));
+}
+
+/// The cancel layer is waited for, whatever the reason was that it began.
+fn cancel_is_waited_for(scenario: &str) -> String {
+    let mut program = cut_short(&[scenario]);
+    assert_eq!(program.line(), "cancelling");
+    writeln!(program.stdin()).expect("it reads");
+    let ended = program.end();
+    ended.assert_code(0);
+    ended.report()
+}
+
+#[test]
+fn after_the_second_signal_the_cancel_has_its_whole_budget() {
+    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long"), @"");
+}
+
+#[test]
+fn after_the_second_signal_the_cancel_has_its_whole_budget_on_one_thread() {
+    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long-on-one-thread"), @"");
+}
+
+/// A first signal after another reason, and a second one while the cancel layer waits.
+fn cut_in_cancel(scenario: &str) -> String {
+    let mut program = ready(&[scenario]);
+    program.signal(Signal::TERM);
+    assert_eq!(program.line(), "cancelling");
+    program.signal(Signal::TERM);
+    // Heard when this is answered: the dump comes from the thread that hears signals.
+    program.signal(Signal::QUIT);
+    program.error_line("dump (SIGQUIT)");
+    writeln!(program.stdin()).expect("it reads");
+    let ended = program.end();
+    ended.assert_code(0);
+    ended.report()
+}
+
+#[test]
+fn a_second_signal_in_the_cancel_layer_changes_nothing() {
+    insta::assert_snapshot!(cut_in_cancel("cancel-waits"), @"");
+}
+
+#[test]
+fn a_second_signal_in_the_cancel_layer_changes_nothing_on_one_thread() {
+    insta::assert_snapshot!(cut_in_cancel("cancel-waits-on-one-thread"), @"");
+}
+
+#[track_caller]
+fn assert_third_exits(scenario: &[&str], signal: Signal, code: i32) {
+    let mut program = cut_short(scenario);
+    assert_eq!(program.line(), "cancelling");
+    let ended = program.stop(signal);
+    ended.assert_code(code).assert_took_at_most(AT_ONCE);
+    assert_eq!(ended.errors(), "");
+}
+
+#[test]
+fn the_third_sigterm_exits_at_once() {
+    assert_third_exits(&["cancel-takes-long"], Signal::TERM, 128 + 15);
+}
+
+#[test]
+fn the_third_signal_may_be_sigint() {
+    assert_third_exits(&["cancel-takes-long"], Signal::INT, 128 + 2);
+}
+
+#[test]
+fn the_third_signal_exits_with_every_worker_stuck() {
+    assert_third_exits(&["stuck-for-long", "1"], Signal::TERM, 128 + 15);
+    assert_third_exits(&["stuck-for-long", "2"], Signal::INT, 128 + 2);
+}
+
+#[test]
+fn the_third_signal_exits_with_main_wedged() {
+    assert_third_exits(&["main-stuck-for-long"], Signal::TERM, 128 + 15);
+    assert_third_exits(&["main-stuck-for-long"], Signal::INT, 128 + 2);
+}
+
+#[test]
+fn sigquit_dumps_and_the_service_goes_on() {
+    let mut program = ready(&["waits"]);
+    for _ in 0..2 {
+        program.signal(Signal::QUIT);
+        program.error_line("\"headcount-control\"");
+    }
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let report = ended.report();
+    let dumps = ended.errors();
+    let dumps = dumps.strip_suffix(&report).expect("the report comes last");
+    assert_eq!(&dumps[..dumps.len() / 2], &dumps[dumps.len() / 2..]);
+    insta::assert_snapshot!(&dumps[..dumps.len() / 2], @"");
+    insta::assert_snapshot!(report, @"");
+}
+
+#[test]
+fn sigquit_dumps_with_every_worker_stuck() {
+    let mut program = ready(&["all-workers-blocked", "2"]);
+    program.signal(Signal::QUIT);
+    program.error_line("headcount test: dump (SIGQUIT)");
+    let line = program.error_line("blocker");
+    assert!(line.contains("blocker ×2  async, age "), "{line}");
+    program.stop(Signal::TERM).assert_code(3);
+}
+
+/// Runs a command as process 1 of a name space, and stops that process by SIGTERM.
+fn stop_process_1(command: &[&str], is_ready: impl FnOnce(&mut Program)) -> crate::program::Ended {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(command);
+    let mut program = Program::start(unshare);
+    is_ready(&mut program);
+    let first: Process = program.process().only_child();
+    first.kill(Signal::TERM);
+    program.end()
+}
+
+#[test]
+#[ignore = "needs root and unshare"]
+fn sigterm_stops_a_scenario_that_is_process_1() {
+    let scenario = scenario_path();
+    let scenario = scenario.to_str().expect("our paths are UTF-8");
+    let ended = stop_process_1(&[scenario, "waits"], |program| {
+        assert_eq!(program.line(), "ready");
+    });
+    ended.assert_code(0);
+    assert!(ended.report().contains("└─ clean  total T\n"), "{ended:#?}");
+}
+
+#[cfg(feature = "service")]
+#[test]
+#[ignore = "needs root and unshare"]
+fn sigterm_stops_the_service_that_is_process_1() {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let config = crate::service::config(folder.path(), "[tasks.resources]\nkind = \"resources\"\n");
+    let ended = stop_process_1(&[env!("CARGO_BIN_EXE_headcount"), "run", &config], |program| {
+        program.error_line("resources process_memory_bytes=");
+    });
+    ended.assert_code(0);
+    assert!(ended.report().contains("└─ clean  total T\n"), "{ended:#?}");
+}

@@ -1,0 +1,107 @@
+//! What differs from run to run in what headcount prints is taken out, so that whole lines can be compared.
+
+/// The scenarios' own text: a spawn site is shown by the mark that its line ends with.
+const SCENARIO: &str = include_str!("scenario.rs");
+const FILE: &str = "tests/process/scenario.rs:";
+
+/// The text with each of its lines [`steady`].
+pub fn steady_lines(lines: &[String]) -> String {
+    lines.iter().map(|line| steady(line) + "\n").collect()
+}
+
+/// The line with times as `T`, numbers of threads and processes as `N`, spawn sites as `<mark>`, wide gaps as two
+/// spaces. Budgets, which follow "of", stay.
+pub fn steady(line: &str) -> String {
+    let mut steady = String::new();
+    let mut before = "";
+    for word in line.split_inclusive(' ') {
+        let text = word.trim_end();
+        if text.is_empty() && steady.ends_with("  ") {
+            continue;
+        }
+        steady += &match before {
+            "of" => text.to_owned(),
+            "(tid" | "process" | "pid" => number(text),
+            _ => site(text).unwrap_or_else(|| time(text)),
+        };
+        steady += &word[text.len()..];
+        before = text;
+    }
+    steady
+}
+
+/// Digits at the beginning become `N`.
+fn number(word: &str) -> String {
+    let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
+    if rest.len() < word.len() {
+        format!("N{rest}")
+    } else {
+        word.to_owned()
+    }
+}
+
+/// `0.1s`, `1.001s,`, `201ms`, `96µs` and `1m05s` become `T`.
+fn time(word: &str) -> String {
+    let bare = word.trim_end_matches([',', ')', ':']);
+    let number = bare.trim_end_matches(|c: char| "µmshd".contains(c));
+    let is_time = number.len() < bare.len()
+        && number.starts_with(|c: char| c.is_ascii_digit())
+        && number
+            .chars()
+            .all(|c| c.is_ascii_digit() || "mh.".contains(c));
+    match word.strip_prefix('(') {
+        Some(rest) => format!("({}", time(rest)),
+        None if is_time => format!("T{}", &word[bare.len()..]),
+        None => word.to_owned(),
+    }
+}
+
+/// A place in the scenarios, by the mark of the line.
+fn site(word: &str) -> Option<String> {
+    let place = word.strip_prefix(FILE)?;
+    let (line, column) = place.split_once(':')?;
+    let line = SCENARIO
+        .lines()
+        .nth(line.parse::<usize>().ok()?.checked_sub(1)?)?;
+    let (_, mark) = line.split_once("// mark: ")?;
+    let rest = column.trim_start_matches(|c: char| c.is_ascii_digit());
+    Some(format!("<{mark}>{rest}"))
+}
+
+#[test]
+fn only_what_differs_is_taken_out() {
+    let line = SCENARIO
+        .lines()
+        .position(|line| line.ends_with("// mark: accept"));
+    let line = line.expect("there is that mark") + 1;
+    for (raw, expected) in [
+        (
+            "├─ 1 drain    5.002s of 5s     41 of 42 tasks ended",
+            "├─ 1 drain  T of 5s  41 of 42 tasks ended",
+        ),
+        (
+            "└─ clean                              total 96µs",
+            "└─ clean  total T",
+        ),
+        (
+            "a (tid 17, worker)  sleeping, age 1m05s, cpu 0.0s",
+            "a (tid N, worker)  sleeping, age T, cpu T",
+        ),
+        ("child process 12  cat 12", "child process N  cat 12"),
+        (
+            "waiting for http/accept (3.1s)",
+            "waiting for http/accept (T)",
+        ),
+        (
+            "spawned src/a.rs:1:2, ×3 seconds",
+            "spawned src/a.rs:1:2, ×3 seconds",
+        ),
+        (
+            &format!("started {FILE}{line}:9, appeared"),
+            "started <accept>, appeared",
+        ),
+        (&format!("started {FILE}1:9"), &format!("started {FILE}1:9")),
+    ] {
+        assert_eq!(steady(raw), expected);
+    }
+}

@@ -1,0 +1,110 @@
+//! The process ends within its deadline and with the right code, whatever hangs.
+
+use crate::program::{Ended, Program, command, ready, start};
+use rustix::process::Signal;
+use std::io::{self, Write};
+use std::process::Command;
+use std::time::Duration;
+
+/// The deadline of these scenarios is 2 s, and half a second more for the last words.
+const DEADLINE: Duration = Duration::from_secs(6);
+
+#[track_caller]
+fn forced(scenario: &[&str]) -> Ended {
+    let ended = ready(scenario).stop(Signal::TERM);
+    ended.assert_code(70).assert_took_at_most(DEADLINE);
+    ended
+}
+
+#[test]
+fn a_main_that_holds_its_thread_is_named_and_the_process_ended() {
+    insta::assert_snapshot!(forced(&["main-wedged"]).errors(), @"");
+}
+
+#[test]
+fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
+    insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @"");
+}
+
+#[test]
+fn the_watchdog_ends_a_process_whose_control_side_hangs() {
+    insta::assert_snapshot!(forced(&["control-wedged"]).errors(), @"");
+}
+
+#[test]
+fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
+    insta::assert_snapshot!(forced(&["one-thread-stuck"]).errors(), @"");
+}
+
+#[test]
+fn on_one_thread_tasks_drain_after_main_has_ended() {
+    let ended = start(&["one-thread-drains"]).end();
+    ended.assert_code(0);
+    assert_eq!(ended.stdout, ["ready", "drained"]);
+    insta::assert_snapshot!(ended.errors(), @"");
+}
+
+#[test]
+fn on_one_thread_a_service_stops_cleanly() {
+    let ended = ready(&["one-thread-waits"]).stop(Signal::TERM);
+    ended.assert_code(0);
+    insta::assert_snapshot!(ended.errors(), @"");
+}
+
+#[test]
+fn a_log_that_blocks_holds_up_neither_the_end_nor_the_report() {
+    let ended = ready(&["subscriber-blocks"]).stop(Signal::TERM);
+    ended.assert_code(0).assert_took_at_most(DEADLINE);
+    insta::assert_snapshot!(ended.errors(), @"");
+}
+
+/// Its standard error is a full pipe that nobody reads.
+fn unheard(scenario: &str) -> Ended {
+    let (unread, mut stderr) = io::pipe().expect("pipes are to be had");
+    let size = rustix::pipe::fcntl_setpipe_size(&stderr, 4096).expect("pipes may be small");
+    stderr.write_all(&vec![b'.'; size]).expect("so much fits");
+    let mut program = Program::start_with_stderr(command(&[scenario]), stderr);
+    assert_eq!(program.line(), "ready");
+    let ended = program.stop(Signal::TERM);
+    drop(unread);
+    ended
+}
+
+#[test]
+fn a_full_pipe_that_nobody_reads_does_not_hold_up_the_end() {
+    unheard("waits").assert_code(0).assert_took_at_most(DEADLINE);
+    unheard("thread-lingers").assert_code(3).assert_took_at_most(DEADLINE);
+    unheard("main-wedged").assert_code(70).assert_took_at_most(DEADLINE);
+    unheard("control-wedged").assert_code(70).assert_took_at_most(DEADLINE);
+}
+
+#[test]
+fn a_closed_standard_error_changes_no_exit_code() {
+    for (scenario, code) in [("waits", 0), ("thread-lingers", 3), ("main-wedged", 70)] {
+        let (reader, stderr) = io::pipe().expect("pipes are to be had");
+        let mut program = Program::start_with_stderr(command(&[scenario]), stderr);
+        assert_eq!(program.line(), "ready");
+        drop(reader);
+        program.stop(Signal::TERM).assert_code(code).assert_took_at_most(DEADLINE);
+    }
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn a_closed_standard_output_changes_no_exit_code() {
+    for (scenario, code) in [("waits-as-json", 0), ("thread-lingers-as-json", 3)] {
+        let mut program = ready(&[scenario]);
+        program.close_stdout();
+        program.stop(Signal::TERM).assert_code(code).assert_took_at_most(DEADLINE);
+    }
+}
+
+#[test]
+fn without_any_standard_stream_the_exit_code_is_right() {
+    let scenario = command(&["main-ends"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" main-ends <&- >&- 2>&-"]).arg(scenario.get_program());
+    let ended = Program::start(shell).end();
+    ended.assert_code(0);
+    assert_eq!((ended.stdout.len(), ended.stderr.len()), (0, 0));
+}
