@@ -143,6 +143,11 @@ impl Phase {
         self.0.store(phase, Ordering::SeqCst);
     }
 
+    /// Whether a layer is under way that the second signal cuts short.
+    fn is_before_cancel(&self) -> bool {
+        self.0.load(Ordering::SeqCst) < 2
+    }
+
     fn name(&self) -> &'static str {
         Self::NAMES[usize::from(self.0.load(Ordering::SeqCst)).min(4)]
     }

@@ -256,12 +256,13 @@ impl Pipeline {
         }
     }
 
-    /// Whether the message says not to wait for the drain.
+    /// Whether the message says not to wait for the drain. From the cancel on there is nothing to cut short: those that
+    /// are left are being ended, and only the third signal gives up on them.
     fn hear(&mut self, message: Message) -> bool {
         match message {
             Message::Signal(_) => {
                 self.signals_seen += 1;
-                self.signals_seen == 2
+                self.signals_seen == 2 && self.phase.is_before_cancel()
             }
             Message::UntrackedSite(kind) => {
                 self.warn_untracked(kind);

@@ -6,20 +6,34 @@
 use super::Message;
 use crate::threads::{self, ThreadClass};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
+use signal_hook::{SigId, flag, low_level};
 use std::io;
 use std::panic::Location;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// While it lives the process answers to signals as above; afterwards they have their default effect again.
+/// While it lives the process answers to signals as above; after the last one they have their default effect again.
 #[derive(Debug)]
 pub(crate) struct Watching {
     handle: Handle,
-    over: Arc<AtomicBool>,
+    third_exits: Vec<SigId>,
 }
+
+/// Whether signals have their default effect, which a handler must bring about: one that is installed is never removed.
+/// One for the process, because each runtime of it that was watched once would have its say for ever.
+#[derive(Debug, Default)]
+struct Unwatched {
+    /// Empty until the handlers are installed.
+    flag: Option<Arc<AtomicBool>>,
+    watching: usize,
+}
+
+static UNWATCHED: Mutex<Unwatched> = Mutex::new(Unwatched {
+    flag: None,
+    watching: 0,
+});
 
 /// Begins to answer to signals. `dump` is called on the signal thread for SIGQUIT.
 pub(crate) fn watch(
@@ -27,16 +41,13 @@ pub(crate) fn watch(
     inbox: UnboundedSender<Message>,
     dump: impl Fn() + Send + 'static,
 ) -> io::Result<Watching> {
-    let third_exits = Arc::new(AtomicBool::new(false));
-    let over = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // Handlers run in this order; both are silent while their flag is not set.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&third_exits))?;
-        flag::register_conditional_default(signal, Arc::clone(&over))?;
-    }
-    flag::register_conditional_default(SIGQUIT, Arc::clone(&over))?;
+    let exits = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT])?;
-    let handle = signals.handle();
+    let mut watching = Watching::begin(signals.handle())?;
+    for signal in [SIGTERM, SIGINT] {
+        let id = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&exits))?;
+        watching.third_exits.push(id);
+    }
     threads::start(
         root,
         "headcount-signal",
@@ -50,21 +61,65 @@ pub(crate) fn watch(
                     continue;
                 }
                 seen += 1;
-                third_exits.store(seen >= 2, Ordering::SeqCst);
+                exits.store(seen >= 2, Ordering::SeqCst);
                 if inbox.send(Message::Signal(signal)).is_err() {
                     break;
                 }
             }
         },
     )?;
-    Ok(Watching { handle, over })
+    Ok(watching)
 }
 
 // === impl Watching ===
 
+impl Watching {
+    fn begin(handle: Handle) -> io::Result<Self> {
+        unwatched().begin()?;
+        Ok(Self {
+            handle,
+            third_exits: Vec::new(),
+        })
+    }
+}
+
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
+        unwatched().end();
+        for id in self.third_exits.drain(..) {
+            low_level::unregister(id);
+        }
         self.handle.close();
     }
+}
+
+// === impl Unwatched ===
+
+impl Unwatched {
+    fn begin(&mut self) -> io::Result<()> {
+        let flag = match &self.flag {
+            Some(flag) => flag,
+            None => {
+                let flag = Arc::new(AtomicBool::new(false));
+                for signal in [SIGTERM, SIGINT, SIGQUIT] {
+                    flag::register_conditional_default(signal, Arc::clone(&flag))?;
+                }
+                self.flag.insert(flag)
+            }
+        };
+        flag.store(false, Ordering::SeqCst);
+        self.watching += 1;
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.watching -= 1;
+        if let Some(flag) = &self.flag {
+            flag.store(self.watching == 0, Ordering::SeqCst);
+        }
+    }
+}
+
+fn unwatched() -> MutexGuard<'static, Unwatched> {
+    UNWATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
