@@ -42,12 +42,18 @@ pub(crate) fn watch(
     dump: impl Fn() + Send + 'static,
 ) -> io::Result<Watching> {
     let exits = Arc::new(AtomicBool::new(false));
+    // Handlers run in this order. This one must look before the signal thread hears: else the second signal, which
+    // makes it exit at the next, would be that next one itself.
+    let third_exits = [SIGTERM, SIGINT]
+        .into_iter()
+        .map(|signal| flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&exits)))
+        .collect::<io::Result<Vec<SigId>>>()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT])?;
-    let mut watching = Watching::begin(signals.handle())?;
-    for signal in [SIGTERM, SIGINT] {
-        let id = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&exits))?;
-        watching.third_exits.push(id);
-    }
+    unwatched().begin()?;
+    let watching = Watching {
+        handle: signals.handle(),
+        third_exits,
+    };
     threads::start(
         root,
         "headcount-signal",
@@ -72,16 +78,6 @@ pub(crate) fn watch(
 }
 
 // === impl Watching ===
-
-impl Watching {
-    fn begin(handle: Handle) -> io::Result<Self> {
-        unwatched().begin()?;
-        Ok(Self {
-            handle,
-            third_exits: Vec::new(),
-        })
-    }
-}
 
 impl Drop for Watching {
     fn drop(&mut self) {

@@ -17,7 +17,12 @@ fn after_the_report_sigterm_has_its_default_effect_again() {
 fn a_second_runtime_answers_to_signals_as_the_first_did() {
     let ended = ready(&["runs-twice"]).stop(Signal::TERM);
     ended.assert_code(0);
-    assert!(ended.errors().contains("headcount test: stopping (SIGTERM)\n"), "{ended:#?}");
+    assert!(
+        ended
+            .errors()
+            .contains("headcount test: stopping (SIGTERM)\n"),
+        "{ended:#?}"
+    );
 }
 
 #[test]

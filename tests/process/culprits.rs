@@ -18,44 +18,91 @@ fn stopped(scenario: &[&str], code: i32) -> Ended {
 #[test]
 fn a_tracked_thread_that_lingers_is_named_in_full() {
     let ended = stopped(&["thread-lingers"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 6 expected)
+    │  └─ ✗ thread "a-very-long-watcher" (tid N, tracked)  sleeping, age T, cpu T, started <watcher>
+    └─ lingering: 1 thread  total T
+    "#);
 }
 
 #[test]
 fn a_thread_that_nobody_registered_is_named_as_the_kernel_does() {
     let ended = stopped(&["unknown-thread-lingers"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 6 expected)
+    │  └─ ✗ thread "pg-reader" (tid N, unknown)  sleeping, age T, cpu T
+    └─ lingering: 1 thread  total T
+    "#);
 }
 
 #[test]
 fn a_daemon_thread_may_die_with_the_process() {
     let ended = stopped(&["daemon-thread"], 0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ clean  total T
+    ");
 }
 
 #[test]
 fn a_tracked_thread_that_asks_whether_to_end_is_waited_for() {
     let ended = stopped(&["thread-asks"], 0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 20s  no thread lingers (3 ended)
+    └─ clean  total T
+    ");
 }
 
 #[test]
 fn a_child_process_that_is_left_is_named_with_its_command() {
     let ended = stopped(&["child-lingers"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 200ms  no thread lingers (2 ended)
+    │  └─ ✗ child process N  cat
+    └─ lingering: 1 child process  total T
+    ");
 }
 
 #[test]
 fn a_task_that_ignores_the_drain_is_named_and_cancelled() {
     let ended = stopped(&["ignores-drain"], 0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ http/accept  ignored drain for T, spawned <accept>
+    ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[cfg(tokio_unstable)]
 #[test]
 fn untracked_tasks_are_named_by_their_spawn_site() {
     let ended = stopped(&["untracked"], 0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  0 tracked cancelled, 3 untracked dropped
+    │  └─ ! untracked ×3  spawned <untracked>
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[cfg(not(tokio_unstable))]
@@ -68,51 +115,124 @@ fn untracked_tasks_are_estimated_and_that_is_said() {
 #[test]
 fn a_blocking_closure_that_does_not_end_is_named_with_its_thread() {
     let ended = stopped(&["blocking-closure"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ reindex (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <reindex>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ reindex (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <reindex>
+    ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 7 expected)
+    │  └─ ✗ thread "headcount-work" (tid N, blocking)  sleeping, age T, cpu T, holds task reindex
+    └─ lingering: 1 task, 1 thread  total T
+    "#);
 }
 
 #[test]
 fn a_task_that_computes_for_ever_is_named_with_its_worker() {
     let ended = stopped(&["busy-worker"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ spinner  ignored drain for T, on thread "headcount-work" (tid N), spawned <spinner>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ spinner  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spinner>
+    ├─ 3 close  T of 200ms  1 thread lingers (1 ended, 7 expected)
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  running, age T, cpu T, holds task spinner
+    └─ lingering: 1 task, 1 thread  total T
+    "#);
 }
 
 #[test]
 fn a_task_that_blocks_its_worker_is_named_with_it() {
     let ended = stopped(&["sleeping-worker"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N), spawned <sleeper>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <sleeper>
+    ├─ 3 close  T of 200ms  1 thread lingers (1 ended, 7 expected)
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task sleeper
+    └─ lingering: 1 task, 1 thread  total T
+    "#);
 }
 
 #[test]
 fn with_its_only_worker_blocked_a_service_still_reports() {
     let ended = stopped(&["all-workers-blocked", "1"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 3 tasks ended
+    │  ├─ ✗ blocker  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    │  └─ ✗ starved  ignored drain for T, spawned <starved>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  ├─ ✗ blocker  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    │  └─ ✗ starved  was cancelled and lives, age T, spawned <starved>
+    ├─ 3 close  T of 200ms  1 thread lingers (0 ended, 7 expected)
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task blocker
+    └─ lingering: 2 tasks, 1 thread  total T
+    "#);
 }
 
 #[test]
 fn with_all_its_workers_blocked_a_service_still_reports() {
     let ended = stopped(&["all-workers-blocked", "2"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 3 tasks ended
+    │  └─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    ├─ 3 close  T of 200ms  2 threads linger (0 ended, 7 expected)
+    │  ├─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task blocker
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task blocker
+    └─ lingering: 2 tasks, 2 threads  total T
+    "#);
 }
 
 #[test]
 fn a_task_whose_drop_blocks_is_named() {
     let ended = stopped(&["drop-blocks"], 3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <closer>
+    ├─ 3 close  T of 200ms  1 thread lingers (1 ended, 7 expected)
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task closer
+    └─ lingering: 1 task, 1 thread  total T
+    "#);
 }
 
 #[test]
 fn a_task_whose_drop_panics_is_gone() {
     let ended = stopped(&["drop-panics"], 0);
     assert!(ended.stderr.iter().any(|line| line == "a drop that panics"));
-    insta::assert_snapshot!(ended.report(), @"");
+    insta::assert_snapshot!(ended.report(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer that panics>
+    ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[test]
 fn a_hundred_thousand_tasks_that_ignore_the_drain_are_one_row() {
     let ended = ready(&["hundred-thousand"]).stop(Signal::TERM);
-    ended.assert_code(0).assert_took_at_most(Duration::from_secs(20));
-    insta::assert_snapshot!(ended.report(), @"");
+    ended
+        .assert_code(0)
+        .assert_took_at_most(Duration::from_secs(20));
+    insta::assert_snapshot!(ended.report(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 100001 tasks ended
+    │  └─ ✗ connection ×100000  ignored drain for T, spawned <connection>
+    ├─ 2 cancel  T of 20s  100000 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[cfg(feature = "json")]
@@ -125,10 +245,15 @@ fn a_thread_that_lingers_is_data_for_machines() {
     let [thread] = &**report["close"]["threads"].as_array().expect("a list") else {
         panic!("not one thread: {report}")
     };
-    assert_eq!(thread["name"], "a-watcher-with-a-long-name");
+    assert_eq!(thread["name"], "a-very-long-watcher");
     assert_eq!(thread["class"], "tracked");
     assert_eq!(thread["appeared_while_stopping"], false);
-    let started = thread["started"].as_str().expect("it was started by headcount");
-    assert!(started.starts_with("tests/process/scenario.rs:"), "{started}");
+    let started = thread["started"]
+        .as_str()
+        .expect("it was started by headcount");
+    assert!(
+        started.starts_with("tests/process/scenario.rs:"),
+        "{started}"
+    );
     assert_eq!(report["cancel"]["lingering"], serde_json::json!([]));
 }

@@ -5,7 +5,7 @@
 use crate::text::steady_lines;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -15,16 +15,16 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Far more than anything here takes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A process that was started by the test or by what the test started.
-pub struct Process {
+pub(crate) struct Process {
     pid: Pid,
     handle: OwnedFd,
 }
 
 /// A program that runs. Dropping it kills it.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     process: Process,
     stdout: Lines,
@@ -40,38 +40,38 @@ struct Lines {
 
 /// What a program left.
 #[derive(Debug)]
-pub struct Ended {
-    pub status: ExitStatus,
-    pub stdout: Vec<String>,
-    pub stderr: Vec<String>,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<String>,
+    pub(crate) stderr: Vec<String>,
     /// From the last signal.
-    pub took: Option<Duration>,
+    pub(crate) took: Option<Duration>,
 }
 
 // === scenarios ===
 
 /// Starts a scenario and waits until it is ready.
 #[track_caller]
-pub fn ready(scenario: &[&str]) -> Program {
+pub(crate) fn ready(scenario: &[&str]) -> Program {
     let mut program = start(scenario);
     assert_eq!(program.line(), "ready");
     program
 }
 
 /// Starts a scenario, which may end at once.
-pub fn start(scenario: &[&str]) -> Program {
+pub(crate) fn start(scenario: &[&str]) -> Program {
     Program::start(command(scenario))
 }
 
 /// How a scenario is started.
-pub fn command(scenario: &[&str]) -> Command {
+pub(crate) fn command(scenario: &[&str]) -> Command {
     let mut command = Command::new(scenario_path());
     command.args(scenario);
     command
 }
 
 /// Cargo puts the examples beside the folder that this test is in.
-pub fn scenario_path() -> PathBuf {
+pub(crate) fn scenario_path() -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its program");
     let folder = this
         .ancestors()
@@ -106,33 +106,33 @@ fn assert_fresh(program: &Path) {
 
 impl Process {
     /// `pid` must be alive, or not yet waited for.
-    pub fn new(pid: &str) -> Self {
+    pub(crate) fn new(pid: &str) -> Self {
         let pid = Pid::from_raw(pid.parse().expect("a pid is a number")).expect("not zero");
         let handle = pidfd_open(pid, PidfdFlags::empty()).expect("the process is alive");
         Self { pid, handle }
     }
 
-    pub fn kill(&self, signal: Signal) {
+    pub(crate) fn kill(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("the process is ours and not waited for");
     }
 
-    pub fn ends_within(&self, limit: Duration) -> bool {
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let limit = Timespec::try_from(limit).expect("a minute fits");
         let mut fds = [PollFd::new(&self.handle, PollFlags::IN)];
         poll(&mut fds, Some(&limit)).expect("a pidfd can be polled") == 1
     }
 
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         !self.ends_within(Duration::ZERO)
     }
 
     #[track_caller]
-    pub fn assert_ends(&self) {
+    pub(crate) fn assert_ends(&self) {
         assert!(self.ends_within(LONG), "{:?} is still alive", self.pid);
     }
 
     /// The only child process.
-    pub fn only_child(&self) -> Self {
+    pub(crate) fn only_child(&self) -> Self {
         let pid = self.pid.as_raw_pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         Self::new(children.expect("it is alive").trim())
@@ -143,7 +143,7 @@ impl Process {
 
 impl Program {
     /// Starts it with pipes for those standard streams that `command` says nothing of.
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -151,8 +151,8 @@ impl Program {
         Self::start_as_is(command)
     }
 
-    /// Starts it with standard error as it is.
-    pub fn start_with_stderr(mut command: Command, stderr: impl Into<Stdio>) -> Self {
+    /// Starts it with a standard error that the test has the other end of.
+    pub(crate) fn start_with_stderr(mut command: Command, stderr: impl Into<Stdio>) -> Self {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -160,35 +160,57 @@ impl Program {
         Self::start_as_is(command)
     }
 
+    /// Starts it with a standard output that the test has the other end of.
+    #[cfg(feature = "json")]
+    pub(crate) fn start_with_stdout(mut command: Command, stdout: impl Into<Stdio>) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(Stdio::piped());
+        Self::start_as_is(command)
+    }
+
+    /// Starts it with a terminal as standard error, of which the test has the other end.
+    pub(crate) fn start_on_terminal(command: Command, ours: File, theirs: OwnedFd) -> Self {
+        let mut program = Self::start_with_stderr(command, theirs);
+        // Lines end with `\r\n`, and the live line begins with `\r`.
+        program.stderr = Lines::new(Some(ours), b'\r');
+        program
+    }
+
     fn start_as_is(mut command: Command) -> Self {
         // Only the message of a panic is looked at.
-        command.env("RUST_BACKTRACE", "0").env_remove("NO_COLOR");
+        command.env("RUST_BACKTRACE", "0");
+        if !command.get_envs().any(|(key, _)| key == "NO_COLOR") {
+            command.env_remove("NO_COLOR");
+        }
         let mut child = command.spawn().expect("the program under test runs");
         let process = Process::new(&child.id().to_string());
         Self {
             process,
-            stdout: Lines::new(child.stdout.take()),
-            stderr: Lines::new(child.stderr.take()),
+            stdout: Lines::new(child.stdout.take(), b'\n'),
+            stderr: Lines::new(child.stderr.take(), b'\n'),
             child,
             signalled: None,
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn process(&self) -> &Process {
+    pub(crate) fn process(&self) -> &Process {
         &self.process
     }
 
-    pub fn stdin(&mut self) -> ChildStdin {
+    /// Once.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("it was taken once")
     }
 
     /// The next line on standard output.
     #[track_caller]
-    pub fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         match self.stdout.next() {
             Some(line) => line,
             None => panic!(
@@ -200,7 +222,7 @@ impl Program {
 
     /// The next line on standard error that holds `text`.
     #[track_caller]
-    pub fn error_line(&mut self, text: &str) -> String {
+    pub(crate) fn error_line(&mut self, text: &str) -> String {
         while let Some(line) = self.stderr.next() {
             if line.contains(text) {
                 return line;
@@ -209,15 +231,14 @@ impl Program {
         panic!("no line with '{text}' in {:#?}", self.stderr.seen);
     }
 
-    pub fn signal(&mut self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
         self.signalled = Some(Instant::now());
         self.process.kill(signal);
     }
 
-
     /// Waits for its end, and reads all it said.
     #[track_caller]
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         if !self.process.ends_within(LONG) {
             self.child.kill().expect("it is our child");
             let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
@@ -234,7 +255,7 @@ impl Program {
 
     /// The signal, and the end.
     #[track_caller]
-    pub fn stop(mut self, signal: Signal) -> Ended {
+    pub(crate) fn stop(mut self, signal: Signal) -> Ended {
         self.signal(signal);
         self.end()
     }
@@ -251,12 +272,14 @@ impl Drop for Program {
 // === impl Lines ===
 
 impl Lines {
-    fn new(stream: Option<impl Read + Send + 'static>) -> Self {
+    fn new(stream: Option<impl Read + Send + 'static>, end: u8) -> Self {
         let coming = stream.map(|stream| {
             let (sender, coming) = channel();
             let read = move || {
-                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                    let line = String::from_utf8_lossy(&line).into_owned();
+                for line in BufReader::new(stream).split(end).map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line)
+                        .trim_start_matches('\n')
+                        .to_owned();
                     if sender.send(line).is_err() {
                         return;
                     }
@@ -290,33 +313,33 @@ impl Lines {
 
 impl Ended {
     #[track_caller]
-    pub fn assert_code(&self, code: i32) -> &Self {
+    pub(crate) fn assert_code(&self, code: i32) -> &Self {
         assert_eq!(self.status.code(), Some(code), "{self:#?}");
         self
     }
 
     #[track_caller]
-    pub fn assert_killed_by(&self, signal: Signal) -> &Self {
+    pub(crate) fn assert_killed_by(&self, signal: Signal) -> &Self {
         assert_eq!(self.status.signal(), Some(signal.as_raw()), "{self:#?}");
         self
     }
 
     /// From the last signal to the end.
     #[track_caller]
-    pub fn assert_took_at_most(&self, limit: Duration) -> &Self {
+    pub(crate) fn assert_took_at_most(&self, limit: Duration) -> &Self {
         let took = self.took.expect("it was signalled");
         assert!(took <= limit, "{took:?}: {self:#?}");
         self
     }
 
     /// Everything on standard error, steady.
-    pub fn errors(&self) -> String {
+    pub(crate) fn errors(&self) -> String {
         steady_lines(&self.stderr)
     }
 
     /// The report on standard error, steady.
     #[track_caller]
-    pub fn report(&self) -> String {
+    pub(crate) fn report(&self) -> String {
         let begin = self
             .stderr
             .iter()
@@ -324,10 +347,4 @@ impl Ended {
         let begin = begin.unwrap_or_else(|| panic!("no report: {self:#?}"));
         steady_lines(&self.stderr[begin..])
     }
-}
-
-/// Whether a program can be run here.
-pub fn is_there(program: impl AsRef<OsStr>) -> bool {
-    let output = Command::new(program).arg("--version").output();
-    output.is_ok_and(|output| output.status.success())
 }

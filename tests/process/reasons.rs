@@ -96,7 +96,14 @@ fn a_required_task_that_completes_exits_with_0() {
 fn what_lingers_comes_before_what_failed() {
     let ended = start(&["required-fails-beside-a-thread"]).end();
     ended.assert_code(3);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (required task feed/reader failed)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 6 expected)
+    │  └─ ✗ thread "watcher" (tid N, tracked)  sleeping, age T, cpu T, started <watcher beside>
+    └─ lingering: 1 thread  total T
+    "#);
 }
 
 #[cfg(feature = "json")]

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         "drop-blocks" => run(hangs_everywhere(), drop_blocks),
         "drop-panics" => run(hangs_in_drain(), drop_panics),
         "hundred-thousand" => run(hangs_in_drain(), hundred_thousand),
+        "drain-waits" => run(patient(), drain_waits),
         "hangs-for-long" => run(endless(), hangs_for_long),
         "cancel-takes-long" => run(endless(), cancel_takes_long),
         "cancel-takes-long-on-one-thread" => run(endless().current_thread(), cancel_takes_long),
@@ -205,11 +206,7 @@ async fn required_fails_beside_a_thread(tasks: TaskGroup) {
 // === threads and children ===
 
 async fn thread_lingers(tasks: TaskGroup) {
-    tasks.spawn_thread(
-        "a-watcher-with-a-long-name",
-        ThreadKind::Tracked,
-        wait_for_ever,
-    ); // mark: watcher
+    tasks.spawn_thread("a-very-long-watcher", ThreadKind::Tracked, wait_for_ever); // mark: watcher
     ready(tasks).await;
 }
 
@@ -372,6 +369,14 @@ async fn hangs_for_long(tasks: TaskGroup) {
         pending::<()>().await;
     };
     tasks.spawn("idler", work); // mark: idler
+    ready(tasks).await;
+}
+
+async fn drain_waits(tasks: TaskGroup) {
+    tasks.spawn_blocking("writer", || {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).expect("it is text");
+    });
     ready(tasks).await;
 }
 

@@ -23,7 +23,14 @@ fn cut_short(scenario: &[&str]) -> Program {
 fn the_second_signal_cuts_the_drain_short() {
     let ended = cut_short(&["hangs-for-long"]).end();
     ended.assert_code(0).assert_took_at_most(AT_ONCE);
-    insta::assert_snapshot!(ended.report(), @"");
+    insta::assert_snapshot!(ended.report(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 200s, cut short 1 of 2 tasks ended
+    │  └─ ✗ idler  ignored drain for T, spawned <idler>
+    ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 200s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[test]
@@ -33,7 +40,11 @@ fn the_second_signal_may_be_another() {
     assert_eq!(program.line(), "draining");
     let ended = program.stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(AT_ONCE);
-    assert!(ended.errors().contains("headcount test: stopping (SIGINT)\n"));
+    assert!(
+        ended
+            .errors()
+            .contains("headcount test: stopping (SIGINT)\n")
+    );
 }
 
 /// The cancel layer is waited for, whatever the reason was that it began.
@@ -48,19 +59,33 @@ fn cancel_is_waited_for(scenario: &str) -> String {
 
 #[test]
 fn after_the_second_signal_the_cancel_has_its_whole_budget() {
-    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long"), @"");
+    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long"), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 200s, cut short 1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
+    ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 200s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[test]
 fn after_the_second_signal_the_cancel_has_its_whole_budget_on_one_thread() {
-    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long-on-one-thread"), @"");
+    insta::assert_snapshot!(cancel_is_waited_for("cancel-takes-long-on-one-thread"), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 200s, cut short 1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
+    ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 200s  no thread lingers (0 ended)
+    └─ cancelled  total T
+    ");
 }
 
 /// A first signal after another reason, and a second one while the cancel layer waits.
 fn cut_in_cancel(scenario: &str) -> String {
     let mut program = ready(&[scenario]);
     program.signal(Signal::TERM);
-    assert_eq!(program.line(), "cancelling");
+    assert_eq!([program.line(), program.line()], ["draining", "cancelling"]);
     program.signal(Signal::TERM);
     // Heard when this is answered: the dump comes from the thread that hears signals.
     program.signal(Signal::QUIT);
@@ -73,12 +98,26 @@ fn cut_in_cancel(scenario: &str) -> String {
 
 #[test]
 fn a_second_signal_in_the_cancel_layer_changes_nothing() {
-    insta::assert_snapshot!(cut_in_cancel("cancel-waits"), @"");
+    insta::assert_snapshot!(cut_in_cancel("cancel-waits"), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
+    ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 200s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[test]
 fn a_second_signal_in_the_cancel_layer_changes_nothing_on_one_thread() {
-    insta::assert_snapshot!(cut_in_cancel("cancel-waits-on-one-thread"), @"");
+    insta::assert_snapshot!(cut_in_cancel("cancel-waits-on-one-thread"), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
+    ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
+    ├─ 3 close  T of 200s  no thread lingers (0 ended)
+    └─ cancelled  total T
+    ");
 }
 
 #[track_caller]
@@ -142,7 +181,9 @@ fn sigquit_dumps_with_every_worker_stuck() {
 /// Runs a command as process 1 of a name space, and stops that process by SIGTERM.
 fn stop_process_1(command: &[&str], is_ready: impl FnOnce(&mut Program)) -> crate::program::Ended {
     let mut unshare = Command::new("unshare");
-    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(command);
+    unshare
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .args(command);
     let mut program = Program::start(unshare);
     is_ready(&mut program);
     let first: Process = program.process().only_child();
@@ -168,9 +209,12 @@ fn sigterm_stops_a_scenario_that_is_process_1() {
 fn sigterm_stops_the_service_that_is_process_1() {
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let config = crate::service::config(folder.path(), "[tasks.resources]\nkind = \"resources\"\n");
-    let ended = stop_process_1(&[env!("CARGO_BIN_EXE_headcount"), "run", &config], |program| {
-        program.error_line("resources process_memory_bytes=");
-    });
+    let ended = stop_process_1(
+        &[env!("CARGO_BIN_EXE_headcount"), "run", &config],
+        |program| {
+            program.error_line("resources process_memory_bytes=");
+        },
+    );
     ended.assert_code(0);
     assert!(ended.report().contains("└─ clean  total T\n"), "{ended:#?}");
 }

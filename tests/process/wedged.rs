@@ -2,6 +2,8 @@
 
 use crate::program::{Ended, Program, command, ready, start};
 use rustix::process::Signal;
+#[cfg(feature = "json")]
+use std::io::BufRead;
 use std::io::{self, Write};
 use std::process::Command;
 use std::time::Duration;
@@ -18,22 +20,59 @@ fn forced(scenario: &[&str]) -> Ended {
 
 #[test]
 fn a_main_that_holds_its_thread_is_named_and_the_process_ended() {
-    insta::assert_snapshot!(forced(&["main-wedged"]).errors(), @"");
+    insta::assert_snapshot!(forced(&["main-wedged"]).errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  0 of 1 task ended
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned tests/process/scenario.rs:152:54
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned tests/process/scenario.rs:152:54
+    ├─ 3 close  T of 200ms  no thread lingers (2 ended)
+    └─ forced: 1 task  total T
+    "#);
 }
 
 #[test]
 fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
-    insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @"");
+    insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  0 of 1 task ended
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned tests/process/scenario.rs:152:54
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned tests/process/scenario.rs:152:54
+    ├─ 3 close  T of 200ms  no thread lingers (2 ended)
+    └─ forced: 1 task  total T
+    "#);
 }
 
 #[test]
 fn the_watchdog_ends_a_process_whose_control_side_hangs() {
-    insta::assert_snapshot!(forced(&["control-wedged"]).errors(), @"");
+    insta::assert_snapshot!(forced(&["control-wedged"]).errors(), @r#"
+    headcount test: forced: the deadline of 2.0s has passed in layer 'drain'; alive:
+    ├─ 1 tracked tasks
+    │  ├─ main  main, age T, spawned tests/process/scenario.rs:152:54
+    └─ 8 threads
+      ├─ "main" (tid N, main)  sleeping, age T
+      ├─ "headcount-work" (tid N, worker)  sleeping, age T
+      ├─ "headcount-work" (tid N, worker)  sleeping, age T
+      ├─ "headcount-voice" (tid N, control)  sleeping, age T
+      ├─ "headcount-watchdog" (tid N, control)  sleeping, age T
+      ├─ "headcount-signal" (tid N, control)  sleeping, age T
+      ├─ "headcount-control" (tid N, control)  sleeping, age T
+      ├─ "headcount-last" (tid N, control)  running, age T
+    "#);
 }
 
 #[test]
 fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
-    insta::assert_snapshot!(forced(&["one-thread-stuck"]).errors(), @"");
+    insta::assert_snapshot!(forced(&["one-thread-stuck"]).errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N), spawned <sleeper on one thread>
+    ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  └─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N), age T, spawned <sleeper on one thread>
+    ├─ 3 close  T of 200ms  no thread lingers (0 ended)
+    └─ forced: 1 task  total T
+    "#);
 }
 
 #[test]
@@ -41,14 +80,26 @@ fn on_one_thread_tasks_drain_after_main_has_ended() {
     let ended = start(&["one-thread-drains"]).end();
     ended.assert_code(0);
     assert_eq!(ended.stdout, ["ready", "drained"]);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (main ended)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 20s  no thread lingers (0 ended)
+    └─ clean  total T
+    ");
 }
 
 #[test]
 fn on_one_thread_a_service_stops_cleanly() {
     let ended = ready(&["one-thread-waits"]).stop(Signal::TERM);
     ended.assert_code(0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  all 2 tasks ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 20s  no thread lingers (0 ended)
+    └─ clean  total T
+    ");
 }
 
 #[test]
@@ -72,10 +123,18 @@ fn unheard(scenario: &str) -> Ended {
 
 #[test]
 fn a_full_pipe_that_nobody_reads_does_not_hold_up_the_end() {
-    unheard("waits").assert_code(0).assert_took_at_most(DEADLINE);
-    unheard("thread-lingers").assert_code(3).assert_took_at_most(DEADLINE);
-    unheard("main-wedged").assert_code(70).assert_took_at_most(DEADLINE);
-    unheard("control-wedged").assert_code(70).assert_took_at_most(DEADLINE);
+    unheard("waits")
+        .assert_code(0)
+        .assert_took_at_most(DEADLINE);
+    unheard("thread-lingers")
+        .assert_code(3)
+        .assert_took_at_most(DEADLINE);
+    unheard("main-wedged")
+        .assert_code(70)
+        .assert_took_at_most(DEADLINE);
+    unheard("control-wedged")
+        .assert_code(70)
+        .assert_took_at_most(DEADLINE);
 }
 
 #[test]
@@ -85,7 +144,10 @@ fn a_closed_standard_error_changes_no_exit_code() {
         let mut program = Program::start_with_stderr(command(&[scenario]), stderr);
         assert_eq!(program.line(), "ready");
         drop(reader);
-        program.stop(Signal::TERM).assert_code(code).assert_took_at_most(DEADLINE);
+        program
+            .stop(Signal::TERM)
+            .assert_code(code)
+            .assert_took_at_most(DEADLINE);
     }
 }
 
@@ -93,9 +155,17 @@ fn a_closed_standard_error_changes_no_exit_code() {
 #[test]
 fn a_closed_standard_output_changes_no_exit_code() {
     for (scenario, code) in [("waits-as-json", 0), ("thread-lingers-as-json", 3)] {
-        let mut program = ready(&[scenario]);
-        program.close_stdout();
-        program.stop(Signal::TERM).assert_code(code).assert_took_at_most(DEADLINE);
+        let (reader, stdout) = io::pipe().expect("pipes are to be had");
+        let program = Program::start_with_stdout(command(&[scenario]), stdout);
+        let mut line = String::new();
+        io::BufReader::new(reader)
+            .read_line(&mut line)
+            .expect("it is text");
+        assert_eq!(line, "ready\n");
+        program
+            .stop(Signal::TERM)
+            .assert_code(code)
+            .assert_took_at_most(DEADLINE);
     }
 }
 
@@ -103,7 +173,9 @@ fn a_closed_standard_output_changes_no_exit_code() {
 fn without_any_standard_stream_the_exit_code_is_right() {
     let scenario = command(&["main-ends"]);
     let mut shell = Command::new("sh");
-    shell.args(["-c", "exec \"$0\" main-ends <&- >&- 2>&-"]).arg(scenario.get_program());
+    shell
+        .args(["-c", "exec \"$0\" main-ends <&- >&- 2>&-"])
+        .arg(scenario.get_program());
     let ended = Program::start(shell).end();
     ended.assert_code(0);
     assert_eq!((ended.stdout.len(), ended.stderr.len()), (0, 0));
