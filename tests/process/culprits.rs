@@ -179,14 +179,16 @@ fn with_all_its_workers_blocked_a_service_still_reports() {
     let ended = stopped(&["all-workers-blocked", "2"], 3);
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
-    ├─ 1 drain  T of 100ms  1 of 3 tasks ended
-    │  └─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    ├─ 1 drain  T of 100ms  1 of 4 tasks ended
+    │  ├─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    │  └─ ✗ starved  ignored drain for T, spawned <starved>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    │  ├─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    │  └─ ✗ starved  was cancelled and lives, age T, spawned <starved>
     ├─ 3 close  T of 200ms  2 threads linger (0 ended, 7 expected)
     │  ├─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task blocker
     │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping, age T, cpu T, holds task blocker
-    └─ lingering: 2 tasks, 2 threads  total T
+    └─ lingering: 3 tasks, 2 threads  total T
     "#);
 }
 

@@ -149,7 +149,8 @@ fn service<T: headcount::MainOutput>(
     builder: Builder,
     main: impl AsyncFnOnce(TaskGroup) -> T,
 ) -> Report {
-    builder.build().expect("the system has threads").run(main)
+    let runtime = builder.build().expect("the system has threads");
+    runtime.run(main) // mark: main
 }
 
 // === how a shutdown begins ===
@@ -162,7 +163,7 @@ async fn ready(tasks: TaskGroup) {
 async fn waits(tasks: TaskGroup) {
     let http = tasks.group("http");
     let group = http.clone();
-    http.spawn("accept", async move { group.draining().await });
+    http.spawn("accept", async move { group.draining().await }); // mark: quiet accept
     ready(tasks).await;
 }
 
@@ -482,13 +483,12 @@ async fn one_thread_drains(tasks: TaskGroup) {
 }
 
 async fn one_thread_stuck(tasks: TaskGroup) {
-    let group = tasks.clone();
-    let work = async move {
-        group.draining().await;
+    let work = async {
+        println!("ready");
         wait_for_ever();
     };
     tasks.spawn("sleeper", work); // mark: sleeper on one thread
-    ready(tasks).await;
+    tasks.draining().await;
 }
 
 // === after the report ===

