@@ -306,9 +306,9 @@ async fn all_workers_blocked(tasks: &TaskGroup, workers: usize) {
         };
         tasks.spawn("blocker", work); // mark: blocker
     }
-    tasks.spawn("starved", async {}); // mark: starved
     // `main` is on no worker.
     all_begun.wait();
+    tasks.spawn("starved", async {}); // mark: starved
     ready(tasks.clone()).await;
 }
 

@@ -45,13 +45,16 @@ fn announced(program: &mut Program, word: &str) -> Process {
 /// A process that left its group and session, and whose parent has ended.
 const ESCAPED: &str = "(setsid sh -c 'echo escaped $$; exec sleep 1000' &)";
 
-/// What the log says of the life of the processes, without times.
+/// What the log says of the life of the processes, without times, in alphabetical order: what a process prints may be
+/// logged before its start is.
 fn lives(ended: &Ended) -> String {
     let lines = ended.stderr.iter();
-    lines
+    let mut lines: Vec<_> = lines
         .filter_map(|line| line.split_once("headcount::process: "))
-        .map(|(_, line)| steady(line) + "\n")
-        .collect()
+        .map(|(_, line)| steady(line))
+        .collect();
+    lines.sort();
+    lines.join("\n")
 }
 
 #[test]
