@@ -158,11 +158,11 @@ pub(crate) fn durations(label: usize) -> Totals {
 /// left out.
 pub(crate) fn untracked_sites(root: &Root) -> Vec<(&'static Kind, u64, u64)> {
     kind::all()
-        .filter(|kind| kind.options.untracked_of == root.number)
+        .filter(|kind| kind.serves(root.number))
         .filter(|kind| kind.seen.load(Ordering::Relaxed))
         .map(|kind| {
-            let counts = counts(kind);
-            (kind, counts.live(), counts.started)
+            let (started, live) = kind.untracked();
+            (kind, live, started)
         })
         .collect()
 }

@@ -69,7 +69,7 @@ impl TaskGroup {
     #[must_use]
     pub fn counters(&self) -> Vec<TaskCounters> {
         let mut rows: BTreeMap<(&'static str, &'static str), TaskCounters> = BTreeMap::new();
-        for kind in kind::all().filter(|kind| kind.options.untracked_of == 0) {
+        for kind in kind::all().filter(|kind| !kind.options.untracked) {
             if !is_within(kind.group(), self.name()) {
                 continue;
             }

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::Location;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -51,8 +51,8 @@ type Cached = (&'static Location<'static>, &'static Kind);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Options {
     pub(crate) runs: TaskKind,
-    /// Spawned by a bare `tokio::spawn` on the runtime of that root; 0 for a tracked task.
-    pub(crate) untracked_of: u64,
+    /// Spawned by a bare `tokio::spawn` on a runtime of ours.
+    pub(crate) untracked: bool,
     pub(crate) required: bool,
     pub(crate) daemon: bool,
     pub(crate) long_lived: bool,
@@ -74,17 +74,29 @@ pub(crate) struct Kind {
     pub(crate) options: Options,
     /// Whether a task of this kind was ever started, for kinds that are looked up by those who only end them.
     pub(crate) seen: AtomicBool,
+    /// The root on whose runtime untracked tasks of this kind are; [`NOBODY`] when that is gone, and always for a
+    /// tracked kind. A kind without a root serves the next that needs one for its site.
+    root: AtomicU64,
+    /// What the counters stood at when it was given to its root.
+    before: [AtomicU64; 2],
 }
+
+/// No root has this number.
+const NOBODY: u64 = 0;
 
 #[derive(Debug)]
 struct Index {
     hasher: RandomState,
     /// By the hash of path, name, site and options.
     kinds: HashMap<u64, Vec<&'static Kind>>,
+    /// Kinds of untracked tasks by site, at most one for each root that lives, and those that serve nobody.
+    untracked: HashMap<&'static Location<'static>, Vec<&'static Kind>>,
     made: usize,
     paths: HashMap<&'static str, u32>,
     labels: HashMap<u32, usize>,
     warned: bool,
+    /// Whether to warn of it.
+    full: bool,
 }
 
 // === impl Options ===
@@ -93,7 +105,7 @@ impl Options {
     pub(crate) const fn of(runs: TaskKind) -> Self {
         Self {
             runs,
-            untracked_of: 0,
+            untracked: false,
             required: false,
             daemon: false,
             long_lived: false,
@@ -108,6 +120,34 @@ impl Kind {
     #[inline]
     fn is(&self, path: u32, name: &str, options: &Options) -> bool {
         self.path == path && self.given == name && self.options == *options
+    }
+
+    /// Whether untracked tasks of the root's runtime are counted here.
+    pub(crate) fn serves(&self, root: u64) -> bool {
+        self.root.load(Ordering::Acquire) == root
+    }
+
+    /// How many of its tasks its root has started, and how many of them live.
+    pub(crate) fn untracked(&self) -> (u64, u64) {
+        let [started, live] = self.totals();
+        let [started_before, live_before] = &self.before;
+        (
+            started.saturating_sub(started_before.load(Ordering::Relaxed)),
+            live.saturating_sub(live_before.load(Ordering::Relaxed)),
+        )
+    }
+
+    fn totals(&self) -> [u64; 2] {
+        let counts = super::counts(self);
+        [counts.started, counts.live()]
+    }
+
+    fn give_to(&self, root: u64) {
+        for (before, total) in self.before.iter().zip(self.totals()) {
+            before.store(total, Ordering::Relaxed);
+        }
+        self.seen.store(false, Ordering::Relaxed);
+        self.root.store(root, Ordering::Release);
     }
 
     /// The names of the groups from the root down, joined by `/`; empty for the root.
@@ -136,6 +176,48 @@ pub(crate) fn intern(
     }
 }
 
+/// The kind of a bare spawn on the runtime of a root.
+#[cfg_attr(
+    not(tokio_unstable),
+    expect(dead_code, reason = "no hook tells of any")
+)]
+#[inline]
+pub(crate) fn intern_untracked(root: u64, site: &'static Location<'static>) -> &'static Kind {
+    let place = std::ptr::from_ref(site).addr() >> 3;
+    let cached = CACHE.try_with(|cache| {
+        cache[place % CACHED]
+            .get()
+            .filter(|(at, kind)| std::ptr::eq(*at, site) && kind.serves(root))
+    });
+    match cached {
+        Ok(Some((_, kind))) => kind,
+        _ => intern_untracked_slowly(place, root, site),
+    }
+}
+
+#[cold]
+fn intern_untracked_slowly(
+    place: usize,
+    root: u64,
+    site: &'static Location<'static>,
+) -> &'static Kind {
+    let kind = index_of(|index| index.untracked_kind(root, site));
+    CACHE
+        .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
+        .ok();
+    kind
+}
+
+/// The root is gone, and its runtime: what counted its untracked tasks may count another's.
+pub(crate) fn release(root: u64) {
+    index_of(|index| {
+        let kinds = index.untracked.values().flatten();
+        for kind in kinds.filter(|kind| kind.serves(root)) {
+            kind.root.store(NOBODY, Ordering::Release);
+        }
+    });
+}
+
 #[cold]
 fn intern_slowly(
     place: usize,
@@ -149,7 +231,18 @@ fn intern_slowly(
         .rev()
         .find(|&end| name.is_char_boundary(end));
     let name = &name[..end.unwrap_or(0)];
-    let kind = index_of(|index| index.kind(path, name, site, options));
+    let (kind, full) = index_of(|index| {
+        let kind = index.kind(path, name, site, options);
+        (kind, std::mem::take(&mut index.full))
+    });
+    if full {
+        // Outside of the lock: the subscriber is the user's, and may spawn.
+        tracing::warn!(
+            target: "headcount",
+            "more than {NAMED_KINDS} kinds of task: '{name}' at {site} and what follows is named {OTHER}; \
+             a task's name should be a kind, not an id"
+        );
+    }
     // The thread may be past its thread-local storage; then it looks up each time.
     CACHE
         .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
@@ -232,10 +325,12 @@ impl Index {
         Self {
             hasher: RandomState::new(),
             kinds: HashMap::new(),
+            untracked: HashMap::new(),
             made: 0,
             paths: HashMap::from([("", ROOT_PATH)]),
             labels: HashMap::new(),
             warned: false,
+            full: false,
         }
     }
 
@@ -254,13 +349,38 @@ impl Index {
         }
         if !self.warned {
             self.warned = true;
-            tracing::warn!(
-                target: "headcount",
-                "more than {NAMED_KINDS} kinds of task: '{name}' at {site} and what follows is named {OTHER}; \
-                 a task's name should be a kind, not an id"
-            );
+            self.full = true;
         }
         self.overflow(path, options)
+    }
+
+    fn untracked_kind(&mut self, root: u64, site: &'static Location<'static>) -> &'static Kind {
+        let known = self.untracked.get(site).map_or(&[][..], Vec::as_slice);
+        if let Some(kind) = known.iter().find(|kind| kind.serves(root)) {
+            return kind;
+        }
+        if let Some(kind) = known.iter().find(|kind| kind.serves(NOBODY)) {
+            kind.give_to(root);
+            return kind;
+        }
+        let options = Options {
+            untracked: true,
+            ..Options::of(TaskKind::Async)
+        };
+        let rest = Location::caller();
+        let kind = if self.made < NAMED_KINDS {
+            self.make(ROOT_PATH, "", site, &options)
+        } else if site != rest {
+            return self.untracked_kind(root, rest);
+        } else if self.made < KINDS {
+            self.make(ROOT_PATH, OTHER, site, &options)
+        } else {
+            // Not even one is left for this root: it is counted with the first that has one.
+            return self.overflow(ROOT_PATH, &options);
+        };
+        kind.give_to(root);
+        self.untracked.entry(site).or_default().push(kind);
+        kind
     }
 
     fn find(
@@ -295,7 +415,7 @@ impl Index {
             .filter(|kind| kind.name == OTHER)
             .min_by_key(|kind| {
                 let same = kind.options.daemon == options.daemon
-                    && kind.options.untracked_of == options.untracked_of
+                    && kind.options.untracked == options.untracked
                     && kind.options.required == options.required;
                 (!same, kind.path != path)
             })
@@ -324,6 +444,8 @@ impl Index {
             site,
             options: *options,
             seen: AtomicBool::new(false),
+            root: AtomicU64::new(NOBODY),
+            before: [AtomicU64::new(0), AtomicU64::new(0)],
         });
         self.made += 1;
         let hash = self.hasher.hash_one((path, name, site, options));

@@ -107,6 +107,7 @@ impl Drop for Root {
         if let Some(roots) = roots().as_mut() {
             roots.remove(&self.number);
         }
+        super::kind::release(self.number);
         self.scope.release();
     }
 }

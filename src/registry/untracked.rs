@@ -10,10 +10,9 @@ pub(crate) use nothing::{mark_tracked, mark_untracked, tracked_task_ended};
 
 #[cfg(tokio_unstable)]
 mod hooks {
-    use crate::registry::kind::{self, Kind, Options};
+    use crate::registry::kind::{self, Kind};
     use crate::registry::root::{Event, Root};
     use crate::registry::shard;
-    use crate::task::TaskKind;
     use std::cell::Cell;
     use std::panic::Location;
     use std::sync::Arc;
@@ -95,11 +94,7 @@ mod hooks {
 
     #[inline]
     fn site(root: u64, site: &'static Location<'static>) -> &'static Kind {
-        let options = Options {
-            untracked_of: root,
-            ..Options::of(TaskKind::Async)
-        };
-        kind::intern(kind::ROOT_PATH, "", site, &options)
+        kind::intern_untracked(root, site)
     }
 
     fn is(cell: &'static std::thread::LocalKey<Cell<Option<Id>>>, id: Id) -> bool {

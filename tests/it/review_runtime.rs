@@ -206,3 +206,81 @@ fn groups_nested_ten_thousand_deep_stop_in_time() {
     assert!(report.is_clean(), "{report:?}");
     assert!(report.total < Duration::from_secs(4), "{:?}", report.total);
 }
+
+/// Spawn sites of untracked tasks were kept for each runtime that ever was, so that after some hundred tests every name
+/// was `_other`.
+#[test]
+#[cfg(tokio_unstable)]
+fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
+    let Some(output) = alone("a_thousandth_runtime_still_knows_names_and_untracked_sites") else {
+        for round in 0..300 {
+            let runtime = Runtime::builder().signals(false).print(false);
+            let runtime = runtime.worker_threads(1).build().expect("it builds");
+            let report = runtime.run(async move |tasks| {
+                #[rustfmt::skip]
+                let bare = [
+                    tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}),
+                    tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}),
+                    tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}),
+                    tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}), tokio::spawn(async {}),
+                ];
+                for task in bare {
+                    task.await.expect("no panic");
+                }
+                tokio::spawn(std::future::pending::<()>());
+                let name = format!("in round {}", round / 100);
+                let stop = tasks.clone();
+                tasks.spawn(&name, async move { stop.draining().await });
+                let snapshot = tasks.snapshot();
+                let names: Vec<_> = snapshot.tasks().iter().map(|task| task.name()).collect();
+                assert!(names.contains(&name.as_str()), "round {round}: {names:?}");
+                let untracked = snapshot.untracked().expect("it is seen");
+                assert_eq!(untracked.len(), 17, "round {round}");
+                let started = untracked.iter().map(|site| site.started);
+                assert_eq!(started.sum::<u64>(), 17, "round {round}: {untracked:?}");
+            });
+            assert_eq!(report.reason.to_string(), "main ended");
+            let untracked = report.cancel.untracked.as_deref().expect("it is seen");
+            assert_eq!(untracked.len(), 1, "round {round}: {report:?}");
+            assert_eq!(untracked[0].dropped, 1, "round {round}");
+        }
+        return;
+    };
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", stderr(&output));
+}
+
+/// The scope of a group that went while its siblings drained served a new group, which was then told to drain.
+#[test]
+fn a_group_made_while_others_drain_is_not_told() {
+    let Some(output) = alone("a_group_made_while_others_drain_is_not_told") else {
+        let runtime = Runtime::builder().signals(false).print(false).build();
+        let report = runtime.expect("it builds").run(async |tasks| {
+            let parent = tasks.group("parent");
+            let (first, second) = (parent.group("first"), parent.group("second"));
+            let (told, release) = (
+                tokio::sync::oneshot::channel(),
+                tokio::sync::oneshot::channel(),
+            );
+            let drains_before = second.clone();
+            second.spawn("held", async move {
+                drains_before.draining().await;
+                told.0.send(()).expect("the test waits");
+                release.1.await.expect("the test holds the other end");
+            });
+            let drain = tasks.spawn("drain", async move { parent.drain().await });
+            told.1.await.expect("the task tells");
+            drop(first);
+            let strangers: Vec<_> = (0..20).map(|_| tasks.group("stranger")).collect();
+            release.0.send(()).expect("the task waits");
+            assert_eq!(drain.await.expect("no panic").left(), 0);
+            assert!(
+                !strangers.iter().any(TaskGroup::is_draining),
+                "a stranger was told"
+            );
+        });
+        assert_eq!(report.reason.to_string(), "main ended");
+        return;
+    };
+    assert!(output.status.success(), "{}", stderr(&output));
+}

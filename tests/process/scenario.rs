@@ -138,14 +138,14 @@ fn json(_: Builder) -> Builder {
     panic!("built without the feature json")
 }
 
-fn run<T: headcount::MainOutput>(
+fn run<T: headcount::runtime::MainOutput>(
     builder: Builder,
     main: impl AsyncFnOnce(TaskGroup) -> T,
 ) -> ExitCode {
     service(builder, main).report()
 }
 
-fn service<T: headcount::MainOutput>(
+fn service<T: headcount::runtime::MainOutput>(
     builder: Builder,
     main: impl AsyncFnOnce(TaskGroup) -> T,
 ) -> Report {
