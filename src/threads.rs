@@ -73,6 +73,8 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) struct Registration {
     tid: u32,
+    /// What the thread was before, and is again afterwards: a thread that is known may run a runtime.
+    before: Option<Known>,
 }
 
 /// The handle of a thread that was started by [`TaskGroup::spawn_thread`](crate::TaskGroup::spawn_thread).
@@ -107,14 +109,26 @@ impl Registration {
         class: ThreadClass,
         started: Option<&'static Location<'static>>,
     ) -> Self {
-        let tid = enter(root, class, started);
-        Self { tid }
+        let tid = own_tid();
+        let before = replace(own(root, class, started));
+        // A thread that ended without telling may have had this id before; only this one has its class here.
+        let before = before.filter(|_| CLASS.get().is_some());
+        CLASS.set(Some(class));
+        Self { tid, before }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        forget(self.tid);
+        let before = self.before.take();
+        // The thread may be past its thread-local storage.
+        CLASS
+            .try_with(|class| class.set(before.as_ref().map(|known| known.class)))
+            .ok();
+        match before {
+            Some(before) => drop(replace(before)),
+            None => forget(self.tid),
+        }
     }
 }
 
@@ -171,24 +185,19 @@ pub(crate) fn start<T: Send + 'static>(
 
 /// Registers a thread of a runtime: blocking until it is seen to be a worker. [`forget_own`] ends it.
 pub(crate) fn register_runtime_thread(root: u64) {
-    enter(root, ThreadClass::Blocking, None);
+    // A thread that ended without telling may have had this id before.
+    drop(replace(own(root, ThreadClass::Blocking, None)));
+    CLASS.set(Some(ThreadClass::Blocking));
 }
 
-fn enter(root: u64, class: ThreadClass, started: Option<&'static Location<'static>>) -> u32 {
-    let tid = own_tid();
-    let name = std::thread::current().name().unwrap_or("").to_owned();
-    let mut known = known();
-    // A thread that ended without telling may have had this id before.
-    known.retain(|other| other.tid != tid);
-    known.push(Known {
-        tid,
+fn own(root: u64, class: ThreadClass, started: Option<&'static Location<'static>>) -> Known {
+    Known {
+        tid: own_tid(),
         root,
         class,
-        name,
+        name: std::thread::current().name().unwrap_or("").to_owned(),
         started,
-    });
-    CLASS.set(Some(class));
-    tid
+    }
 }
 
 /// Notes that the threads that a runtime has just started are its workers: those come first, and one that is kept by
@@ -224,9 +233,29 @@ pub(crate) fn note_worker() {
     }
 }
 
+/// Whether the calling thread runs blocking work: one of the pool that is no worker. A worker always has an index, also
+/// inside `block_in_place`.
+#[cfg(tokio_unstable)]
+pub(crate) fn is_of_blocking_pool() -> bool {
+    let blocking = CLASS.try_with(|class| class.get() == Some(ThreadClass::Blocking));
+    blocking.unwrap_or(false) && tokio::runtime::worker_index().is_none()
+}
+
 /// Notes that the calling thread ends.
 pub(crate) fn forget_own() {
     forget(own_tid());
+}
+
+/// Notes a thread, and returns what was known under its id.
+fn replace(thread: Known) -> Option<Known> {
+    let mut known = known();
+    match known.iter_mut().find(|other| other.tid == thread.tid) {
+        Some(other) => Some(std::mem::replace(other, thread)),
+        None => {
+            known.push(thread);
+            None
+        }
+    }
 }
 
 fn forget(tid: u32) {

@@ -13,6 +13,7 @@ mod hooks {
     use crate::registry::kind::{self, Kind};
     use crate::registry::root::{Event, Root};
     use crate::registry::shard;
+    use crate::threads;
     use std::cell::Cell;
     use std::panic::Location;
     use std::sync::Arc;
@@ -84,8 +85,9 @@ mod hooks {
             return;
         }
         let kind = site(root, meta.spawned_at());
-        if !kind.seen.load(Ordering::Relaxed) {
-            // Blocking work and workers end without ever having been spawned as tasks.
+        if !kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool() {
+            // Blocking work and workers end without ever having been spawned as tasks; a helper may start both tasks and
+            // blocking work at one place.
             UNKNOWN.try_with(|cell| cell.set(Some(meta.id()))).ok();
             return;
         }

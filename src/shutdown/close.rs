@@ -57,13 +57,17 @@ impl Pipeline {
         };
         let alive: HashSet<_> = threads.iter().map(|thread| thread.os.key).collect();
         let ended = before.threads.difference(&alive).count() as u64;
+        let number = threads.iter().filter(|thread| self.lingers(thread)).count();
         let lingering = self.lingering(before, &threads);
-        let all = threads.len() as u64;
-        let not_observed = self.not_observed(cancel, &threads);
+        let mut not_observed = self.not_observed(cancel, &threads);
+        if number > lingering.len() {
+            let more = number - lingering.len();
+            not_observed.push(format!("{more} more threads that linger: not listed"));
+        }
         let layer = CloseLayer {
             timing: layer.timing(),
             ended,
-            expected: all - lingering.len() as u64,
+            expected: threads.len().saturating_sub(number) as u64,
             threads: lingering,
             children,
         };

@@ -113,6 +113,25 @@ fn the_main_thread_of_a_current_thread_runtime_does_not_linger() {
     assert!(report.is_clean(), "{report:?}");
 }
 
+/// A thread that runs a runtime of its own was forgotten afterwards, and lingered.
+#[test]
+fn a_daemon_thread_that_ran_another_runtime_is_a_daemon_still() {
+    let runtime = || Runtime::builder().signals(false).print(false).build();
+    let (release, hold) = channel::<()>();
+    let report = runtime().expect("it builds").run(async |tasks| {
+        let (ran, inner) = tokio::sync::oneshot::channel();
+        let work = move || {
+            ran.send(runtime().expect("it builds").run(async |_| {}))
+                .expect("the test waits");
+            hold.recv().expect_err("nothing is sent");
+        };
+        tasks.spawn_thread("outer", headcount::ThreadKind::Daemon, work);
+        assert!(inner.await.expect("it is told").is_clean());
+    });
+    drop(release);
+    assert!(report.is_clean(), "{report:?}");
+}
+
 /// A second signal in the second layer cut that layer short, and left a current-thread `main` without its release: the
 /// process was ended with 70 although nothing lingered.
 #[test]
@@ -248,6 +267,26 @@ fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
     };
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}{}", stderr(&output));
+}
+
+/// The end of the blocking work counted as an end of the task of the same place.
+#[test]
+#[cfg(tokio_unstable)]
+fn blocking_work_of_the_same_place_does_not_hide_an_untracked_task() {
+    #[track_caller]
+    fn both() -> tokio::task::JoinHandle<()> {
+        tokio::spawn(std::future::pending::<()>());
+        tokio::task::spawn_blocking(|| {})
+    }
+    let runtime = Runtime::builder().signals(false).print(false).build();
+    let report = runtime.expect("it builds").run(async |_| {
+        for _ in 0..3 {
+            both().await.expect("no panic");
+        }
+    });
+    let untracked = report.cancel.untracked.as_deref().expect("it is seen");
+    let dropped: Vec<u64> = untracked.iter().map(|site| site.dropped).collect();
+    assert_eq!(dropped, [3], "{report:?}");
 }
 
 /// The scope of a group that went while its siblings drained served a new group, which was then told to drain.
