@@ -200,22 +200,12 @@ fn own(root: u64, class: ThreadClass, started: Option<&'static Location<'static>
     }
 }
 
-/// Notes that the threads that a runtime has just started are its workers: those come first, and one that is kept by
-/// its first task never says so itself.
-pub(crate) fn note_workers(root: u64, workers: usize) {
+/// Waits until the workers that a runtime has just started have said that they are. Afterwards a task may keep one of
+/// them before it parks for the first time, and it would pass for a thread of the blocking pool.
+pub(crate) fn await_workers(root: u64, workers: usize) {
     let begun = Instant::now();
-    loop {
-        let mut known = known();
-        let ours = |thread: &&mut Known| thread.root == root;
-        if known.iter_mut().filter(ours).count() >= workers {
-            let ours = known.iter_mut().filter(ours);
-            ours.for_each(|thread| thread.class = ThreadClass::Worker);
-            return;
-        }
-        drop(known);
-        if begun.elapsed() > START {
-            return;
-        }
+    let is_worker = |thread: &&Known| thread.root == root && thread.class == ThreadClass::Worker;
+    while known().iter().filter(is_worker).count() < workers && begun.elapsed() < START {
         std::thread::sleep(LOOK);
     }
 }

@@ -198,7 +198,7 @@ impl Builder {
         let runtime = builder.build().map_err(BuildError::System)?;
         let handle = runtime.handle().clone();
         if !self.current_thread {
-            threads::note_workers(root.number, handle.metrics().num_workers());
+            threads::await_workers(root.number, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
         let budgets = Budgets {
