@@ -13,6 +13,7 @@ fn eventful() -> Report {
     let report = hasty()
         .name("orders")
         .drain_budget(SHORT * 3)
+        .close_budget(Duration::from_secs(1))
         .build()
         .unwrap()
         .run(async |tasks| {
@@ -66,6 +67,7 @@ fn normal(text: &str) -> String {
     let mut normal = String::new();
     for line in text.lines() {
         let line = line.replace('\u{1b}', "␛");
+        let line = line.replace(")  running, age", ")  sleeping, age");
         let mut rest = line.as_str();
         while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
             let (before, from) = rest.split_at(at);
@@ -136,6 +138,7 @@ fn the_report_is_one_line_of_json() {
                         "tid" | "pid" | "ended" | "expected" if value.is_number() => {
                             *value = json!("N");
                         }
+                        "state" => *value = json!("S"),
                         "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
                         _ if varies && value.is_number() => *value = json!("T"),
                         _ => settle(value),

@@ -28,6 +28,8 @@ pub(crate) fn alone<F: FnOnce()>(test: F) {
     let output = Command::new(std::env::current_exe().expect("a test has a file"))
         .args([name, "--exact", "--nocapture", "--include-ignored"])
         .env(ALONE, "1")
+        // To look up symbols takes a debug build a second, in which the task that panics is still there.
+        .env("RUST_BACKTRACE", "0")
         .output()
         .expect("it runs");
     let (stdout, stderr) = (

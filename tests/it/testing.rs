@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A check that does not wait long for what was left behind.
 fn quick() -> Check {
-    Check::new().grace(Duration::from_millis(50))
+    Check::new().grace(Duration::from_millis(400))
 }
 
 /// What the check says of the test, with ages and ids replaced; empty when it passes.

@@ -202,7 +202,7 @@ fn respawn_for_ever(tasks: &TaskGroup) {
 }
 
 #[test]
-fn a_task_that_respawns_itself_for_ever_is_ended_by_the_refusal() {
+fn a_task_that_respawns_itself_for_ever_is_ended() {
     alone(|| {
         let mut kept = None;
         let report = impatient().build().unwrap().run(async |tasks| {
