@@ -3,10 +3,21 @@
 //! A task's slot is a cache line that its polls would not touch otherwise. With this word, which stays in every
 //! processor's cache while nobody cancels, a poll looks into the slot only when there may be something to see.
 
+#[cfg(not(all(test, headcount_loom)))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(all(test, headcount_loom))]
+use loom::sync::atomic::{AtomicU64, Ordering};
+
 /// The number of walks that are over, above the number of those under way.
+#[cfg(not(all(test, headcount_loom)))]
 static WALKS: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(all(test, headcount_loom))]
+loom::lazy_static! {
+    static ref WALKS: AtomicU64 = AtomicU64::new(0);
+}
+
 const UNDER_WAY: u64 = (1 << 16) - 1;
 const OVER: u64 = 1 << 16;
 

@@ -4,6 +4,7 @@
 //! --target-dir target/loom loom`
 
 use super::{Entry, Reading, Slot};
+use crate::registry::cancels;
 use crate::registry::loom_notice::notice;
 use ::loom::sync::Arc;
 use ::loom::thread;
@@ -37,8 +38,13 @@ fn occupied() -> (Arc<Slot>, Reading) {
 fn live_until_cancelled(slot: &Slot) {
     let (notice, waker) = notice();
     let mut published = false;
+    let mut seen = cancels::NEVER;
     loop {
-        if slot.requests() != 0 {
+        let word = cancels::now();
+        if word != seen {
+            if !cancels::is_under_way(word) {
+                seen = word;
+            }
             if slot.lost_waker() {
                 published = false;
             }
@@ -58,12 +64,18 @@ fn live_until_cancelled(slot: &Slot) {
     slot.vacate(published);
 }
 
+/// A walk over the tasks that finds one.
+fn cancel(slot: &Slot, reading: &Reading) -> bool {
+    let _walk = cancels::Walk::begin();
+    slot.cancel(reading)
+}
+
 #[test]
 fn a_cancel_is_never_lost() {
     ::loom::model(|| {
         let (slot, reading) = occupied();
         let shared = Arc::clone(&slot);
-        let canceller = thread::spawn(move || assert!(shared.cancel(&reading)));
+        let canceller = thread::spawn(move || assert!(cancel(&shared, &reading)));
         live_until_cancelled(&slot);
         canceller.join().expect("no panic");
         assert!(slot.read().is_none());
@@ -72,11 +84,11 @@ fn a_cancel_is_never_lost() {
 
 #[test]
 fn of_two_cancellers_one_is_the_first() {
-    ::loom::model(|| {
+    switching_at_most(3, || {
         let (slot, reading) = occupied();
         let cancellers = [0, 1].map(|_| {
             let shared = Arc::clone(&slot);
-            thread::spawn(move || shared.cancel(&reading))
+            thread::spawn(move || cancel(&shared, &reading))
         });
         live_until_cancelled(&slot);
         let first = cancellers.map(|canceller| canceller.join().expect("no panic"));
@@ -91,7 +103,7 @@ fn who_cancels_a_task_that_is_over_does_not_cancel_the_next_in_its_slot() {
         let (_, waker) = notice();
         slot.publish(&waker);
         let shared = Arc::clone(&slot);
-        let late = thread::spawn(move || shared.cancel(&reading));
+        let late = thread::spawn(move || cancel(&shared, &reading));
         slot.vacate(true);
         slot.occupy(entry(2));
         slot.publish(&waker);
@@ -111,12 +123,12 @@ fn who_cancels_a_task_that_is_over_does_not_cost_the_next_its_cancel() {
         let (_, waker) = notice();
         slot.publish(&waker);
         let shared = Arc::clone(&slot);
-        let late = thread::spawn(move || shared.cancel(&reading));
+        let late = thread::spawn(move || cancel(&shared, &reading));
         slot.vacate(true);
         slot.occupy(entry(2));
         let next = slot.read().expect("it is live");
         let shared = Arc::clone(&slot);
-        let canceller = thread::spawn(move || assert!(shared.cancel(&next)));
+        let canceller = thread::spawn(move || assert!(cancel(&shared, &next)));
         live_until_cancelled(&slot);
         late.join().expect("no panic");
         canceller.join().expect("no panic");
@@ -131,7 +143,7 @@ fn a_slot_that_is_free_holds_no_waker() {
         slot.publish(&waker);
         drop(waker);
         let shared = Arc::clone(&slot);
-        let late = thread::spawn(move || shared.cancel(&reading));
+        let late = thread::spawn(move || cancel(&shared, &reading));
         slot.vacate(true);
         slot.occupy(entry(2));
         let (second, waker) = notice();
