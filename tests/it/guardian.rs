@@ -81,6 +81,11 @@ impl Process {
 
 impl Guarded {
     fn start(start: Value) -> Self {
+        Self::ordered(&[json!({ "start": start })])
+    }
+
+    /// Gives it orders so that it reads them at once.
+    fn ordered(first: &[Value]) -> Self {
         let (orders, stdin) = UnixStream::pair().expect("sockets are to be had");
         let (output, stdout) = io::pipe().expect("pipes are to be had");
         let guardian = Command::new(env!("CARGO_BIN_EXE_headcount"))
@@ -99,7 +104,9 @@ impl Guarded {
             notices: BufReader::new(notices),
             output: BufReader::new(output),
         };
-        guarded.order(&json!({ "start": start }));
+        let first: String = first.iter().map(|order| format!("{order}\n")).collect();
+        let sent = guarded.orders.write_all(first.as_bytes());
+        sent.expect("the guardian listens");
         guarded
     }
 
@@ -308,6 +315,20 @@ fn a_stop_asks_the_whole_tree_and_says_how_the_command_ended() {
         guarded.notice(),
         json!({ "exited": { "exit": { "code": 7 } } })
     );
+    assert_eq!(guarded.notice(), "empty");
+    guarded.assert_ended();
+}
+
+/// A service that is stopped while it starts: the keeper reads both orders at once, and once dropped the second, so
+/// that the process ran on until it was killed.
+#[test]
+fn a_stop_that_comes_with_the_start_is_not_lost() {
+    let start = start(&["sleep", "1000"], LONG * 10);
+    let mut guarded = Guarded::ordered(&[json!({ "start": start }), json!("stop")]);
+    let command = guarded.started();
+    command.assert_ends();
+    let ended = json!({ "signal": { "number": 15, "core_dumped": false } });
+    assert_eq!(guarded.notice(), json!({ "exited": { "exit": ended } }));
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }

@@ -109,7 +109,15 @@ fn untracked_tasks_are_named_by_their_spawn_site() {
 #[test]
 fn untracked_tasks_are_estimated_and_that_is_said() {
     let ended = stopped(&["untracked"], 0);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  0 tracked cancelled, 3 untracked dropped
+    │  └─ ! untracked ×3  estimated: their spawn sites are not observed
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    ├─ untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: 3)
+    └─ cancelled  total T
+    ");
 }
 
 #[test]

@@ -75,9 +75,13 @@ fn main() -> ExitCode {
             wedge_main(tasks).await;
         }),
         "control-wedged" => run(hangs_everywhere(), control_wedged),
+        "subscriber-blocks-early" => {
+            tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
+            run(patient(), untracked)
+        }
         "subscriber-blocks" => {
             tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
-            run(hangs_everywhere(), untracked)
+            run(hangs_in_close(), thread_lingers)
         }
         "one-thread-drains" => run(patient().current_thread(), one_thread_drains),
         "one-thread-waits" => run(patient().current_thread(), waits),
@@ -501,11 +505,12 @@ fn goes_on() -> ExitCode {
 }
 
 fn goes_on_for_a_while() -> ExitCode {
-    let deadline = Duration::from_millis(10);
-    let builder = budgets(deadline / 10, deadline / 10, deadline / 10).deadline(deadline);
+    let deadline = Duration::from_secs(1);
+    let builder = budgets(SHORT, SHORT, SHORT).deadline(deadline);
     service(builder, async |_| {});
     println!("over");
-    thread::sleep(deadline * 20);
+    // Longer than the deadline and the last words of the watchdog.
+    thread::sleep(deadline * 2);
     println!("still there");
     ExitCode::SUCCESS
 }

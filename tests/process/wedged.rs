@@ -110,10 +110,33 @@ fn on_one_thread_a_service_stops_cleanly() {
 }
 
 #[test]
-fn a_log_that_blocks_holds_up_neither_the_end_nor_the_report() {
+fn a_log_that_blocks_at_the_end_holds_up_neither_the_end_nor_the_report() {
     let ended = ready(&["subscriber-blocks"]).stop(Signal::TERM);
+    ended.assert_code(3).assert_took_at_most(DEADLINE);
+    insta::assert_snapshot!(ended.errors(), @r#"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 6 expected)
+    │  └─ ✗ thread "a-very-long-watcher" (tid N, tracked)  sleeping, age T, cpu T, started <watcher>
+    └─ lingering: 1 thread  total T
+    "#);
+}
+
+/// Without `tokio_unstable` no warning is logged that early.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_log_that_has_blocked_for_long_holds_up_neither_the_end_nor_the_report() {
+    let ended = ready(&["subscriber-blocks-early"]).stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(DEADLINE);
-    insta::assert_snapshot!(ended.errors(), @"");
+    insta::assert_snapshot!(ended.errors(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  the only task ended
+    ├─ 2 cancel  T of 20s  0 tracked cancelled, 3 untracked dropped
+    │  └─ ! untracked ×3  spawned <untracked>
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ cancelled  total T
+    ");
 }
 
 /// Its standard error is a full pipe that nobody reads.

@@ -31,7 +31,7 @@ struct Keeper<'a> {
 
 /// Waits for the order, runs the command, and returns when nothing of it is left.
 pub(super) fn keep(inbox: &mut Inbox) {
-    let Some(start) = order(inbox) else {
+    let Some((start, early)) = order(inbox) else {
         return;
     };
     let leader = match spawn(&start) {
@@ -52,13 +52,15 @@ pub(super) fn keep(inbox: &mut Inbox) {
         exit_said: false,
         deadline: None,
     };
-    keeper.run();
+    keeper.run(early);
 }
 
-fn order(inbox: &mut Inbox) -> Option<Start> {
+/// The order to start, and what came with it: a stop that is given at once may be read together with the start.
+fn order(inbox: &mut Inbox) -> Option<(Start, Vec<Woken>)> {
     loop {
-        match inbox.wait(None).into_iter().next() {
-            Some(Woken::Order(Order::Start(start))) => return Some(start),
+        let mut woken = inbox.wait(None).into_iter();
+        match woken.next() {
+            Some(Woken::Order(Order::Start(start))) => return Some((start, woken.collect())),
             Some(_) => return None,
             None => {}
         }
@@ -68,7 +70,10 @@ fn order(inbox: &mut Inbox) -> Option<Start> {
 // === impl Keeper ===
 
 impl Keeper<'_> {
-    fn run(mut self) {
+    fn run(mut self, early: Vec<Woken>) {
+        for woken in early {
+            self.hear(woken);
+        }
         loop {
             if let (false, Some(exit)) = (self.exit_said, self.tree.reap()) {
                 self.exit_said = true;
@@ -87,15 +92,19 @@ impl Keeper<'_> {
                 break;
             }
             for woken in self.inbox.wait(left) {
-                match woken {
-                    Woken::Order(Order::Stop) => self.stop(self.stop_budget),
-                    Woken::Order(Order::Kill) => self.deadline = Some(Instant::now()),
-                    Woken::Abandoned => self.stop(self.stop_budget.min(ABANDONED_BUDGET)),
-                    Woken::Order(Order::Start(_)) => {}
-                }
+                self.hear(woken);
             }
         }
         self.inbox.say(&Notice::Empty);
+    }
+
+    fn hear(&mut self, woken: Woken) {
+        match woken {
+            Woken::Order(Order::Stop) => self.stop(self.stop_budget),
+            Woken::Order(Order::Kill) => self.deadline = Some(Instant::now()),
+            Woken::Abandoned => self.stop(self.stop_budget.min(ABANDONED_BUDGET)),
+            Woken::Order(Order::Start(_)) => {}
+        }
     }
 
     fn stop(&mut self, budget: Duration) {
