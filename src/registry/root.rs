@@ -19,6 +19,10 @@ pub(crate) enum Event {
     /// Somebody asks for the shutdown, for this reason.
     Requested(String),
     /// The first untracked task of a spawn site.
+    #[cfg_attr(
+        not(tokio_unstable),
+        expect(dead_code, reason = "no hook tells of any")
+    )]
     UntrackedSite(&'static Kind),
 }
 
@@ -83,6 +87,7 @@ impl Root {
         self.hooked.load(Ordering::Relaxed)
     }
 
+    #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
     }

@@ -122,10 +122,12 @@ impl Process {
         poll(&mut fds, Some(&limit)).expect("a pidfd can be polled") == 1
     }
 
+    #[cfg(feature = "service")]
     pub(crate) fn is_alive(&self) -> bool {
         !self.ends_within(Duration::ZERO)
     }
 
+    #[cfg(feature = "service")]
     #[track_caller]
     pub(crate) fn assert_ends(&self) {
         assert!(self.ends_within(LONG), "{:?} is still alive", self.pid);
@@ -195,6 +197,7 @@ impl Program {
         }
     }
 
+    #[cfg(feature = "service")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
