@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 /// How long the last text may take to be written.
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
+/// How long the report waits for the log.
+const LOG_BUDGET: Duration = Duration::from_millis(200);
 /// How often the live line is drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -284,7 +286,9 @@ impl Pipeline {
     }
 
     fn finish(&self, report: &Report) {
+        // Before the report, which is the last that people read; unless the log takes long.
         self.log(report);
+        self.voice.flush_logs(LOG_BUDGET);
         let text = match self.plan.print {
             Print::Nowhere => None,
             Print::Text => Some(report.to_text(voice::has_colours(Stream::Stderr))),
@@ -294,14 +298,11 @@ impl Pipeline {
         if let Some(text) = text {
             self.voice.text(self.plan.print.stream(), text);
         }
-        let written = self.voice.flush(PRINT_BUDGET);
+        // If somebody does not read what we write, the report is returned all the same.
+        self.voice.flush(PRINT_BUDGET);
         if report.outcome == Outcome::Forced {
             // `main` holds its thread, so nobody can return the report.
             signal_hook::low_level::exit(EXIT_CODE);
-        }
-        if !written {
-            // Somebody does not read what we write. The report is returned all the same.
-            self.phase.set(4);
         }
     }
 

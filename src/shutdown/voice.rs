@@ -73,16 +73,26 @@ impl Voice {
     }
 
     /// Waits until all that was said and logged is written, at most so long together.
-    pub(crate) fn flush(&self, budget: Duration) -> bool {
+    pub(crate) fn flush(&self, budget: Duration) {
         let until = Instant::now() + budget;
-        let logs = self.logs.sender.get().into_iter().flatten();
-        let mut all = true;
-        for sender in [&self.text].into_iter().chain(logs) {
-            let (tell, done) = sync_channel(1);
-            let left = until.saturating_duration_since(Instant::now());
-            all &= sender.try_send(Said::Flush(tell)).is_ok() && done.recv_timeout(left).is_ok();
+        flush(&self.text, budget);
+        self.flush_logs(until.saturating_duration_since(Instant::now()));
+    }
+
+    /// Waits until all that was logged is written, at most so long.
+    pub(crate) fn flush_logs(&self, budget: Duration) {
+        if let Some(logs) = self.logs.sender.get().and_then(Option::as_ref) {
+            flush(logs, budget);
         }
-        all
+    }
+}
+
+/// Waits until all that was sent is said, at most so long.
+fn flush(to: &SyncSender<Said>, budget: Duration) {
+    let (tell, done) = sync_channel(1);
+    if to.try_send(Said::Flush(tell)).is_ok() {
+        // Whoever is not done by then is not waited for.
+        done.recv_timeout(budget).ok();
     }
 }
 

@@ -348,6 +348,9 @@ impl Ended {
             .iter()
             .position(|line| line.starts_with("headcount ") && line.contains(": stopping ("));
         let begin = begin.unwrap_or_else(|| panic!("no report: {self:#?}"));
-        steady_lines(&self.stderr[begin..])
+        // A log that is slow comes after it.
+        let lines = &self.stderr[begin..];
+        let end = lines.iter().position(|line| line.starts_with("└─"));
+        steady_lines(&lines[..=end.unwrap_or(lines.len() - 1)])
     }
 }
