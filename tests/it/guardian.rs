@@ -325,8 +325,8 @@ fn a_stop_asks_the_whole_tree_and_says_how_the_command_ended() {
 fn a_stop_that_comes_with_the_start_is_not_lost() {
     let start = start(&["sleep", "1000"], LONG * 10);
     let mut guarded = Guarded::ordered(&[json!({ "start": start }), json!("stop")]);
-    let command = guarded.started();
-    command.assert_ends();
+    // It may be gone by the time that this is read.
+    assert!(guarded.notice()["started"]["pid"].is_u64());
     let ended = json!({ "signal": { "number": 15, "core_dumped": false } });
     assert_eq!(guarded.notice(), json!({ "exited": { "exit": ended } }));
     assert_eq!(guarded.notice(), "empty");

@@ -497,9 +497,17 @@ async fn one_thread_stuck(tasks: TaskGroup) {
 
 // === after the report ===
 
-fn goes_on() -> ExitCode {
-    service(patient(), waits);
+/// Runs it, and keeps a group, and so the control side, beyond its end.
+fn keeping_a_group(builder: Builder, main: impl AsyncFnOnce(TaskGroup)) -> TaskGroup {
+    let runtime = builder.build().expect("the system has threads");
+    let tasks = runtime.tasks().clone();
+    runtime.run(main);
     println!("over");
+    tasks
+}
+
+fn goes_on() -> ExitCode {
+    let _tasks = keeping_a_group(patient(), waits);
     wait_for_ever();
     ExitCode::SUCCESS
 }
@@ -507,8 +515,7 @@ fn goes_on() -> ExitCode {
 fn goes_on_for_a_while() -> ExitCode {
     let deadline = Duration::from_secs(1);
     let builder = budgets(SHORT, SHORT, SHORT).deadline(deadline);
-    service(builder, async |_| {});
-    println!("over");
+    let _tasks = keeping_a_group(builder, async |_| {});
     // Longer than the deadline and the last words of the watchdog.
     thread::sleep(deadline * 2);
     println!("still there");
