@@ -69,67 +69,75 @@ fn a_runtime_that_is_dropped_unrun_ends_its_threads_quietly() {
 
 #[test]
 fn a_runtime_may_be_dropped_in_a_task_of_another() {
-    let report = Runtime::builder().signals(false).print(false).build();
-    let report = report.expect("it builds").run(async |tasks| {
-        let dropped = tasks.spawn("drops", async {
-            drop(Runtime::builder().signals(false).print(false).build());
+    crate::scenario::alone(|| {
+        let report = Runtime::builder().signals(false).print(false).build();
+        let report = report.expect("it builds").run(async |tasks| {
+            let dropped = tasks.spawn("drops", async {
+                drop(Runtime::builder().signals(false).print(false).build());
+            });
+            dropped.await.expect("no panic");
         });
-        dropped.await.expect("no panic");
+        assert!(report.is_clean(), "{report:?}");
     });
-    assert!(report.is_clean(), "{report:?}");
 }
 
 #[test]
 fn no_limit_is_a_limit_like_others() {
-    let no_limit = Duration::MAX;
-    let runtime = Runtime::builder()
-        .signals(false)
-        .print(false)
-        .drain_budget(no_limit)
-        .cancel_budget(no_limit)
-        .close_budget(no_limit)
-        .deadline(no_limit)
-        .build();
-    let report = runtime.expect("it builds").run(async |tasks| {
-        let group = tasks.group("patient").drain_budget(no_limit);
-        let stop = group.clone();
-        group
-            .task("patient")
+    crate::scenario::alone(|| {
+        let no_limit = Duration::MAX;
+        let runtime = Runtime::builder()
+            .signals(false)
+            .print(false)
             .drain_budget(no_limit)
-            .spawn(async move { stop.draining().await });
+            .cancel_budget(no_limit)
+            .close_budget(no_limit)
+            .deadline(no_limit)
+            .build();
+        let report = runtime.expect("it builds").run(async |tasks| {
+            let group = tasks.group("patient").drain_budget(no_limit);
+            let stop = group.clone();
+            group
+                .task("patient")
+                .drain_budget(no_limit)
+                .spawn(async move { stop.draining().await });
+        });
+        assert!(report.is_clean(), "{report:?}");
     });
-    assert!(report.is_clean(), "{report:?}");
 }
 
 /// `main`'s thread parks as a worker there, was taken for one, and lingered because it is not over.
 #[test]
 fn the_main_thread_of_a_current_thread_runtime_does_not_linger() {
-    let runtime = Runtime::builder().signals(false).print(false);
-    let report = runtime.current_thread().build().expect("it builds");
-    let report = report.run(async |tasks| {
-        let task = tasks.spawn("task", tokio::time::sleep(Duration::from_millis(1)));
-        task.await.expect("no panic");
+    crate::scenario::alone(|| {
+        let runtime = Runtime::builder().signals(false).print(false);
+        let report = runtime.current_thread().build().expect("it builds");
+        let report = report.run(async |tasks| {
+            let task = tasks.spawn("task", tokio::time::sleep(Duration::from_millis(1)));
+            task.await.expect("no panic");
+        });
+        assert!(report.is_clean(), "{report:?}");
     });
-    assert!(report.is_clean(), "{report:?}");
 }
 
 /// A thread that runs a runtime of its own was forgotten afterwards, and lingered.
 #[test]
 fn a_daemon_thread_that_ran_another_runtime_is_a_daemon_still() {
-    let runtime = || Runtime::builder().signals(false).print(false).build();
-    let (release, hold) = channel::<()>();
-    let report = runtime().expect("it builds").run(async |tasks| {
-        let (ran, inner) = tokio::sync::oneshot::channel();
-        let work = move || {
-            ran.send(runtime().expect("it builds").run(async |_| {}))
-                .expect("the test waits");
-            hold.recv().expect_err("nothing is sent");
-        };
-        tasks.spawn_thread("outer", headcount::ThreadKind::Daemon, work);
-        assert!(inner.await.expect("it is told").is_clean());
+    crate::scenario::alone(|| {
+        let runtime = || Runtime::builder().signals(false).print(false).build();
+        let (release, hold) = channel::<()>();
+        let report = runtime().expect("it builds").run(async |tasks| {
+            let (ran, inner) = tokio::sync::oneshot::channel();
+            let work = move || {
+                ran.send(runtime().expect("it builds").run(async |_| {}))
+                    .expect("the test waits");
+                hold.recv().expect_err("nothing is sent");
+            };
+            tasks.spawn_thread("outer", headcount::ThreadKind::Daemon, work);
+            assert!(inner.await.expect("it is told").is_clean());
+        });
+        drop(release);
+        assert!(report.is_clean(), "{report:?}");
     });
-    drop(release);
-    assert!(report.is_clean(), "{report:?}");
 }
 
 /// A second signal in the second layer cut that layer short, and left a current-thread `main` without its release: the
@@ -203,27 +211,29 @@ fn a_subscriber_that_hangs_does_not_keep_the_report() {
 /// Groups in groups were walked by a recursion as deep as they are, once for each.
 #[test]
 fn groups_nested_ten_thousand_deep_stop_in_time() {
-    let runtime = Runtime::builder().signals(false).print(false).build();
-    let report = runtime.expect("it builds").run(async |tasks| {
-        let mut groups = vec![tasks];
-        for _ in 0..10_000 {
-            let inner = groups[groups.len() - 1].group("inner");
-            groups.push(inner);
-        }
-        let last = groups[groups.len() - 1].clone();
-        last.clone()
-            .spawn("deep", async move { last.draining().await });
-        let wide: Vec<_> = (0..5_000)
-            .map(|_| groups[0].group("wide").group("in"))
-            .collect();
-        for group in &wide {
-            let own = group.clone();
-            group.spawn("wide", async move { own.draining().await });
-        }
-        drop((groups, wide));
+    crate::scenario::alone(|| {
+        let runtime = Runtime::builder().signals(false).print(false).build();
+        let report = runtime.expect("it builds").run(async |tasks| {
+            let mut groups = vec![tasks];
+            for _ in 0..10_000 {
+                let inner = groups[groups.len() - 1].group("inner");
+                groups.push(inner);
+            }
+            let last = groups[groups.len() - 1].clone();
+            last.clone()
+                .spawn("deep", async move { last.draining().await });
+            let wide: Vec<_> = (0..5_000)
+                .map(|_| groups[0].group("wide").group("in"))
+                .collect();
+            for group in &wide {
+                let own = group.clone();
+                group.spawn("wide", async move { own.draining().await });
+            }
+            drop((groups, wide));
+        });
+        assert!(report.is_clean(), "{report:?}");
+        assert!(report.total < Duration::from_secs(4), "{:?}", report.total);
     });
-    assert!(report.is_clean(), "{report:?}");
-    assert!(report.total < Duration::from_secs(4), "{:?}", report.total);
 }
 
 /// Spawn sites of untracked tasks were kept for each runtime that ever was, so that after some hundred tests every name
@@ -273,20 +283,22 @@ fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
 #[test]
 #[cfg(tokio_unstable)]
 fn blocking_work_of_the_same_place_does_not_hide_an_untracked_task() {
-    #[track_caller]
-    fn both() -> tokio::task::JoinHandle<()> {
-        tokio::spawn(std::future::pending::<()>());
-        tokio::task::spawn_blocking(|| {})
-    }
-    let runtime = Runtime::builder().signals(false).print(false).build();
-    let report = runtime.expect("it builds").run(async |_| {
-        for _ in 0..3 {
-            both().await.expect("no panic");
+    crate::scenario::alone(|| {
+        #[track_caller]
+        fn both() -> tokio::task::JoinHandle<()> {
+            tokio::spawn(std::future::pending::<()>());
+            tokio::task::spawn_blocking(|| {})
         }
+        let runtime = Runtime::builder().signals(false).print(false).build();
+        let report = runtime.expect("it builds").run(async |_| {
+            for _ in 0..3 {
+                both().await.expect("no panic");
+            }
+        });
+        let untracked = report.cancel.untracked.as_deref().expect("it is seen");
+        let dropped: Vec<u64> = untracked.iter().map(|site| site.dropped).collect();
+        assert_eq!(dropped, [3], "{report:?}");
     });
-    let untracked = report.cancel.untracked.as_deref().expect("it is seen");
-    let dropped: Vec<u64> = untracked.iter().map(|site| site.dropped).collect();
-    assert_eq!(dropped, [3], "{report:?}");
 }
 
 /// The scope of a group that went while its siblings drained served a new group, which was then told to drain.
