@@ -27,12 +27,12 @@ const BAD_CONFIG: u8 = 78;
 #[command(name = "headcount", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the tasks of a configuration until stopped
+    /// Run the tasks of a configuration until stopped; what `headcount` alone does, too
     #[command(after_help = AFTER_HELP)]
     Run(Run),
     /// Say whether a configuration is right, without starting anything
@@ -63,6 +63,16 @@ struct Run {
     log_filter: Option<Targets>,
 }
 
+impl Run {
+    /// `headcount run`, and no more.
+    const BARE: Self = Self {
+        config: None,
+        report: ReportFormat::Text,
+        log_format: None,
+        log_filter: None,
+    };
+}
+
 /// How the shutdown report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
@@ -91,7 +101,11 @@ Exit codes:
 /// Runs the command line of the process and returns what the process exits with.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
+    // Without a word it runs what it has on board.
+    match Arguments::parse()
+        .command
+        .unwrap_or(Command::Run(Run::BARE))
+    {
         Command::Run(arguments) => run(arguments),
         Command::Check { config } => match Config::load(Some(&config)) {
             Ok(config) => print(&output::check(&config)),
