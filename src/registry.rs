@@ -1,7 +1,7 @@
 //! Who is inside: a row for every live tracked task, and counters of all that ever were.
 //!
 //! Starting and ending a task takes no lock and writes no line that another thread writes: a thread has a shard of its
-//! own with slots and counters. Readers walk the shards at any time without stopping anybody.
+//! own with counters, and free slots of its own. Readers walk both at any time without stopping anybody.
 //! The registry never calls out, except into `tracing`, and to the one listener of a root.
 
 mod cancels;
@@ -52,23 +52,23 @@ pub(crate) struct Counts {
     pub(crate) ended: [u64; 4],
 }
 
-/// A set of scopes that is quick to ask.
-#[derive(Debug)]
-struct Members(Vec<u64>);
-
 /// The live tasks of a scope and all below it.
 pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
-    let scopes = scope.subtree();
-    let members = Members::of(&scopes);
-    let draining = Members::of_all(scopes.iter().filter(|scope| scope.is_draining()));
     let now = clock::raw();
-    slots::all()
-        .filter_map(|slot| slot.read().map(|reading| (slot, reading)))
-        .filter(|(_, reading)| members.holds(reading.entry.scope))
-        // It may serve another group since `scopes` was made.
-        .filter(|(_, reading)| scope::at(reading.entry.scope).is_below(scope))
-        .map(|(slot, reading)| live_task(slot, &reading, now, &draining))
+    readings(scope)
+        .map(|(slot, reading)| live_task(slot, &reading, now))
         .collect()
+}
+
+/// The slots of the live tasks of a scope and all below it.
+fn readings(scope: &'static Scope) -> impl Iterator<Item = (&'static Slot, Reading)> {
+    // There may be many slots where nothing lives any more.
+    let walked = (!scope.is_empty()).then(slots::all);
+    walked
+        .into_iter()
+        .flatten()
+        .filter_map(|slot| Some((slot, slot.read()?)))
+        .filter(|(_, reading)| scope::at(reading.entry.scope).is_below(scope))
 }
 
 impl LiveTask {
@@ -77,11 +77,11 @@ impl LiveTask {
     }
 }
 
-fn live_task(slot: &Slot, reading: &Reading, now: u64, draining: &Members) -> LiveTask {
+fn live_task(slot: &Slot, reading: &Reading, now: u64) -> LiveTask {
     let entry = &reading.entry;
     let state = if reading.cancelling {
         TaskState::Cancelling
-    } else if draining.holds(entry.scope) {
+    } else if scope::at(entry.scope).is_draining() {
         TaskState::Draining
     } else if reading.polled {
         TaskState::Running
@@ -98,31 +98,19 @@ fn live_task(slot: &Slot, reading: &Reading, now: u64, draining: &Members) -> Li
     }
 }
 
-/// Asks every task of a scope and below, for which `choose` holds, to end at its next await. Returns how many were
-/// asked for the first time.
+/// Asks every task of a scope and below, for which `choose` holds, to end at its next await.
 pub(crate) fn cancel(
     scope: &'static Scope,
     choose: impl Fn(&'static Kind, &'static Scope) -> bool,
-) -> u64 {
-    let members = Members::of(&scope.subtree());
+) {
     let _walk = cancels::Walk::begin();
-    let mut asked = 0;
-    for slot in slots::all() {
-        let Some(reading) = slot.read() else { continue };
+    for (slot, reading) in readings(scope) {
         let entry = &reading.entry;
-        if reading.cancelling || !members.holds(entry.scope) {
-            continue;
-        }
-        // It may serve another group since `members` was made. It serves this one as long as the task lives, and if the
-        // task does not, its slot refuses the cancel.
-        if !scope::at(entry.scope).is_below(scope) {
-            continue;
-        }
-        if choose(kind::at(entry.kind), scope::at(entry.scope)) && slot.cancel(&reading) {
-            asked += 1;
+        // Its scope serves this group as long as the task lives, and if it does not, its slot refuses the cancel.
+        if !reading.cancelling && choose(kind::at(entry.kind), scope::at(entry.scope)) {
+            slot.cancel(&reading);
         }
     }
-    asked
 }
 
 /// Which thread polls, drops or runs the task in which slot at this moment.
@@ -179,32 +167,5 @@ impl Counts {
     pub(crate) fn live(&self) -> u64 {
         let ended = self.ended.iter().fold(0_u64, |sum, n| sum.wrapping_add(*n));
         self.started.saturating_sub(ended)
-    }
-}
-
-// === impl Members ===
-
-impl Members {
-    fn of(scopes: &[&'static Scope]) -> Self {
-        Self::of_all(scopes.iter())
-    }
-
-    fn of_all<'a>(scopes: impl Iterator<Item = &'a &'static Scope>) -> Self {
-        let mut bits = Vec::new();
-        for scope in scopes {
-            let at = scope.number as usize / 64;
-            if at >= bits.len() {
-                bits.resize(at + 1, 0);
-            }
-            bits[at] |= 1 << (scope.number % 64);
-        }
-        Self(bits)
-    }
-
-    #[inline]
-    fn holds(&self, scope: u32) -> bool {
-        self.0
-            .get(scope as usize / 64)
-            .is_some_and(|word| word >> (scope % 64) & 1 == 1)
     }
 }

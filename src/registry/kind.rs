@@ -165,14 +165,9 @@ pub(crate) fn intern(
     options: &Options,
 ) -> &'static Kind {
     let place = (std::ptr::from_ref(site).addr() >> 3) ^ (path as usize).wrapping_mul(0x9E37_79B9);
-    let cached = CACHE.try_with(|cache| {
-        cache[place % CACHED]
-            .get()
-            .filter(|(at, kind)| std::ptr::eq(*at, site) && kind.is(path, name, options))
-    });
-    match cached {
-        Ok(Some((_, kind))) => kind,
-        _ => intern_slowly(place, path, name, site, options),
+    match cached(place, site) {
+        Some(kind) if kind.is(path, name, options) => kind,
+        _ => cache(place, site, intern_slowly(path, name, site, options)),
     }
 }
 
@@ -184,24 +179,24 @@ pub(crate) fn intern(
 #[inline]
 pub(crate) fn intern_untracked(root: u64, site: &'static Location<'static>) -> &'static Kind {
     let place = std::ptr::from_ref(site).addr() >> 3;
-    let cached = CACHE.try_with(|cache| {
-        cache[place % CACHED]
-            .get()
-            .filter(|(at, kind)| std::ptr::eq(*at, site) && kind.serves(root))
-    });
-    match cached {
-        Ok(Some((_, kind))) => kind,
-        _ => intern_untracked_slowly(place, root, site),
+    match cached(place, site) {
+        Some(kind) if kind.serves(root) => kind,
+        _ => {
+            let kind = index_of(|index| index.untracked_kind(root, site));
+            cache(place, site, kind)
+        }
     }
 }
 
+#[inline]
+fn cached(place: usize, site: &'static Location<'static>) -> Option<&'static Kind> {
+    let (at, kind) = CACHE.try_with(|cache| cache[place % CACHED].get()).ok()??;
+    std::ptr::eq(at, site).then_some(kind)
+}
+
 #[cold]
-fn intern_untracked_slowly(
-    place: usize,
-    root: u64,
-    site: &'static Location<'static>,
-) -> &'static Kind {
-    let kind = index_of(|index| index.untracked_kind(root, site));
+fn cache(place: usize, site: &'static Location<'static>, kind: &'static Kind) -> &'static Kind {
+    // The thread may be past its thread-local storage; then it looks up each time.
     CACHE
         .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
         .ok();
@@ -220,17 +215,13 @@ pub(crate) fn release(root: u64) {
 
 #[cold]
 fn intern_slowly(
-    place: usize,
     path: u32,
     name: &str,
     site: &'static Location<'static>,
     options: &Options,
 ) -> &'static Kind {
     // A given name is kept for ever, so it may not be long.
-    let end = (0..=name.len().min(GIVEN_BYTES))
-        .rev()
-        .find(|&end| name.is_char_boundary(end));
-    let name = &name[..end.unwrap_or(0)];
+    let name = &name[..name.floor_char_boundary(GIVEN_BYTES)];
     let (kind, full) = index_of(|index| {
         let kind = index.kind(path, name, site, options);
         (kind, std::mem::take(&mut index.full))
@@ -243,10 +234,6 @@ fn intern_slowly(
              a task's name should be a kind, not an id"
         );
     }
-    // The thread may be past its thread-local storage; then it looks up each time.
-    CACHE
-        .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
-        .ok();
     kind
 }
 
@@ -303,11 +290,7 @@ fn clean(name: &str) -> Cow<'_, str> {
     if name.is_empty() {
         return "unnamed".into();
     }
-    let end = (0..=name.len().min(NAME_BYTES))
-        .rev()
-        .find(|&end| name.is_char_boundary(end))
-        .unwrap_or(0);
-    name[..end]
+    name[..name.floor_char_boundary(NAME_BYTES)]
         .replace(|c: char| c.is_control() || c == '/', "_")
         .into()
 }

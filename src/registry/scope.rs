@@ -140,34 +140,33 @@ impl Scope {
         self.subtree_in(&index)
     }
 
-    fn subtree_in(&'static self, _: &Index) -> Vec<&'static Self> {
+    fn subtree_in(&'static self, index: &Index) -> Vec<&'static Self> {
         let mut scopes = vec![self];
         let mut next = 0;
         while let Some(scope) = scopes.get(next) {
-            let children =
-                std::iter::successors(link(&scope.first_child), |child| link(&child.next));
-            let children: Vec<_> = children.collect();
-            scopes.extend(children);
+            scopes.extend(scope.children_in(index));
             next += 1;
         }
         scopes.sort_by_key(|scope| scope.created.load(Ordering::Relaxed));
         scopes
     }
 
+    /// The scopes directly below this one, the last created first.
+    fn children_in(&self, _: &Index) -> impl Iterator<Item = &'static Self> + use<> {
+        std::iter::successors(link(&self.first_child), |child| link(&child.next))
+    }
+
     /// The scopes directly below this one, in the order in which they drain: the last created first, unless one was
     /// declared to drain after another.
     pub(crate) fn children_to_drain(&'static self) -> Vec<Held> {
         let index = index();
-        let mut waiting = self.subtree_in(&index);
-        waiting.retain(|scope| scope.parent.load(Ordering::Relaxed) == self.number);
-        let order = if waiting
+        let mut order: Vec<_> = self.children_in(&index).collect();
+        if order
             .iter()
-            .all(|scope| lock(&scope.drains_after).is_empty())
+            .any(|scope| !lock(&scope.drains_after).is_empty())
         {
-            waiting.into_iter().rev().collect()
-        } else {
-            declared_order(waiting)
-        };
+            order = declared_order(order);
+        }
         order.into_iter().map(Held::new).collect()
     }
 
@@ -270,6 +269,11 @@ impl Scope {
     /// The live daemons of this scope and all below it.
     pub(crate) fn live_daemons(&'static self) -> u64 {
         self.sum_live(shard::ScopeCounters::daemons)
+    }
+
+    /// Whether nothing lives in this scope and below it, daemons included.
+    pub(crate) fn is_empty(&'static self) -> bool {
+        self.live() == 0 && self.live_daemons() == 0
     }
 
     /// The tasks that ever started in this scope and all that were below it, daemons left out.
@@ -468,16 +472,16 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     scope
 }
 
-/// Sorts scopes of one parent so that each comes after those that it drains after.
+/// Sorts scopes of one parent, the last created first, so that each comes after those that it drains after.
 fn declared_order(mut waiting: Vec<&'static Scope>) -> Vec<&'static Scope> {
     let mut order: Vec<&'static Scope> = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
-        let free = waiting.iter().rposition(|scope| {
+        let free = waiting.iter().position(|scope| {
             let after = lock(&scope.drains_after);
             !waiting.iter().any(|other| after.contains(&other.number))
         });
         // `drain_after` refuses a cycle; if groups were made anew meanwhile, the last created goes first.
-        order.push(waiting.remove(free.unwrap_or(waiting.len() - 1)));
+        order.push(waiting.remove(free.unwrap_or(0)));
     }
     order
 }

@@ -10,12 +10,11 @@ pub(crate) use nothing::{mark_tracked, mark_untracked, tracked_task_ended};
 
 #[cfg(tokio_unstable)]
 mod hooks {
-    use crate::registry::kind::{self, Kind};
+    use crate::registry::kind;
     use crate::registry::root::{Event, Root};
     use crate::registry::shard;
     use crate::threads;
     use std::cell::Cell;
-    use std::panic::Location;
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
     use tokio::runtime::{Builder, TaskMeta};
@@ -73,7 +72,7 @@ mod hooks {
         if TRACKED.try_with(Cell::get).unwrap_or(true) || is(&UNKNOWN, meta.id()) {
             return;
         }
-        let kind = site(root.number, meta.spawned_at());
+        let kind = kind::intern_untracked(root.number, meta.spawned_at());
         shard::with(|shard| shard::bump(&shard.kind(kind.number).started));
         if !kind.seen.load(Ordering::Relaxed) && !kind.seen.swap(true, Ordering::Relaxed) {
             root.tell(Event::UntrackedSite(kind));
@@ -84,7 +83,7 @@ mod hooks {
         if is(&ENDED, meta.id()) {
             return;
         }
-        let kind = site(root, meta.spawned_at());
+        let kind = kind::intern_untracked(root, meta.spawned_at());
         if !kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool() {
             // Blocking work and workers end without ever having been spawned as tasks; a helper may start both tasks and
             // blocking work at one place.
@@ -92,11 +91,6 @@ mod hooks {
             return;
         }
         shard::with(|shard| shard::bump(&shard.kind(kind.number).ended[0]));
-    }
-
-    #[inline]
-    fn site(root: u64, site: &'static Location<'static>) -> &'static Kind {
-        kind::intern_untracked(root, site)
     }
 
     fn is(cell: &'static std::thread::LocalKey<Cell<Option<Id>>>, id: Id) -> bool {
