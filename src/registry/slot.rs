@@ -9,8 +9,14 @@
 
 #[cfg(not(all(test, headcount_loom)))]
 mod sync {
-    pub(super) use std::sync::Mutex;
     pub(super) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+    pub(super) type Mutex<T> = spin::mutex::SpinMutex<T, spin::Yield>;
+
+    #[inline]
+    pub(super) fn lock<T>(mutex: &Mutex<T>) -> spin::mutex::SpinMutexGuard<'_, T, spin::Yield> {
+        mutex.lock()
+    }
 
     #[inline]
     pub(super) fn store(state: &AtomicU64, value: u64) {
@@ -20,8 +26,8 @@ mod sync {
 
 #[cfg(all(test, headcount_loom))]
 mod sync {
-    pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+    pub(super) use loom::sync::{Mutex, MutexGuard};
 
     /// A canceller's bit is set by an exchange, which comes right after the value that it saw, so before any later store
     /// of the owner. Loom orders the two only when one is known to happen before the other, and would let the owner read
@@ -29,13 +35,16 @@ mod sync {
     pub(super) fn store(state: &AtomicU64, value: u64) {
         state.swap(value, Ordering::Release);
     }
+
+    pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().expect("no model panics with it")
+    }
 }
 
 #[cfg(all(test, headcount_loom))]
 mod loom;
 
 use std::ops::DerefMut;
-use std::sync::PoisonError;
 use std::task::Waker;
 use sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, fence};
 
@@ -167,7 +176,7 @@ impl Slot {
 
     #[inline]
     fn waker_cell(&self) -> impl DerefMut<Target = Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.waker)
     }
 
     /// Asks the task that `reading` saw to end; false when it is over already, or was asked before.

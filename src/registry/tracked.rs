@@ -144,6 +144,8 @@ impl Row {
     #[inline]
     pub(crate) fn start(kind: &'static Kind, scope: &'static Scope) -> Self {
         let started = clock::raw();
+        // Before the slot is filled: whoever cancels from here on finds the slot, and changes the word.
+        let seen = cancels::now();
         let slot = slots::take();
         shard::with(|shard| {
             let entry = Entry {
@@ -162,8 +164,11 @@ impl Row {
             live: true,
             polled: false,
             published: false,
-            // Whoever cancels from here on finds the slot, and changes the word.
-            seen: cancels::NEVER,
+            seen: if cancels::is_under_way(seen) {
+                cancels::NEVER
+            } else {
+                seen
+            },
         }
     }
 
