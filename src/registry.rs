@@ -41,7 +41,7 @@ pub(crate) struct LiveTask {
     pub(crate) kind: &'static Kind,
     scope: u32,
     pub(crate) state: TaskState,
-    pub(crate) age: Duration,
+    nanos: u64,
 }
 
 /// What ever happened to the tasks of a kind.
@@ -55,9 +55,10 @@ pub(crate) struct Counts {
 /// The live tasks of a scope and all below it.
 pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
     let now = clock::raw();
-    readings(scope)
-        .map(|(slot, reading)| live_task(slot, &reading, now))
-        .collect()
+    let mut tasks = Vec::with_capacity(scope.size_hint());
+    // Not `collect`: from the inside the walk is one loop.
+    readings(scope).for_each(|(slot, reading)| tasks.push(live_task(slot, &reading, now)));
+    tasks
 }
 
 /// The slots of the live tasks of a scope and all below it.
@@ -74,6 +75,10 @@ fn readings(scope: &'static Scope) -> impl Iterator<Item = (&'static Slot, Readi
 impl LiveTask {
     pub(crate) fn scope(&self) -> &'static Scope {
         scope::at(self.scope)
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        Duration::from_nanos(self.nanos)
     }
 }
 
@@ -94,7 +99,7 @@ fn live_task(slot: &Slot, reading: &Reading, now: u64) -> LiveTask {
         kind: kind::at(entry.kind),
         scope: entry.scope,
         state,
-        age: Duration::from_nanos(clock::nanos_between(entry.started, now)),
+        nanos: clock::nanos_between(entry.started, now),
     }
 }
 
@@ -104,13 +109,13 @@ pub(crate) fn cancel(
     choose: impl Fn(&'static Kind, &'static Scope) -> bool,
 ) {
     let _walk = cancels::Walk::begin();
-    for (slot, reading) in readings(scope) {
+    readings(scope).for_each(|(slot, reading)| {
         let entry = &reading.entry;
         // Its scope serves this group as long as the task lives, and if it does not, its slot refuses the cancel.
         if !reading.cancelling && choose(kind::at(entry.kind), scope::at(entry.scope)) {
             slot.cancel(&reading);
         }
-    }
+    });
 }
 
 /// Which thread polls, drops or runs the task in which slot at this moment.
@@ -131,6 +136,24 @@ pub(crate) fn counts(kind: &Kind) -> Counts {
         counts.started = counts.started.wrapping_add(started);
     }
     counts
+}
+
+/// The same of every kind, in one walk.
+pub(crate) fn all_counts() -> Vec<(&'static Kind, Counts)> {
+    let mut all: Vec<_> = kind::all().map(|kind| (kind, Counts::default())).collect();
+    let (shards, made) = (shard::all(), all.len());
+    for (kind, counters) in shards.clone().flat_map(|shard| shard.all_kinds(made)) {
+        let (_, counts) = &mut all[kind];
+        for (total, ended) in counts.ended.iter_mut().zip(&counters.ended) {
+            *total = total.wrapping_add(ended.load(Ordering::Acquire));
+        }
+    }
+    for (kind, counters) in shards.flat_map(|shard| shard.all_kinds(made)) {
+        let (_, counts) = &mut all[kind];
+        let started = counters.started.load(Ordering::Acquire);
+        counts.started = counts.started.wrapping_add(started);
+    }
+    all
 }
 
 /// How long the tasks lived that have ended, of the groups of a label.

@@ -1,9 +1,9 @@
 //! What ever happened to the tasks of a group, as numbers.
 
 use super::TaskGroup;
-use crate::registry::{self, kind};
+use crate::registry::kind::{self, Kind};
+use crate::registry::{self, Counts};
 use crate::task::TaskOutcome;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What ever happened to the tasks of one name in one group, wherever they were spawned.
@@ -43,6 +43,28 @@ pub struct GroupDurations {
 // === impl TaskCounters ===
 
 impl TaskCounters {
+    fn new(kind: &Kind, counts: &Counts) -> Self {
+        let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
+        Self {
+            group: kind.group(),
+            name: kind.name,
+            started: counts.started,
+            completed: ended(TaskOutcome::Completed),
+            failed: ended(TaskOutcome::Failed),
+            panicked: ended(TaskOutcome::Panicked),
+            cancelled: ended(TaskOutcome::Cancelled),
+        }
+    }
+
+    /// Adds those of another kind under the same name.
+    fn add(&mut self, other: &Self) {
+        self.started += other.started;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.panicked += other.panicked;
+        self.cancelled += other.cancelled;
+    }
+
     /// How many have not ended.
     #[must_use]
     pub fn live(&self) -> u64 {
@@ -68,31 +90,20 @@ impl TaskGroup {
     /// in the process, share them. They add up when nothing starts or ends meanwhile.
     #[must_use]
     pub fn counters(&self) -> Vec<TaskCounters> {
-        let mut rows: BTreeMap<(&'static str, &'static str), TaskCounters> = BTreeMap::new();
-        for kind in kind::all().filter(|kind| !kind.options.untracked) {
-            if !is_within(kind.group(), self.name()) {
-                continue;
+        let mut rows: Vec<TaskCounters> = registry::all_counts()
+            .into_iter()
+            .filter(|(kind, _)| !kind.options.untracked && is_within(kind.group(), self.name()))
+            .map(|(kind, counts)| TaskCounters::new(kind, &counts))
+            .collect();
+        rows.sort_unstable_by_key(|row| (row.group, row.name));
+        rows.dedup_by(|same, row| {
+            let merged = (same.group, same.name) == (row.group, row.name);
+            if merged {
+                row.add(same);
             }
-            let counts = registry::counts(kind);
-            let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
-            let row = rows
-                .entry((kind.group(), kind.name))
-                .or_insert_with(|| TaskCounters {
-                    group: kind.group(),
-                    name: kind.name,
-                    started: 0,
-                    completed: 0,
-                    failed: 0,
-                    panicked: 0,
-                    cancelled: 0,
-                });
-            row.started += counts.started;
-            row.completed += ended(TaskOutcome::Completed);
-            row.failed += ended(TaskOutcome::Failed);
-            row.panicked += ended(TaskOutcome::Panicked);
-            row.cancelled += ended(TaskOutcome::Cancelled);
-        }
-        rows.into_values().collect()
+            merged
+        });
+        rows
     }
 
     /// How long ended tasks lived, for every group of the process that has a histogram.

@@ -13,9 +13,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// Between two walks over the tasks that are to be cancelled.
+/// Between two walks over the tasks that are to be cancelled; longer when a walk takes long.
 const WALK_FIRST: Duration = Duration::from_millis(2);
 const WALK_LAST: Duration = Duration::from_millis(200);
+/// A walk takes a processor from those who end, so it may take no more than this share of the time.
+const WALK_SHARE: u32 = 4;
 
 /// What a drain or a cancel left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,8 +186,10 @@ pub(crate) async fn cancel_all(scope: &'static Scope, until: Instant) {
     let mut pause = WALK_FIRST;
     loop {
         // Again and again: a task that started at the moment of the first walk may have been missed by it.
+        let begun = Instant::now();
         registry::cancel(scope, |_, _| true);
-        let again = until.min(Instant::now() + pause);
+        let pause_now = pause.max(begun.elapsed() * WALK_SHARE);
+        let again = until.min(Instant::now() + pause_now);
         if timeout_at(again, empty(&watch)).await.is_ok() || again == until {
             return;
         }

@@ -104,7 +104,7 @@ impl TaskRow {
     /// The time since it was spawned.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.0.age
+        self.0.age()
     }
 
     /// Where it was spawned.

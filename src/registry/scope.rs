@@ -271,6 +271,12 @@ impl Scope {
         self.sum_live(shard::ScopeCounters::daemons)
     }
 
+    /// About as many as live in this scope and below it, daemons included.
+    pub(crate) fn size_hint(&'static self) -> usize {
+        let live = self.live() + self.live_daemons();
+        usize::try_from(live).unwrap_or(0)
+    }
+
     /// Whether nothing lives in this scope and below it, daemons included.
     pub(crate) fn is_empty(&'static self) -> bool {
         self.live() == 0 && self.live_daemons() == 0

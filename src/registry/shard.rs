@@ -256,6 +256,17 @@ impl Shard {
         Some(&self.kinds[at / COUNTERS_A_CHUNK].get()?[at % COUNTERS_A_CHUNK])
     }
 
+    /// The counters of all kinds below `made` that this shard may have counted, with their numbers.
+    pub(crate) fn all_kinds(&self, made: usize) -> impl Iterator<Item = (usize, &KindCounters)> {
+        let chunks = self.kinds[..made.div_ceil(COUNTERS_A_CHUNK)]
+            .iter()
+            .enumerate();
+        chunks
+            .filter_map(|(at, chunk)| Some((at, chunk.get()?)))
+            .flat_map(|(at, chunk)| (at * COUNTERS_A_CHUNK..).zip(chunk))
+            .take_while(move |(kind, _)| *kind < made)
+    }
+
     #[inline]
     pub(crate) fn scope(&self, scope: u32) -> &ScopeCounters {
         let at = scope as usize;

@@ -48,7 +48,7 @@ impl Tally {
         self.merge_row(TallyRow {
             kind: task.kind,
             count: 1,
-            oldest: task.age,
+            oldest: task.age(),
             drained,
             ids: vec![task.id],
             on_thread,
