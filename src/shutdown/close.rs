@@ -44,31 +44,35 @@ impl Pipeline {
             self.guarded(&mut layer, timeout_at(until, returned)).await;
         }
         let mut pause = LOOK_FIRST;
-        let (threads, children) = loop {
-            let threads = audit::threads(&self.baseline);
+        let (lingering, rest, children) = loop {
+            let (lingering, rest): (Vec<_>, Vec<_>) = audit::threads(&self.baseline)
+                .into_iter()
+                .partition(|thread| self.lingers(thread));
             let children = self.children();
-            let done = children.is_empty() && !threads.iter().any(|thread| self.lingers(thread));
-            if done || layer.cut || Instant::now() >= until {
-                break (threads, children);
+            let done = children.is_empty() && lingering.is_empty();
+            if done || Instant::now() >= until {
+                break (lingering, rest, children);
             }
             let left = until.saturating_duration_since(Instant::now());
             self.guarded(&mut layer, sleep(pause.min(left))).await;
             pause = (pause * 2).min(LOOK_LAST);
         };
-        let alive: HashSet<_> = threads.iter().map(|thread| thread.os.key).collect();
+        let alive: HashSet<_> = lingering
+            .iter()
+            .chain(&rest)
+            .map(|thread| thread.os.key)
+            .collect();
         let ended = before.threads.difference(&alive).count() as u64;
-        let number = threads.iter().filter(|thread| self.lingers(thread)).count();
-        let lingering = self.lingering(before, &threads);
-        let mut not_observed = self.not_observed(cancel, &threads);
-        if number > lingering.len() {
-            let more = number - lingering.len();
+        let mut not_observed = self.not_observed(cancel, lingering.iter().chain(&rest));
+        let more = lingering.len().saturating_sub(LISTED);
+        if more > 0 {
             not_observed.push(format!("{more} more threads that linger: not listed"));
         }
         let layer = CloseLayer {
             timing: layer.timing(),
             ended,
-            expected: threads.len().saturating_sub(number) as u64,
-            threads: lingering,
+            expected: rest.len() as u64,
+            threads: self.findings(before, &lingering),
             children,
         };
         (layer, not_observed)
@@ -87,7 +91,11 @@ impl Pipeline {
         }
     }
 
-    fn lingering(&self, before: &Before, threads: &[Audited]) -> Vec<ThreadFinding> {
+    fn findings(&self, before: &Before, lingering: &[Audited]) -> Vec<ThreadFinding> {
+        if lingering.is_empty() {
+            // To look who holds them is a walk over all tasks.
+            return Vec::new();
+        }
         let on_threads = registry::on_threads();
         let held: HashMap<u32, String> = registry::live_tasks(self.root.scope)
             .into_iter()
@@ -111,12 +119,7 @@ impl Pipeline {
             task: held.get(&thread.os.key.tid).cloned(),
             appeared_while_stopping: !before.threads.contains(&thread.os.key),
         };
-        threads
-            .iter()
-            .filter(|thread| self.lingers(thread))
-            .take(LISTED)
-            .map(finding)
-            .collect()
+        lingering.iter().take(LISTED).map(finding).collect()
     }
 
     /// Notes whose children are ours, before the threads that forked them end and the kernel gives them to others.
@@ -140,7 +143,11 @@ impl Pipeline {
             .collect()
     }
 
-    fn not_observed(&self, cancel: &CancelLayer, threads: &[Audited]) -> Vec<String> {
+    fn not_observed<'a>(
+        &self,
+        cancel: &CancelLayer,
+        threads: impl Iterator<Item = &'a Audited>,
+    ) -> Vec<String> {
         let mut sentences = Vec::new();
         if !self.owned.is_ours {
             sentences
@@ -157,7 +164,6 @@ impl Pipeline {
             ));
         }
         let others = threads
-            .iter()
             .filter(|thread| thread.known.is_none() && !thread.in_baseline)
             .filter(|thread| thread.os.comm.starts_with("tokio-r"))
             .count();
