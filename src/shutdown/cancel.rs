@@ -6,7 +6,7 @@ use super::pipeline::{Before, Layer, Pipeline, findings};
 use crate::group::cancel_all;
 use crate::registry::root::Root;
 use crate::registry::{self, Tally};
-use crate::report::{CancelLayer, DrainLayer, UntrackedFinding};
+use crate::report::{CancelLayer, DrainLayer, TaskFinding, UntrackedFinding};
 use crate::threads::{self, ThreadClass};
 use std::collections::HashMap;
 use std::panic::Location;
@@ -33,26 +33,24 @@ impl Pipeline {
         before: &Before,
         drain: &DrainLayer,
     ) -> (CancelLayer, Closing) {
-        let mut layer = self.layer("cancel", self.plan.cancel);
-        layer.until = layer
-            .until
-            .min(Instant::now() + self.within_deadline(before, self.plan.cancel));
+        let mut layer = self.layer("cancel", self.plan.cancel, before);
         self.root.refuse();
-        let scope = self.root.scope;
         self.tracked_first(&mut layer).await;
         let sites = self.ended_by_site();
         let estimate = self.estimate_untracked().await;
         self.note_children();
         let closing = self.begin_closing(before);
         self.wait_for_tasks(&mut layer).await;
-        let lingering = Tally::of(scope, |_| true);
-        let waited = Tally::of(scope, |task| !task.kind.options.daemon).count();
-        let cancelled: u64 = drain.ignored.iter().map(|task| task.count).sum();
+        let lingering = findings(&Tally::of(self.root.scope, |_| true));
+        let count = |tasks: &[TaskFinding]| -> u64 {
+            let waited = tasks.iter().filter(|task| !task.daemon);
+            waited.map(|task| task.count).sum()
+        };
         let layer = CancelLayer {
             timing: layer.timing(),
-            cancelled: cancelled.saturating_sub(waited),
+            cancelled: count(&drain.ignored).saturating_sub(count(&lingering)),
             untracked: self.untracked(&sites, estimate),
-            lingering: findings(&lingering),
+            lingering,
         };
         (layer, closing)
     }
@@ -60,7 +58,7 @@ impl Pipeline {
     /// Tasks that are cancelled are dropped by their workers, while timers and sockets still work for them; only then
     /// the runtime goes. Half of the budget is for those that do not come.
     async fn tracked_first(&mut self, layer: &mut Layer) {
-        let half = Instant::now() + layer.until.saturating_duration_since(Instant::now()) / 2;
+        let half = Instant::now() + layer.left() / 2;
         let scope = self.root.scope;
         let released = self.owned.released.clone();
         let mut main = self.owned.main_runs.subscribe();

@@ -35,10 +35,7 @@ impl Pipeline {
         closing: Closing,
         cancel: &CancelLayer,
     ) -> (CloseLayer, Vec<String>) {
-        let mut layer = self.layer("close", self.plan.close);
-        layer.until = layer
-            .until
-            .min(Instant::now() + self.within_deadline(before, self.plan.close));
+        let mut layer = self.layer("close", self.plan.close, before);
         let until = layer.until;
         if let Some(returned) = closing.returned {
             self.guarded(&mut layer, timeout_at(until, returned)).await;
@@ -53,8 +50,8 @@ impl Pipeline {
             if done || Instant::now() >= until {
                 break (lingering, rest, children);
             }
-            let left = until.saturating_duration_since(Instant::now());
-            self.guarded(&mut layer, sleep(pause.min(left))).await;
+            let pause_now = pause.min(layer.left());
+            self.guarded(&mut layer, sleep(pause_now)).await;
             pause = (pause * 2).min(LOOK_LAST);
         };
         let alive: HashSet<_> = lingering

@@ -53,15 +53,18 @@ pub(super) struct Layer {
     begun: Instant,
     budget: Duration,
     pub(super) until: Instant,
-    pub(super) cut: bool,
-    /// Whether a second signal ends it.
-    may_be_cut: bool,
+    cut: bool,
     line: LiveLine,
 }
 
 // === impl Layer ===
 
 impl Layer {
+    /// What the budget and the deadline leave.
+    pub(super) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
     pub(super) fn timing(&self) -> Timing {
         Timing {
             took: self.begun.elapsed(),
@@ -104,7 +107,7 @@ impl Pipeline {
         self.root.stop();
         self.note_children();
         self.announce(&reason);
-        let pre_drain = self.pre_drain().await;
+        let pre_drain = self.pre_drain(&before).await;
         self.phase.set(1);
         let drain = self.drain(&before).await;
         self.phase.set(2);
@@ -160,8 +163,8 @@ impl Pipeline {
     }
 
     /// Readiness has failed; whoever sends requests may need a while to see it.
-    async fn pre_drain(&mut self) -> Duration {
-        let mut layer = self.layer("pre-drain", self.plan.pre_drain);
+    async fn pre_drain(&mut self, before: &Before) -> Duration {
+        let mut layer = self.layer("pre-drain", self.plan.pre_drain, before);
         if self.plan.pre_drain > Duration::ZERO {
             let until = layer.until;
             self.guarded(&mut layer, tokio::time::sleep_until(until))
@@ -175,11 +178,9 @@ impl Pipeline {
 
     async fn drain(&mut self, before: &Before) -> DrainLayer {
         let scope = self.root.scope;
-        let budget = self.within_deadline(before, self.plan.drain);
         let (live, started) = (scope.live(), scope.started());
-        let mut layer = self.layer("drain", self.plan.drain);
-        layer.until = layer.until.min(layer.begun + budget);
-        let drain = Drain::new(budget);
+        let mut layer = self.layer("drain", self.plan.drain, before);
+        let drain = Drain::new(layer.left());
         if self.signals_seen < 2 {
             let (root, until) = (Arc::clone(&self.root), layer.until);
             let wait_for_untracked = self.plan.wait_for_untracked;
@@ -203,14 +204,14 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn layer(&self, name: &'static str, budget: Duration) -> Layer {
+    /// Begins a layer, which ends with its budget or with the deadline.
+    pub(super) fn layer(&self, name: &'static str, budget: Duration, before: &Before) -> Layer {
         let begun = Instant::now();
         Layer {
             begun,
             budget,
-            until: begun + budget,
+            until: begun + self.within_deadline(before, budget),
             cut: false,
-            may_be_cut: matches!(name, "pre-drain" | "drain"),
             line: LiveLine::new(name, budget, self.plan.print == Print::Text),
         }
     }
@@ -246,7 +247,7 @@ impl Pipeline {
                     return Some(result);
                 }
                 Step::Heard(Some(message)) => {
-                    if self.hear(message) && layer.may_be_cut {
+                    if self.hear(message) {
                         layer.cut = true;
                         layer.line.clear(&self.voice);
                         return None;
