@@ -201,9 +201,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         // Unless it ran: then the shutdown has it. Its tasks may hold groups, which keep the control side.
-        if let Some(runtime) = self.owned.take() {
-            runtime.shutdown_background();
-        }
+        self.owned.shutdown_background();
     }
 }
 

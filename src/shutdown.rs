@@ -115,6 +115,14 @@ impl Owned {
             .take()
     }
 
+    /// Ends the runtime, if it is here, and waits for none of its threads: whoever is last may be in a task, where that
+    /// must not be done.
+    pub(crate) fn shutdown_background(&self) {
+        if let Some(runtime) = self.take() {
+            runtime.shutdown_background();
+        }
+    }
+
     pub(crate) fn has_runtime(&self) -> bool {
         let runtime = self.runtime.lock();
         runtime.unwrap_or_else(PoisonError::into_inner).is_some()
@@ -127,10 +135,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        if let Some(runtime) = self.take() {
-            // Whoever is last may be in a task, where a runtime must not wait for its threads.
-            runtime.shutdown_background();
-        }
+        self.shutdown_background();
     }
 }
 

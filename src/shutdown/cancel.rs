@@ -120,11 +120,9 @@ impl Pipeline {
                 tell.send(()).ok();
             },
         );
-        if started.is_err()
-            && let Some(runtime) = self.owned.take()
-        {
+        if started.is_err() {
             // The system refuses a thread to wait with. The audit sees when the others are gone.
-            runtime.shutdown_background();
+            self.owned.shutdown_background();
         }
         Closing {
             returned: started.is_ok().then_some(returned),
