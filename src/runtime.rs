@@ -6,9 +6,12 @@ mod builder;
 pub use attached::{Attached, attach};
 pub use builder::{BuildError, Builder};
 
-use crate::group::TaskGroup;
+use crate::audit::Baseline;
+use crate::group::{Budgets, TaskGroup};
+use crate::registry::root::Root;
+use crate::registry::{clock, panics};
 use crate::report::{Reason, Report};
-use crate::shutdown::{Control, Owned};
+use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
 use crate::threads::{Registration, ThreadClass};
 use std::fmt::{self, Display};
@@ -210,6 +213,45 @@ impl fmt::Debug for Runtime {
         f.debug_struct("Runtime")
             .field("tasks", &self.tasks)
             .finish_non_exhaustive()
+    }
+}
+
+/// What is there before a runtime is watched.
+struct Start {
+    plan: Plan,
+    baseline: Baseline,
+    root: Arc<Root>,
+}
+
+// === impl Start ===
+
+impl Start {
+    fn new(plan: Plan) -> Self {
+        panics::install();
+        // The clock's calibration, which takes some milliseconds, is not for the first task to pay.
+        clock::raw();
+        Self {
+            plan,
+            baseline: Baseline::take(),
+            root: Root::new(),
+        }
+    }
+
+    /// Starts the control side, for the runtime of that handle.
+    fn control(
+        self,
+        owned: &Arc<Owned>,
+        handle: &Handle,
+    ) -> Result<(TaskGroup, Arc<Control>), BuildError> {
+        let budgets = Budgets {
+            drain: self.plan.drain,
+            cancel: self.plan.cancel,
+        };
+        let control = Control::start(self.plan, &self.root, self.baseline, owned, handle.clone())
+            .map(Arc::new)
+            .map_err(BuildError::System)?;
+        let tasks = TaskGroup::root(self.root, handle.clone(), control.side(), budgets);
+        Ok((tasks, control))
     }
 }
 

@@ -1,10 +1,8 @@
 //! Watching tasks on a runtime that somebody else owns.
 
+use super::Start;
 use super::builder::{BuildError, Builder, fit};
-use crate::audit::Baseline;
-use crate::group::{Budgets, TaskGroup};
-use crate::registry::root::Root;
-use crate::registry::{clock, panics};
+use crate::group::TaskGroup;
 use crate::report::{Reason, Report};
 use crate::shutdown::{Control, Owned, UnknownThreads};
 use std::fmt;
@@ -43,22 +41,8 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     let mut plan = fit(Builder::new().print(false).signals(false).into_plan(), None)?;
     plan.may_exit = false;
     plan.unknown_threads = UnknownThreads::Expect;
-    panics::install();
-    clock::raw();
-    let baseline = Baseline::take();
-    let root = Root::new();
-    let owned = Arc::new(Owned::new(None));
-    let budgets = Budgets {
-        drain: plan.drain,
-        cancel: plan.cancel,
-    };
-    let control = Control::start(plan, &root, baseline, &owned, handle.clone())
-        .map(Arc::new)
-        .map_err(BuildError::System)?;
-    Ok(Attached {
-        tasks: TaskGroup::root(root, handle.clone(), control.side(), budgets),
-        control,
-    })
+    let (tasks, control) = Start::new(plan).control(&Arc::new(Owned::new(None)), handle)?;
+    Ok(Attached { tasks, control })
 }
 
 // === impl Attached ===

@@ -1,12 +1,8 @@
 //! The settings of a runtime.
 
-use super::{Runtime, threads_of};
-use crate::audit::Baseline;
-use crate::group::{Budgets, TaskGroup};
+use super::{Runtime, Start, threads_of};
 use crate::registry::clock;
-use crate::registry::panics;
-use crate::registry::root::Root;
-use crate::shutdown::{Control, Owned, Plan, Print, UnknownThreads};
+use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 use crate::threads;
 use std::fmt;
 use std::io;
@@ -174,12 +170,8 @@ impl Builder {
     ///
     /// A deadline that is shorter than the layers; threads that the system refuses.
     pub fn build(self) -> Result<Runtime, BuildError> {
-        let plan = fit(self.plan, self.deadline)?;
-        panics::install();
-        // The clock's calibration, which takes some milliseconds, is not for the first task to pay.
-        clock::raw();
-        let baseline = Baseline::take();
-        let root = Root::new();
+        let start = Start::new(fit(self.plan, self.deadline)?);
+        let root = start.root.number;
         let mut builder = if self.current_thread {
             tokio::runtime::Builder::new_current_thread()
         } else {
@@ -192,29 +184,22 @@ impl Builder {
         if let Some(configure) = self.configure {
             configure(&mut builder);
         }
-        threads_of(&mut builder, root.number);
+        threads_of(&mut builder, root);
         #[cfg(tokio_unstable)]
-        crate::registry::untracked::install(&mut builder, &root);
+        crate::registry::untracked::install(&mut builder, &start.root);
         let runtime = builder.build().map_err(BuildError::System)?;
         let handle = runtime.handle().clone();
         if !self.current_thread {
-            threads::await_workers(root.number, handle.metrics().num_workers());
+            threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
-        let budgets = Budgets {
-            drain: plan.drain,
-            cancel: plan.cancel,
-        };
-        let control = Control::start(plan, &root, baseline, &owned, handle.clone())
-            .map(Arc::new)
-            .map_err(BuildError::System)?;
-        let number = root.number;
+        let (tasks, control) = start.control(&owned, &handle)?;
         Ok(Runtime {
-            tasks: TaskGroup::root(root, handle.clone(), control.side(), budgets),
+            tasks,
             control,
             owned,
             handle,
-            root: number,
+            root,
             is_current_thread: self.current_thread,
         })
     }
