@@ -368,6 +368,16 @@ impl Outcome {
     }
 }
 
+// === impl CancelLayer ===
+
+impl CancelLayer {
+    /// How many untracked tasks were dropped, of which some may be estimated.
+    pub(crate) fn dropped(&self) -> u64 {
+        let sites = self.untracked.iter().flatten();
+        sites.map(|site| site.dropped).sum()
+    }
+}
+
 // === impl TaskFinding ===
 
 impl TaskFinding {
@@ -376,6 +386,19 @@ impl TaskFinding {
     pub fn path(&self) -> String {
         path(&self.group, &self.name)
     }
+}
+
+/// ` ×3`, and nothing for one.
+pub(crate) fn times(count: u64) -> String {
+    match count {
+        1 => String::new(),
+        n => format!(" ×{n}"),
+    }
+}
+
+/// `, on thread "x" (tid 17)`, and nothing where no thread is known.
+pub(crate) fn on_thread(thread: Option<&str>) -> String {
+    thread.map_or_else(String::new, |thread| format!(", on thread {thread}"))
 }
 
 /// A group's path and a name.

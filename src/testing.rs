@@ -1,7 +1,7 @@
 //! [`check`]: a test that fails when it leaves a task, a thread or a child process behind, and names it.
 
 use crate::group::TaskGroup;
-use crate::report::{Report, brief};
+use crate::report::{Report, brief, on_thread};
 use crate::runtime::{MainOutput, Runtime};
 use crate::shutdown::{Plan, UnknownThreads};
 use crate::task::Panic;
@@ -246,10 +246,7 @@ impl Check {
             } else {
                 ""
             };
-            let on = task
-                .on_thread
-                .as_ref()
-                .map_or_else(String::new, |on| format!(", on thread {on}"));
+            let on = on_thread(task.on_thread.as_deref());
             writeln!(
                 text,
                 "  task {path} ×{} ({kind})  age {age}{on}{lives}, spawned {}",

@@ -2,7 +2,7 @@
 
 use super::{
     CancelLayer, ChildFinding, CloseLayer, DrainLayer, Outcome, Report, TaskFinding, ThreadFinding,
-    Timing, UntrackedFinding,
+    Timing, UntrackedFinding, on_thread, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -171,7 +171,7 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
             text: format!(
                 "{}  {how}{}, spawned {}",
                 name(task),
-                on_thread(task),
+                on_thread(task.on_thread.as_deref()),
                 task.spawned
             ),
         }
@@ -180,10 +180,8 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
 }
 
 fn cancelled(layer: &CancelLayer) -> String {
-    let untracked = layer.untracked.as_ref().map(|sites| {
-        let dropped: u64 = sites.iter().map(|site| site.dropped).sum();
-        format!("{dropped} untracked dropped")
-    });
+    let observed = layer.untracked.is_some();
+    let untracked = observed.then(|| format!("{} untracked dropped", layer.dropped()));
     match (layer.cancelled, untracked.as_deref()) {
         (0, None | Some("0 untracked dropped")) => "nothing to cancel".to_owned(),
         (tracked, None) => format!("{tracked} tracked cancelled"),
@@ -203,7 +201,7 @@ fn cancel_rows(layer: &CancelLayer) -> Vec<Row> {
         let text = format!(
             "{}  {why}{}, age {age}{daemon}, spawned {}",
             name(task),
-            on_thread(task),
+            on_thread(task.on_thread.as_deref()),
             task.spawned
         );
         Row {
@@ -290,17 +288,7 @@ fn name(task: &TaskFinding) -> String {
         TaskKind::Local => " (local)",
         TaskKind::Async | TaskKind::Main => "",
     };
-    let times = match task.count {
-        1 => String::new(),
-        n => format!(" ×{n}"),
-    };
-    format!("{}{kind}{times}", task.path())
-}
-
-fn on_thread(task: &TaskFinding) -> String {
-    task.on_thread
-        .as_ref()
-        .map_or_else(String::new, |thread| format!(", on thread {thread}"))
+    format!("{}{kind}{}", task.path(), times(task.count))
 }
 
 fn count(n: u64, one: &str) -> String {

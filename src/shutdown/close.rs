@@ -150,12 +150,7 @@ impl Pipeline {
             sentences
                 .push("untracked tasks: not observed, the runtime is not headcount's".to_owned());
         } else if !self.root.sees_untracked() {
-            let estimate: u64 = cancel
-                .untracked
-                .iter()
-                .flatten()
-                .map(|site| site.dropped)
-                .sum();
+            let estimate = cancel.dropped();
             sentences.push(format!(
                 "untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: {estimate})"
             ));

@@ -71,11 +71,7 @@ impl LiveLine {
             .iter()
             .take(NAMED)
             .map(|row| {
-                let times = if row.count > 1 {
-                    format!(" ×{}", row.count)
-                } else {
-                    String::new()
-                };
+                let times = report::times(row.count);
                 let since = row
                     .drained
                     .map_or_else(|| "not told yet".to_owned(), report::brief);

@@ -138,8 +138,7 @@ impl Pipeline {
         let lingers = report.lingering_tasks() > 0
             || !report.close.threads.is_empty()
             || !report.close.children.is_empty();
-        let untracked = report.cancel.untracked.iter().flatten();
-        let dropped: u64 = untracked.map(|site| site.dropped).sum();
+        let dropped = report.cancel.dropped();
         if *self.owned.main_runs.borrow() && self.plan.may_exit {
             Outcome::Forced
         } else if lingers {
@@ -393,14 +392,8 @@ pub(crate) fn alive(root: &Root, baseline: &Baseline) -> String {
     writeln!(text, "├─ {} tracked tasks", tasks.count()).expect("a String takes any text");
     for task in findings(&tasks) {
         let path = task.path();
-        let times = if task.count > 1 {
-            format!(" ×{}", task.count)
-        } else {
-            String::new()
-        };
-        let on = task
-            .on_thread
-            .map_or_else(String::new, |on| format!(", on thread {on}"));
+        let times = report::times(task.count);
+        let on = report::on_thread(task.on_thread.as_deref());
         let (kind, age) = (task.kind.as_str(), report::brief(task.age));
         writeln!(
             text,
