@@ -2,6 +2,11 @@
 //!
 //! It reads `/proc`, so it sees nothing outside Linux, and says so.
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the dumps and the report will read it")
+)]
+pub(crate) mod facts;
 #[cfg(target_os = "linux")]
 pub(crate) mod tag;
 
