@@ -2,11 +2,9 @@
 //!
 //! It reads `/proc`, so it sees nothing outside Linux, and says so.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the dumps and the report will read it")
-)]
+pub(crate) mod asking;
 pub(crate) mod facts;
+pub(crate) mod frame;
 #[cfg(target_os = "linux")]
 pub(crate) mod tag;
 

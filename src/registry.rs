@@ -5,6 +5,7 @@
 //! The registry never calls out, except into `tracing`, and to the one listener of a root.
 
 mod cancels;
+pub(crate) mod chains;
 pub(crate) mod clock;
 mod histogram;
 pub(crate) mod kind;

@@ -4,6 +4,8 @@
 
 mod terminal;
 
+pub use crate::audit::frame::Frame;
+
 pub(crate) use terminal::seconds as brief;
 
 use crate::task::{TaskId, TaskKind, TaskOutcome};
@@ -208,6 +210,10 @@ pub struct TaskFinding {
     pub draining: Option<Duration>,
     /// The thread that one of the first five holds at this moment, by name and number.
     pub on_thread: Option<String>,
+    /// What the first of them awaited when the drain was over: a chain for each thing that it waited for, the innermost
+    /// await first. Empty when nothing would have woken it; `None` when it did not answer: it was in a poll, or runs
+    /// blocking work, or headcount was built without `stacks`.
+    pub awaits: Option<Vec<Vec<Frame>>>,
 }
 
 /// Untracked tasks of one spawn site.
@@ -248,6 +254,8 @@ pub struct ThreadFinding {
     pub cpu: Duration,
     /// `running`, `sleeping`, … in the kernel's sense.
     pub state: String,
+    /// What the kernel says that it waits for: `blocked in recv(fd 4 → tcp 127.0.0.1:5432)`, `on CPU`.
+    pub waits: String,
     /// `file:line:column` of its start, for tracked threads.
     pub started: Option<String>,
     /// The tracked task that it holds.

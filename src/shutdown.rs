@@ -8,6 +8,7 @@ mod close;
 mod live_line;
 mod pipeline;
 mod signals;
+mod symbols;
 pub(crate) mod voice;
 mod watchdog;
 

@@ -3,7 +3,7 @@
 use super::{TaskGroup, TaskHandle};
 use crate::registry::clock;
 use crate::registry::kind::{self, Options};
-use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked};
+use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
 use crate::registry::untracked;
 use crate::task::{TaskError, TaskKind};
 use std::fmt::Display;
@@ -165,7 +165,7 @@ pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.
 fn run<T>(work: impl FnOnce() -> T, mut row: Row) -> Result<T, TaskError> {
-    if row.should_end() {
+    if row.turn() == Turn::End {
         let dropped = row.poll(|| drop(work));
         return Err(row.end_dropped(dropped).unwrap_or(TaskError::Cancelled));
     }

@@ -52,6 +52,8 @@ const LIVE: u64 = 1;
 const CANCEL: u64 = 1 << 1;
 /// Somebody took the waker who should not have: the owner publishes it again.
 const REPUBLISH: u64 = 1 << 2;
+/// The owner is asked what it awaits.
+const ASKED: u64 = 1 << 3;
 const GENERATION: u64 = 1 << 8;
 const FLAGS: u64 = GENERATION - 1;
 
@@ -191,12 +193,40 @@ impl Slot {
                 Ordering::Acquire,
             ) {
                 Ok(_) => break,
-                Err(found) if found & !REPUBLISH == seen => state = found,
+                Err(found) if found & !(REPUBLISH | ASKED) == seen => state = found,
                 Err(_) => return false,
             }
         }
         self.wake(reading.generation);
         true
+    }
+
+    /// Asks the task that `reading` saw what it awaits, and wakes it. Only while a walk is under way: the task looks here
+    /// when it sees one.
+    pub(crate) fn ask(&self, reading: &Reading) {
+        let asked = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                (state & !FLAGS == reading.generation && state & LIVE != 0).then_some(state | ASKED)
+            });
+        if asked.is_err() {
+            return;
+        }
+        let Some(waker) = self.take_waker() else {
+            return;
+        };
+        // Whoever's it was lives on, and is woken after this is said.
+        self.state.fetch_or(REPUBLISH, Ordering::AcqRel);
+        waker.wake();
+    }
+
+    /// Whether the owner was asked what it awaits; says so once.
+    pub(crate) fn was_asked(&self) -> bool {
+        let asked = self.state.load(Ordering::Acquire) & ASKED != 0;
+        if asked {
+            self.state.fetch_and(!ASKED, Ordering::AcqRel);
+        }
+        asked
     }
 
     /// Wakes the owner of `generation`. When another task moved in meanwhile, that one is woken for nothing, and told

@@ -7,7 +7,8 @@ use super::kind::{self, Kind};
 use super::root::{self, Event};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
-use super::{cancels, clock, panics, shard, slots, untracked};
+use super::{cancels, chains, clock, panics, shard, slots, untracked};
+use crate::audit::asking::Asking;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
@@ -67,6 +68,16 @@ pub(crate) struct Row {
     seen: u64,
 }
 
+/// What a task does with its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Poll,
+    /// It was asked to end.
+    End,
+    /// It was asked what it awaits.
+    Answer,
+}
+
 type Payload = Box<dyn std::any::Any + Send>;
 
 // === impl Judge ===
@@ -104,17 +115,15 @@ impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.row.should_end() {
-            return Poll::Ready(Err(cancel(this.row, this.future)));
+        let mut polled = Ok(Poll::Pending);
+        match this.row.turn() {
+            Turn::Poll => {}
+            Turn::End => return Poll::Ready(Err(cancel(this.row, this.future))),
+            Turn::Answer => polled = answer(this.row, this.future.as_mut(), cx.waker()),
         }
-        let polled = this.row.poll(|| {
-            let future = this.future.as_mut().as_pin_mut();
-            let polled = future.expect("a row lives as long as its future").poll(cx);
-            if polled.is_ready() {
-                this.future.set(None);
-            }
-            polled
-        });
+        if let Ok(Poll::Pending) = polled {
+            polled = poll(this.row, this.future.as_mut(), cx);
+        }
         match polled {
             Ok(Poll::Pending) if this.row.park(cx.waker()) => Poll::Pending,
             Ok(Poll::Pending) => Poll::Ready(Err(cancel(this.row, this.future))),
@@ -129,6 +138,35 @@ impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
             }
         }
     }
+}
+
+#[inline]
+fn poll<F: Future>(
+    row: &Row,
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Result<Poll<F::Output>, Payload> {
+    row.poll(|| {
+        let polled = future.as_mut().as_pin_mut();
+        let polled = polled.expect("a row lives as long as its future").poll(cx);
+        if polled.is_ready() {
+            future.set(None);
+        }
+        polled
+    })
+}
+
+/// Polls the future with a waker that notes who keeps it. Who asked may have the chains; the poll counts as any other.
+#[cold]
+fn answer<F: Future>(
+    row: &Row,
+    future: Pin<&mut Option<F>>,
+    waker: &Waker,
+) -> Result<Poll<F::Output>, Payload> {
+    let asking = Asking::new(waker);
+    let polled = poll(row, future, &mut Context::from_waker(&asking.waker()));
+    chains::answer(row.id(), asking.close());
+    polled
 }
 
 #[cold]
@@ -181,29 +219,40 @@ impl Row {
         self.live
     }
 
-    /// Whether the task was asked to end. Called before each poll.
+    /// What the task was asked to do. Called before each poll.
     #[inline]
-    pub(crate) fn should_end(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> Turn {
         if !self.polled {
             self.polled = true;
             self.slot.mark_polled();
             if scope::at(self.slot.own_scope()).is_cancelling() {
-                return true;
+                return Turn::End;
             }
         }
         let word = cancels::now();
-        word != self.seen && self.look(word)
+        if word == self.seen {
+            Turn::Poll
+        } else {
+            self.look(word)
+        }
     }
 
     #[cold]
-    fn look(&mut self, word: u64) -> bool {
+    fn look(&mut self, word: u64) -> Turn {
         if !cancels::is_under_way(word) {
             self.seen = word;
         }
         if self.slot.lost_waker() {
             self.published = false;
         }
-        self.slot.is_cancelling()
+        let asked = self.slot.was_asked();
+        if self.slot.is_cancelling() {
+            Turn::End
+        } else if asked {
+            Turn::Answer
+        } else {
+            Turn::Poll
+        }
     }
 
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.

@@ -1,8 +1,8 @@
 //! The report as a tree for people.
 
 use super::{
-    CancelLayer, ChildFinding, CloseLayer, DrainLayer, Outcome, Report, TaskFinding, ThreadFinding,
-    Timing, UntrackedFinding, on_thread, times,
+    CancelLayer, ChildFinding, CloseLayer, DrainLayer, Frame, Outcome, Report, TaskFinding,
+    ThreadFinding, Timing, UntrackedFinding, on_thread, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// How many rows a layer shows; the rest is a number.
 const ROWS: usize = 20;
+
+/// How many chains of awaits a task shows.
+const CHAINS: usize = 3;
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const NOTE: Style = AnsiColor::Yellow.on_default();
@@ -169,14 +172,31 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
             style: BAD,
             mark: '✗',
             text: format!(
-                "{}  {how}{}, spawned {}",
+                "{}  {how}{}, spawned {}{}",
                 name(task),
                 on_thread(task.on_thread.as_deref()),
-                task.spawned
+                task.spawned,
+                awaiting(task)
             ),
         }
     };
     layer.ignored.iter().map(row).collect()
+}
+
+/// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
+fn awaiting(task: &TaskFinding) -> String {
+    let chains = match task.awaits.as_deref() {
+        None => return String::new(),
+        Some([]) => return ", awaiting what keeps no waker and so never wakes it".to_owned(),
+        Some(chains) => chains,
+    };
+    let chain = |chain: &Vec<Frame>| {
+        let awaits: Vec<String> = chain.iter().map(ToString::to_string).collect();
+        awaits.join(" ← ")
+    };
+    let mut text = chains.iter().take(CHAINS).map(chain).collect::<Vec<_>>();
+    text.dedup();
+    format!(", awaiting {}", text.join(" or "))
 }
 
 fn cancelled(layer: &CancelLayer) -> String {
@@ -262,7 +282,7 @@ fn thread_row(thread: &ThreadFinding) -> Row {
         thread.name,
         thread.tid,
         thread.class.as_str(),
-        thread.state,
+        thread.waits,
         seconds(thread.age),
         seconds(thread.cpu)
     );

@@ -2,7 +2,7 @@
 
 use super::cancel::Closing;
 use super::pipeline::{Before, Pipeline};
-use crate::audit::{self, Audited};
+use crate::audit::{self, Audited, facts};
 use crate::registry;
 use crate::report::{CancelLayer, ChildFinding, CloseLayer, ThreadFinding};
 use crate::threads::ThreadClass;
@@ -101,13 +101,19 @@ impl Pipeline {
                 Some((*tid, super::pipeline::path(task.kind)))
             })
             .collect();
-        let finding = |thread: &Audited| ThreadFinding {
+        let facts: Vec<_> = lingering
+            .iter()
+            .take(LISTED)
+            .map(|thread| facts::read(thread.os.key.tid))
+            .collect();
+        let finding = |(thread, waits): (&Audited, String)| ThreadFinding {
             name: thread.name().to_owned(),
             tid: thread.os.key.tid,
             class: thread.class(),
             age: thread.age,
             cpu: thread.os.cpu,
             state: thread.os.state_name().to_owned(),
+            waits,
             started: thread
                 .known
                 .as_ref()
@@ -116,7 +122,11 @@ impl Pipeline {
             task: held.get(&thread.os.key.tid).cloned(),
             appeared_while_stopping: !before.threads.contains(&thread.os.key),
         };
-        lingering.iter().take(LISTED).map(finding).collect()
+        lingering
+            .iter()
+            .zip(facts::sentences(&facts))
+            .map(finding)
+            .collect()
     }
 
     /// Notes whose children are ours, before the threads that forked them end and the kernel gives them to others.

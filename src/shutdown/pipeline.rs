@@ -110,6 +110,7 @@ impl Pipeline {
         let pre_drain = self.pre_drain(&before).await;
         self.phase.set(1);
         let drain = self.drain(&before).await;
+        let chains = self.ask(&drain.ignored).await;
         self.phase.set(2);
         let (cancel, closing) = self.cancel(&before, &drain).await;
         self.phase.set(3);
@@ -130,6 +131,7 @@ impl Pipeline {
             not_observed,
         };
         report.outcome = self.outcome(&report);
+        self.name_awaits(chains, &mut report, begun).await;
         self.finish(&report);
         report
     }
@@ -381,6 +383,7 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
             let name = name.map_or("", |thread| thread.name.as_str());
             format!("\"{name}\" (tid {tid})")
         }),
+        awaits: None,
     };
     tally.rows().into_iter().map(finding).collect()
 }

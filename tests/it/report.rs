@@ -68,6 +68,7 @@ fn normal(text: &str) -> String {
     for line in text.lines() {
         let line = line.replace('\u{1b}', "␛");
         let line = line.replace(")  running, age", ")  sleeping, age");
+        let line = without_addresses(&line);
         let mut rest = line.as_str();
         while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
             let (before, from) = rest.split_at(at);
@@ -97,6 +98,17 @@ fn normal(text: &str) -> String {
         normal = normal.replace("   ", "  ");
     }
     normal.replace("Nms", "Ns").replace("Nµs", "Ns")
+}
+
+/// `0x7f12ab` becomes `A`.
+fn without_addresses(line: &str) -> String {
+    let mut parts = line.split("0x");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push('A');
+        text += part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+    }
+    text
 }
 
 /// Snapshots differ by what can be observed.

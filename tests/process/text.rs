@@ -19,6 +19,11 @@ pub(crate) fn steady_lines(lines: &[String]) -> String {
 /// The line with times as `T`, numbers of threads and processes as `N`, spawn sites as `<mark>`, wide gaps as two
 /// spaces. Budgets, which follow "of", stay.
 pub(crate) fn steady(line: &str) -> String {
+    // Known with the feature `stacks` alone; tests of its own look at it.
+    let line = match line.split_once(", awaiting ") {
+        Some((line, _)) => line,
+        None => line,
+    };
     let mut steady = String::new();
     let mut before = "";
     for word in line.split_inclusive(' ') {
@@ -32,12 +37,22 @@ pub(crate) fn steady(line: &str) -> String {
             _ => site(text)
                 .or_else(|| source(text))
                 .or_else(|| pid(text))
+                .or_else(|| address(text))
                 .unwrap_or_else(|| time(text)),
         };
         steady += &word[text.len()..];
         before = text;
     }
     steady
+}
+
+/// `0x7f12ab,` becomes `A,`.
+fn address(word: &str) -> Option<String> {
+    let rest = word.strip_prefix("0x")?;
+    Some(format!(
+        "A{}",
+        rest.trim_start_matches(|c: char| c.is_ascii_hexdigit())
+    ))
 }
 
 /// Digits at the beginning become `N`.
