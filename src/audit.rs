@@ -55,8 +55,11 @@ pub(crate) struct Child {
     pub(crate) forked_by: u32,
 }
 
-/// Whether threads can be listed here.
-pub(crate) const OBSERVED: bool = cfg!(target_os = "linux");
+/// Whether threads and children can be listed here. Without `/proc` they cannot, and where it is of another PID name
+/// space (pid_namespaces(7)) its numbers are not those that threads know of themselves.
+pub(crate) fn is_observed() -> bool {
+    std::fs::exists(format!("/proc/self/task/{}", threads::own_tid())).unwrap_or(false)
+}
 
 // === impl Baseline ===
 
@@ -122,17 +125,20 @@ pub(crate) fn threads(baseline: &Baseline) -> Vec<Audited> {
 }
 
 fn os_threads() -> Vec<OsThread> {
-    let Ok(folder) = std::fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    folder
+    task_folder()
         .filter_map(|entry| {
-            let tid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let tid = entry.file_name().to_str()?.parse().ok()?;
             // A thread that ends meanwhile has no file any more.
             let stat = std::fs::read(format!("/proc/self/task/{tid}/stat")).ok()?;
             parse_stat(tid, &String::from_utf8_lossy(&stat))
         })
         .collect()
+}
+
+/// A folder for each thread; none where they are not observed.
+fn task_folder() -> impl Iterator<Item = std::fs::DirEntry> {
+    let folder = is_observed().then(|| std::fs::read_dir("/proc/self/task"));
+    folder.into_iter().flatten().flatten().flatten()
 }
 
 /// The fields of `stat` that we need (proc_pid_stat(5)). The name stands in parentheses and may hold any character,
@@ -193,11 +199,7 @@ fn is_zombie(pid: u32) -> bool {
 /// Without their commands.
 fn all_children() -> Vec<Child> {
     let mut children = Vec::new();
-    for thread in std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for thread in task_folder() {
         let forked_by = thread.file_name().to_str().and_then(|tid| tid.parse().ok());
         let line = std::fs::read_to_string(thread.path().join("children"));
         // A thread that ends meanwhile has no file any more; its children are another thread's.

@@ -174,8 +174,9 @@ impl Pipeline {
                 "tasks of other tokio runtimes: not observed ({others} threads are named like theirs)"
             ));
         }
-        if !audit::OBSERVED {
-            sentences.push("threads and children: not observed on this system".to_owned());
+        if !audit::is_observed() {
+            sentences
+                .push("threads and children: not observed, /proc does not show them".to_owned());
         }
         sentences
     }
