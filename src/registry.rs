@@ -74,6 +74,7 @@ fn readings(scope: &'static Scope) -> impl Iterator<Item = (&'static Slot, Readi
 }
 
 impl LiveTask {
+    /// The scope that it was in when it was read; another group's, if the task ended meanwhile.
     pub(crate) fn scope(&self) -> &'static Scope {
         scope::at(self.scope)
     }

@@ -1,12 +1,13 @@
-//! The shutdown report: what a shutdown found, as data, and as text for a terminal.
+//! The shutdown report: what a shutdown found, as data, and as text for a terminal; and [`dump`]: what lives before.
 //!
 //! It only describes. What to do about a finding is decided before, by the pipeline.
 
+pub mod dump;
 mod terminal;
 
 pub use crate::audit::frame::Frame;
-
-pub(crate) use terminal::seconds as brief;
+pub use dump::Dump;
+pub(crate) use terminal::{count, millis as milliseconds, seconds as brief};
 
 use crate::task::{TaskId, TaskKind, TaskOutcome};
 use crate::threads::ThreadClass;
@@ -401,6 +402,15 @@ pub(crate) fn times(count: u64) -> String {
     match count {
         1 => String::new(),
         n => format!(" ×{n}"),
+    }
+}
+
+/// ` (blocking)`, and nothing for ordinary tasks.
+pub(crate) fn mark(kind: TaskKind) -> &'static str {
+    match kind {
+        TaskKind::Blocking => " (blocking)",
+        TaskKind::Local => " (local)",
+        TaskKind::Async | TaskKind::Main => "",
     }
 }
 

@@ -3,6 +3,7 @@
 mod attached;
 mod builder;
 
+pub use crate::shutdown::dump::Dumper;
 pub use attached::{Attached, attach};
 pub use builder::{BuildError, Builder};
 
@@ -10,7 +11,7 @@ use crate::audit::Baseline;
 use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
-use crate::report::{Reason, Report};
+use crate::report::{Dump, Reason, Report};
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
 use crate::threads::{Registration, ThreadClass};
@@ -122,6 +123,18 @@ impl Runtime {
     #[must_use]
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// Takes dumps, also while the runtime runs: [`Runtime::run`] takes the runtime itself.
+    #[must_use]
+    pub fn dumper(&self) -> Dumper {
+        self.control.dumper().clone()
+    }
+
+    /// What lives at this moment. See [`Dumper::dump`].
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        self.control.dumper().dump()
     }
 
     /// Runs `main` on this thread, stops everything when it ends or something else says so, and returns the report.

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod close;
+pub(crate) mod dump;
 mod live_line;
 mod pipeline;
 mod signals;
@@ -13,14 +14,15 @@ pub(crate) mod voice;
 mod watchdog;
 
 pub(crate) use close::UnknownThreads;
-pub(crate) use pipeline::alive;
 
 use crate::audit::Baseline;
 use crate::group::ControlSide;
 use crate::registry::kind::Kind;
 use crate::registry::root::{Event, Root};
+use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass};
+use dump::{Dumper, Dumps};
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
 use std::io;
@@ -83,9 +85,9 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for the watchdog's last words.
+/// Where the shutdown stands, for dumps and the watchdog's last words.
 #[derive(Debug, Default)]
-pub(crate) struct Phase(AtomicU8);
+pub(crate) struct Standing(AtomicU8);
 
 /// The control side of one root. Dropping it ends its threads.
 #[derive(Debug)]
@@ -95,6 +97,7 @@ pub(crate) struct Control {
     report: Mutex<Option<oneshot::Receiver<Report>>>,
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
+    dumper: Dumper,
 }
 
 // === impl Owned ===
@@ -140,22 +143,38 @@ impl Drop for Owned {
     }
 }
 
-// === impl Phase ===
+// === impl Standing ===
 
-impl Phase {
-    const NAMES: [&'static str; 5] = ["running", "drain", "cancel", "close", "done"];
+impl Standing {
+    const PHASES: [Phase; 5] = [
+        Phase::Running,
+        Phase::Draining,
+        Phase::Cancelling,
+        Phase::Closing,
+        Phase::Done,
+    ];
 
-    fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::SeqCst);
+    fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::SeqCst);
+    }
+
+    fn phase(&self) -> Phase {
+        Self::PHASES[usize::from(self.0.load(Ordering::SeqCst))]
     }
 
     /// Whether a layer is under way that the second signal cuts short.
     fn is_before_cancel(&self) -> bool {
-        self.0.load(Ordering::SeqCst) < 2
+        matches!(self.phase(), Phase::Running | Phase::Draining)
     }
 
+    /// The layer's name, in last words.
     fn name(&self) -> &'static str {
-        Self::NAMES[usize::from(self.0.load(Ordering::SeqCst)).min(4)]
+        match self.phase() {
+            Phase::Draining => "drain",
+            Phase::Cancelling => "cancel",
+            Phase::Closing => "close",
+            phase => phase.as_str(),
+        }
     }
 }
 
@@ -172,16 +191,17 @@ impl Control {
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
         let voice = Voice::start(root.number)?;
-        let phase = Arc::new(Phase::default());
+        let phase = Arc::new(Standing::default());
+        let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
         let watchdog = Arc::new(Watchdog::start(
             root.number,
-            last_words(&plan, root, &baseline, &phase),
+            last_words(&plan, &dumper, &phase),
         )?);
         let signals = plan
             .signals
             .then(|| {
-                let dump = dump(&plan, root, &baseline, &voice);
-                signals::watch(root.number, inbox.clone(), dump)
+                let dumps = Dumps::new(dumper.clone(), voice.clone(), plan.print);
+                signals::watch(root.number, inbox.clone(), move || dumps.begin())
             })
             .transpose()?;
         // Not a strong one: the pipeline keeps the root, and would wait for itself.
@@ -226,6 +246,7 @@ impl Control {
             report: Mutex::new(Some(report)),
             watchdog,
             signals: Mutex::new(signals),
+            dumper,
         })
     }
 
@@ -235,6 +256,10 @@ impl Control {
             handle: self.handle.clone(),
             keep: Arc::<Self>::clone(self),
         }
+    }
+
+    pub(crate) fn dumper(&self) -> &Dumper {
+        &self.dumper
     }
 
     /// Begins the shutdown, unless it has begun.
@@ -270,21 +295,6 @@ async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
     // Whoever asked may have given up.
     reporting.send(report).ok();
     pipeline.serve_on().await;
-}
-
-/// SIGQUIT: what lives, and on with the work.
-fn dump(
-    plan: &Plan,
-    root: &Arc<Root>,
-    baseline: &Baseline,
-    voice: &Voice,
-) -> impl Fn() + Send + 'static {
-    let (service, root) = (plan.service.clone(), Arc::clone(root));
-    let (baseline, voice) = (baseline.clone(), voice.clone());
-    move || {
-        let head = format!("headcount {service}: dump (SIGQUIT)\n");
-        voice.text(Stream::Stderr, head + &alive(&root, &baseline));
-    }
 }
 
 impl From<Event> for Message {

@@ -2,7 +2,7 @@
 
 use crate::group::TaskGroup;
 use crate::report::{Report, brief, on_thread};
-use crate::runtime::{MainOutput, Runtime};
+use crate::runtime::{Dumper, MainOutput, Runtime};
 use crate::shutdown::{Plan, UnknownThreads};
 use crate::task::Panic;
 use std::fmt::{self, Write};
@@ -46,7 +46,7 @@ pub struct Check {
 
 /// What a check hears of the thread that runs the test.
 enum Heard {
-    Started(TaskGroup, crate::audit::Baseline),
+    Started(Dumper),
     Ended(Box<Report>, Option<Panic>),
     /// It panicked outside of the test's body.
     Broke(Box<dyn std::any::Any + Send>),
@@ -159,16 +159,14 @@ impl Check {
         let layers = self.grace.saturating_mul(3);
         loop {
             match heard.recv_timeout(self.time_limit.saturating_add(layers)) {
-                Ok(Heard::Started(tasks, baseline)) => running = Some((tasks, baseline)),
+                Ok(Heard::Started(dumper)) => running = Some(dumper),
                 Ok(Heard::Ended(report, panic)) => return self.judge(&report, panic),
                 Ok(Heard::Broke(payload)) => resume_unwind(payload),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     let limit = brief(self.time_limit);
                     let alive = running.map_or_else(
                         || "nothing had started".to_owned(),
-                        |(tasks, baseline)| {
-                            crate::shutdown::alive(tasks.registry_root(), &baseline)
-                        },
+                        |dumper| dumper.dump().tree(),
                     );
                     panic!("test hangs: it still runs after {limit}; alive:\n{alive}");
                 }
@@ -193,13 +191,11 @@ impl Check {
         plan.may_exit = false;
         plan.wait_for_untracked = true;
         plan.unknown_threads = unknown_threads;
-        let baseline = crate::audit::Baseline::take();
         let runtime = builder
             .build()
             .unwrap_or_else(|error| panic!("failed to {error}"));
         // Whoever hears it may have given up.
-        let tasks = runtime.tasks().clone();
-        tell.send(Heard::Started(tasks, baseline)).ok();
+        tell.send(Heard::Started(runtime.dumper())).ok();
         let (report, panic) = runtime.run_to_end(test);
         tell.send(Heard::Ended(Box::new(report), panic)).ok();
     }

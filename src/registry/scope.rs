@@ -126,7 +126,8 @@ impl Scope {
         link(&self.parent)
     }
 
-    fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
+    /// This scope and all above it.
+    pub(crate) fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
         std::iter::successors(Some(self), |scope| scope.parent())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     CancelLayer, ChildFinding, CloseLayer, DrainLayer, Frame, Outcome, Report, TaskFinding,
-    ThreadFinding, Timing, UntrackedFinding, on_thread, times,
+    ThreadFinding, Timing, UntrackedFinding, mark, on_thread, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -303,15 +303,10 @@ fn thread_row(thread: &ThreadFinding) -> Row {
 }
 
 fn name(task: &TaskFinding) -> String {
-    let kind = match task.kind {
-        TaskKind::Blocking => " (blocking)",
-        TaskKind::Local => " (local)",
-        TaskKind::Async | TaskKind::Main => "",
-    };
-    format!("{}{kind}{}", task.path(), times(task.count))
+    format!("{}{}{}", task.path(), mark(task.kind), times(task.count))
 }
 
-fn count(n: u64, one: &str) -> String {
+pub(crate) fn count(n: u64, one: &str) -> String {
     match n {
         1 => format!("1 {one}"),
         n => format!("{n} {one}s"),
@@ -319,7 +314,7 @@ fn count(n: u64, one: &str) -> String {
 }
 
 /// `3ms`, `5.002s`.
-fn millis(time: Duration) -> String {
+pub(crate) fn millis(time: Duration) -> String {
     match time.as_millis() {
         0 => format!("{}µs", time.as_micros()),
         ms @ 1..1000 => format!("{ms}ms"),

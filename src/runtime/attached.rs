@@ -3,7 +3,8 @@
 use super::Start;
 use super::builder::{BuildError, Builder, fit};
 use crate::group::TaskGroup;
-use crate::report::{Reason, Report};
+use crate::report::{Dump, Reason, Report};
+use crate::shutdown::dump::Dumper;
 use crate::shutdown::{Control, Owned, UnknownThreads};
 use std::fmt;
 use std::sync::Arc;
@@ -52,6 +53,18 @@ impl Attached {
     #[must_use]
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// Takes dumps, also after this is gone.
+    #[must_use]
+    pub fn dumper(&self) -> Dumper {
+        self.control.dumper().clone()
+    }
+
+    /// What lives at this moment. See [`Dumper::dump`].
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        self.control.dumper().dump()
     }
 
     /// Drains, cancels what is left, looks at the threads, and returns the report: at most 8 s.

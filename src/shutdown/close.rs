@@ -16,6 +16,10 @@ const LOOK_LAST: Duration = Duration::from_millis(50);
 /// The most threads that are listed.
 const LISTED: usize = 1000;
 
+/// What reports and dumps say of what they cannot see.
+pub(super) const NOT_OURS: &str = "untracked tasks: not observed, the runtime is not headcount's";
+pub(super) const NO_PROC: &str = "threads and children: not observed, /proc does not show them";
+
 /// What a thread is that nobody registered and that was not there before.
 #[derive(Debug, Clone)]
 pub(crate) enum UnknownThreads {
@@ -157,29 +161,34 @@ impl Pipeline {
     ) -> Vec<String> {
         let mut sentences = Vec::new();
         if !self.owned.is_ours {
-            sentences
-                .push("untracked tasks: not observed, the runtime is not headcount's".to_owned());
+            sentences.push(NOT_OURS.to_owned());
         } else if !self.root.sees_untracked() {
             let estimate = cancel.dropped();
             sentences.push(format!(
                 "untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: {estimate})"
             ));
         }
-        let others = threads
-            .filter(|thread| thread.known.is_none() && !thread.in_baseline)
-            .filter(|thread| thread.os.comm.starts_with("tokio-r"))
-            .count();
-        if others > 0 && self.owned.is_ours {
-            sentences.push(format!(
-                "tasks of other tokio runtimes: not observed ({others} threads are named like theirs)"
-            ));
+        if self.owned.is_ours {
+            sentences.extend(other_runtimes(threads));
         }
         if !audit::is_observed() {
-            sentences
-                .push("threads and children: not observed, /proc does not show them".to_owned());
+            sentences.push(NO_PROC.to_owned());
         }
         sentences
     }
+}
+
+/// What to say when there are threads of runtimes that nobody told us of.
+pub(super) fn other_runtimes<'a>(threads: impl Iterator<Item = &'a Audited>) -> Option<String> {
+    let others = threads
+        .filter(|thread| thread.known.is_none() && !thread.in_baseline)
+        .filter(|thread| thread.os.comm.starts_with("tokio-r"))
+        .count();
+    (others > 0).then(|| {
+        format!(
+            "tasks of other tokio runtimes: not observed ({others} threads are named like theirs)"
+        )
+    })
 }
 
 // === impl UnknownThreads ===

@@ -1,18 +1,19 @@
 //! From a reason to a report.
 
+use super::dump::Dumper;
 use super::live_line::LiveLine;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
-use super::{Message, Messages, Owned, Phase, Plan, Print};
+use super::{Message, Messages, Owned, Plan, Print, Standing};
 use crate::audit::{self, Baseline, ThreadKey};
 use crate::group::Drain;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
-use crate::registry::{self, Tally, TallyRow};
+use crate::registry::{Tally, TallyRow};
+use crate::report::dump::Phase;
 use crate::report::{self, DrainLayer, Outcome, Reason, Report, TaskFinding, Timing};
-use crate::threads;
+use crate::threads::{self, ThreadClass};
 use std::collections::HashSet;
-use std::fmt::Write;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
 /// How long the report waits for the log.
 const LOG_BUDGET: Duration = Duration::from_millis(200);
+/// How long the last words wait for what the kernel knows of threads and children.
+const LOOK_BUDGET: Duration = Duration::from_millis(250);
 /// How often the live line is drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -34,7 +37,7 @@ pub(super) struct Pipeline {
     pub(super) owned: Arc<Owned>,
     pub(super) work: Handle,
     pub(super) voice: Voice,
-    pub(super) phase: Arc<Phase>,
+    pub(super) phase: Arc<Standing>,
     pub(super) watchdog: Arc<Watchdog>,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
@@ -101,6 +104,8 @@ impl Pipeline {
             begun,
             threads: audit::threads(&self.baseline)
                 .into_iter()
+                // Ours come and go: one that takes a dump is no thread of the service that ended.
+                .filter(|thread| thread.class() != ThreadClass::Control)
                 .map(|thread| thread.os.key)
                 .collect(),
         };
@@ -108,14 +113,14 @@ impl Pipeline {
         self.note_children();
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
-        self.phase.set(1);
+        self.phase.set(Phase::Draining);
         let drain = self.drain(&before).await;
         let chains = self.ask(&drain.ignored).await;
-        self.phase.set(2);
+        self.phase.set(Phase::Cancelling);
         let (cancel, closing) = self.cancel(&before, &drain).await;
-        self.phase.set(3);
+        self.phase.set(Phase::Closing);
         let (close, not_observed) = self.close(&before, closing, &cancel).await;
-        self.phase.set(4);
+        self.phase.set(Phase::Done);
         let mut report = Report {
             schema: report::SCHEMA,
             service: self.plan.service.clone(),
@@ -388,64 +393,21 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
     tally.rows().into_iter().map(finding).collect()
 }
 
-/// What lives at this moment, as text: for a dump, and for the last words.
-pub(crate) fn alive(root: &Root, baseline: &Baseline) -> String {
-    let mut text = String::new();
-    let tasks = Tally::of(root.scope, |_| true);
-    writeln!(text, "├─ {} tracked tasks", tasks.count()).expect("a String takes any text");
-    for task in findings(&tasks) {
-        let path = task.path();
-        let times = report::times(task.count);
-        let on = report::on_thread(task.on_thread.as_deref());
-        let (kind, age) = (task.kind.as_str(), report::brief(task.age));
-        writeln!(
-            text,
-            "│  ├─ {path}{times}  {kind}, age {age}{on}, spawned {}",
-            task.spawned
-        )
-        .expect("a String takes any text");
-    }
-    for (kind, live, _) in registry::untracked_sites(root) {
-        if live > 0 {
-            writeln!(text, "│  ├─ untracked ×{live}  spawned {}", kind.site)
-                .expect("a String takes any text");
-        }
-    }
-    let threads = audit::threads(baseline);
-    writeln!(text, "└─ {} threads", threads.len()).expect("a String takes any text");
-    for thread in threads {
-        let (name, tid, class) = (thread.name(), thread.os.key.tid, thread.class().as_str());
-        let class = if thread.in_baseline && thread.known.is_none() {
-            "there before"
-        } else {
-            class
-        };
-        let (state, age) = (thread.os.state_name(), report::brief(thread.age));
-        writeln!(
-            text,
-            "   ├─ \"{name}\" (tid {tid}, {class})  {state}, age {age}"
-        )
-        .expect("a String takes any text");
-    }
-    text
-}
-
 /// What the watchdog has said when the deadline has passed.
 pub(super) fn last_words(
     plan: &Plan,
-    root: &Arc<Root>,
-    baseline: &Baseline,
-    phase: &Arc<Phase>,
+    dumper: &Dumper,
+    phase: &Arc<Standing>,
 ) -> impl FnOnce() + Send + use<> {
     let (service, deadline) = (plan.service.clone(), plan.deadline);
-    let (root, baseline, phase) = (Arc::clone(root), baseline.clone(), Arc::clone(phase));
+    let (dumper, phase) = (dumper.clone(), Arc::clone(phase));
     move || {
         let head = format!(
             "headcount {service}: forced: the deadline of {} has passed in layer '{}'; alive:\n",
             report::brief(deadline),
             phase.name()
         );
-        let text = head + &alive(&root, &baseline);
+        let text = head + &dumper.within(LOOK_BUDGET).tree();
         voice::write(Stream::Stderr, text.as_bytes());
     }
 }

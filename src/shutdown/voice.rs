@@ -75,8 +75,13 @@ impl Voice {
     /// Waits until all that was said and logged is written, at most so long together.
     pub(crate) fn flush(&self, budget: Duration) {
         let until = Instant::now() + budget;
-        flush(&self.text, budget);
+        self.flush_text(budget);
         self.flush_logs(until.saturating_duration_since(Instant::now()));
+    }
+
+    /// Waits until all that was said is written, at most so long; whether it is.
+    pub(crate) fn flush_text(&self, budget: Duration) -> bool {
+        flush(&self.text, budget)
     }
 
     /// Waits until all that was logged is written, at most so long.
@@ -87,13 +92,10 @@ impl Voice {
     }
 }
 
-/// Waits until all that was sent is said, at most so long.
-fn flush(to: &SyncSender<Said>, budget: Duration) {
+/// Waits until all that was sent is said, at most so long; whether it is.
+fn flush(to: &SyncSender<Said>, budget: Duration) -> bool {
     let (tell, done) = sync_channel(1);
-    if to.try_send(Said::Flush(tell)).is_ok() {
-        // Whoever is not done by then is not waited for.
-        done.recv_timeout(budget).ok();
-    }
+    to.try_send(Said::Flush(tell)).is_ok() && done.recv_timeout(budget).is_ok()
 }
 
 /// Starts a thread that says what it is sent; it ends when the last sender is gone.

@@ -216,11 +216,7 @@ fn stop_process_1(command: &[&str], is_ready: impl FnOnce(&mut Program)) -> Ende
     stop_unshared(&["--mount-proc"], command, is_ready)
 }
 
-fn stop_unshared(
-    options: &[&str],
-    command: &[&str],
-    is_ready: impl FnOnce(&mut Program),
-) -> Ended {
+fn stop_unshared(options: &[&str], command: &[&str], is_ready: impl FnOnce(&mut Program)) -> Ended {
     let mut unshare = Command::new("unshare");
     unshare
         .args(["--pid", "--fork", "--kill-child"])
