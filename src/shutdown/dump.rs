@@ -27,7 +27,7 @@ use tasks::Tasks;
 /// How long what the kernel knows is waited for.
 const LOOK_BUDGET: Duration = Duration::from_secs(2);
 /// How long what was said before may take to be written.
-const WRITE_BUDGET: Duration = Duration::from_secs(2);
+const WRITE_BUDGET: Duration = Duration::from_secs(5);
 /// The most threads of the process that wait for the kernel at once.
 const LOOKS: usize = 16;
 /// The most entries of a list.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "service")]
 mod config;
+mod dump;
 #[cfg(feature = "service")]
 mod guardian;
 mod properties;

@@ -63,7 +63,7 @@ fn quiet() -> Report {
 }
 
 /// Replaces times, process and thread numbers, places in files and counts of threads, which differ from run to run.
-fn normal(text: &str) -> String {
+pub(crate) fn normal(text: &str) -> String {
     let mut normal = String::new();
     for line in text.lines() {
         let line = line.replace('\u{1b}', "␛");
@@ -112,7 +112,7 @@ fn without_addresses(line: &str) -> String {
 }
 
 /// Snapshots differ by what can be observed.
-fn assert_snapshot(name: &str, text: &str) {
+pub(crate) fn assert_snapshot(name: &str, text: &str) {
     let built = if cfg!(tokio_unstable) {
         "exact"
     } else {
@@ -136,32 +136,38 @@ fn the_report_of_a_clean_shutdown_is_short() {
     alone(|| assert_snapshot("report_clean", &normal(&quiet().to_text(false))));
 }
 
+/// The same for data.
+#[cfg(feature = "json")]
+pub(crate) fn settle(value: &mut serde_json::Value) {
+    use serde_json::{Value, json};
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let varies = key.ends_with("_seconds") && key != "budget_seconds";
+                match key.as_str() {
+                    "id" | "tid" | "pid" | "on_thread" | "ended" | "expected"
+                        if value.is_number() =>
+                    {
+                        *value = json!("N");
+                    }
+                    "state" => *value = json!("S"),
+                    "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
+                    _ if varies && value.is_number() => *value = json!("T"),
+                    _ => settle(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(settle),
+        Value::String(text) => *text = normal(text).trim_end().to_owned(),
+        _ => {}
+    }
+}
+
 #[cfg(feature = "json")]
 #[test]
 fn the_report_is_one_line_of_json() {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
-    fn settle(value: &mut Value) {
-        match value {
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    let varies = key.ends_with("_seconds") && key != "budget_seconds";
-                    match key.as_str() {
-                        "tid" | "pid" | "ended" | "expected" if value.is_number() => {
-                            *value = json!("N");
-                        }
-                        "state" => *value = json!("S"),
-                        "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
-                        _ if varies && value.is_number() => *value = json!("T"),
-                        _ => settle(value),
-                    }
-                }
-            }
-            Value::Array(values) => values.iter_mut().for_each(settle),
-            Value::String(text) => *text = normal(text).trim_end().to_owned(),
-            _ => {}
-        }
-    }
     alone(|| {
         let line = eventful().to_json();
         assert!(!line.contains('\n'));

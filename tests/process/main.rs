@@ -2,6 +2,7 @@
 
 mod after;
 mod culprits;
+mod dumps;
 mod program;
 mod reasons;
 #[cfg(feature = "service")]

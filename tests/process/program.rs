@@ -197,7 +197,6 @@ impl Program {
         }
     }
 
-    #[cfg(feature = "service")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

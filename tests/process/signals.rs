@@ -158,59 +158,6 @@ fn the_third_signal_exits_with_main_wedged() {
     assert_third_exits(&["main-stuck-for-long"], Signal::INT, 128 + 2);
 }
 
-#[test]
-fn sigquit_dumps_and_the_service_goes_on() {
-    let mut program = ready(&["waits"]);
-    for _ in 0..2 {
-        program.signal(Signal::QUIT);
-        program.error_line("headcount test: dump (SIGQUIT)");
-        program.error_line("threads");
-    }
-    let ended = program.stop(Signal::TERM);
-    ended.assert_code(0);
-    let report = ended.report();
-    let said = ended.errors();
-    let dumps = said.strip_suffix(&report).expect("the report comes last");
-    assert_eq!(
-        dumps
-            .matches("├─ \"headcount-signal\" (tid N, control)  running, age T\n")
-            .count(),
-        2
-    );
-    // The threads may not have said yet what they are, and main may not have come back from saying that it is ready.
-    let dumps: Vec<String> = dumps
-        .lines()
-        .filter(|line| !line.contains("(tid N, "))
-        .map(|line| line.replace(", on thread \"main\" (tid N)", ""))
-        .collect();
-    let (first, second) = dumps.split_at(dumps.len() / 2);
-    assert_eq!(first, second);
-    insta::assert_snapshot!(first.join("\n"), @r"
-    headcount test: dump (SIGQUIT)
-    ├─ 2 tracked tasks
-    │  ├─ main  main, age T, spawned <main>
-    │  ├─ http/accept  async, age T, spawned <quiet accept>
-    └─ 7 threads
-    ");
-    insta::assert_snapshot!(report, @r"
-    headcount test: stopping (SIGTERM)
-    ├─ 1 drain  T of 20s  all 2 tasks ended
-    ├─ 2 cancel  T of 20s  nothing to cancel
-    ├─ 3 close  T of 20s  no thread lingers (2 ended)
-    └─ clean  total T
-    ");
-}
-
-#[test]
-fn sigquit_dumps_with_every_worker_stuck() {
-    let mut program = ready(&["all-workers-blocked", "2"]);
-    program.signal(Signal::QUIT);
-    program.error_line("headcount test: dump (SIGQUIT)");
-    let line = program.error_line("blocker");
-    assert!(line.contains("blocker ×2  async, age "), "{line}");
-    program.stop(Signal::TERM).assert_code(3);
-}
-
 /// Runs a command as process 1 of a name space, and stops that process by SIGTERM.
 fn stop_process_1(command: &[&str], is_ready: impl FnOnce(&mut Program)) -> Ended {
     stop_unshared(&["--mount-proc"], command, is_ready)

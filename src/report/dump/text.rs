@@ -191,10 +191,13 @@ fn thread_node(thread: &Thread) -> Node {
         brief(thread.age),
         milliseconds(thread.cpu),
     );
-    for (word, what) in [("holds task", &thread.task), ("started", &thread.spawned)] {
-        if let Some(what) = what {
-            text += &format!(", {word} {}", short(what));
-        }
+    if let Some(task) = &thread.task {
+        text += &format!(", holds task {task}");
+    }
+    // Where ours start is no news.
+    let started = thread.spawned.as_ref();
+    if let Some(started) = started.filter(|_| thread.class != ThreadClass::Control) {
+        text += &format!(", started {}", short(started));
     }
     let frame = |(at, frame): (usize, &String)| leaf(format!("{at} {frame}"));
     let mut below: Vec<Node> = thread.stack.iter().enumerate().map(frame).collect();

@@ -92,16 +92,16 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
     drop(release);
     let (head, rest) = was.split_once('\n').unwrap();
     assert_eq!(head, "test hangs: it still runs after 0.5s; alive:");
-    let main = "│  ├─ main  main, age Ns, on thread ";
+    let main = "│  ├─ main  running, age Ns, on thread ";
     let waits = format!(
-        "│  ├─ group/waits  async, age Ns, spawned {}:{line}:18",
+        "│  └─ group\n│     └─ waits  running, age Ns, spawned {}:{line}:18\n",
         file!()
     );
     assert!(rest.starts_with("├─ 2 tracked tasks\n"), "{rest}");
     assert!(rest.lines().any(|line| line.starts_with(main)), "{rest}");
-    assert!(rest.lines().any(|line| line == waits), "{rest}");
-    let worker = "\"headcount-work\" (tid N, worker)  sleeping, age Ns";
-    let workers = rest.lines().filter(|line| line.ends_with(worker));
+    assert!(rest.contains(&waits), "{rest}");
+    let worker = "\"headcount-work\" (tid N, worker)  sleeping, age Ns, cpu ";
+    let workers = rest.lines().filter(|line| line.contains(worker));
     assert!(workers.count() >= 2, "{rest}");
 }
 
@@ -109,7 +109,7 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
 fn a_test_that_awaits_for_ever_fails_too() {
     let check = quick().time_limit(Duration::from_millis(200));
     let was = verdict(check, async |_| pending::<()>().await);
-    let head = "test hangs: it still runs after 0.2s; alive:\n├─ 1 tracked tasks\n";
+    let head = "test hangs: it still runs after 0.2s; alive:\n├─ 1 tracked task\n";
     assert!(was.starts_with(head), "{was}");
 }
 

@@ -1,0 +1,158 @@
+//! Dumps, through the interface that services use.
+
+use crate::scenario::{Gate, alone, quiet};
+use headcount::ThreadKind;
+use headcount::report::Dump;
+use std::future::pending;
+
+/// A service with one of each, each where it stays.
+fn eventful() -> Dump {
+    let gate = Gate::default();
+    let runtime = quiet().name("orders").build().unwrap();
+    let dumper = runtime.dumper();
+    let mut dump = None;
+    runtime.run(async |tasks| {
+        let http = tasks.group("http");
+        let connections = http.group("connections");
+        for _ in 0..40 {
+            drop(connections.spawn("request", pending::<()>()));
+        }
+        let begun = Gate::default();
+        let (inside, held) = (begun.clone(), gate.clone());
+        drop(tasks.spawn_blocking("reindex", move || {
+            inside.open();
+            held.wait();
+        }));
+        begun.wait();
+        drop(tasks.task("probe").daemon().spawn(pending::<()>()));
+        let begun = Gate::default();
+        let (inside, held) = (begun.clone(), gate.clone());
+        drop(
+            tasks.spawn_thread("a-very-long-watcher", ThreadKind::Tracked, move || {
+                inside.open();
+                held.wait();
+            }),
+        );
+        begun.wait();
+        for _ in 0..3 {
+            #[expect(clippy::disallowed_methods, reason = "it is what must be shown")]
+            drop(tokio::spawn(pending::<()>()));
+        }
+        crate::scenario::until(|| all_polled(&tasks)).await;
+        dump = Some(dumper.dump());
+        gate.open();
+        tasks.cancel().await;
+    });
+    dump.expect("main ran")
+}
+
+fn all_polled(tasks: &headcount::TaskGroup) -> bool {
+    let snapshot = tasks.snapshot();
+    let mut states = snapshot
+        .tasks()
+        .iter()
+        .map(headcount::group::TaskRow::state);
+    states.all(|state| state == headcount::TaskState::Running)
+}
+
+/// The numbers that differ from run to run, and the threads that are the test's own.
+fn normal(text: &str) -> String {
+    let mut normal = String::new();
+    for line in text.lines().filter(|line| !line.contains("there before")) {
+        let line = line
+            .replace("  running, age", "  S, age")
+            .replace("  sleeping, age", "  S, age");
+        normal += &crate::report::normal(&line);
+    }
+    normal
+}
+
+#[test]
+fn a_dump_shows_all_that_lives_as_a_tree() {
+    alone(|| {
+        let dump = eventful();
+        let text = normal(&dump.to_text());
+        crate::report::assert_snapshot("dump_text", &text);
+        assert_eq!(dump.to_string(), dump.to_text());
+    });
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn a_dump_is_one_line_of_json() {
+    alone(|| {
+        let line = eventful().to_json();
+        assert!(!line.contains('\n'));
+        let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let threads = value["threads"]
+            .as_array_mut()
+            .expect("threads are observed");
+        threads.retain(|thread| thread["there_before"] == false);
+        crate::report::settle(&mut value);
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        crate::report::assert_snapshot("dump_json", &text);
+    });
+}
+
+#[test]
+fn a_dump_is_bounded_and_says_how_many_more_there_are() {
+    const GROUPS: u64 = 3;
+    let runtime = quiet().build().unwrap();
+    for _ in 0..GROUPS {
+        let group = runtime.tasks().group("pool");
+        for _ in 0..2000 {
+            drop(group.spawn("connection", pending::<()>()));
+        }
+    }
+    for n in 0..1200 {
+        drop(runtime.tasks().spawn(&format!("kind {n}"), pending::<()>()));
+    }
+    let dump = runtime.dump();
+    assert_eq!(dump.tasks, 2000 * GROUPS + 1200);
+    assert_eq!((dump.root.kinds.len(), dump.unlisted_tasks), (999, 201));
+    let [pool] = dump.root.groups.as_slice() else {
+        panic!("{:?}", dump.root.groups);
+    };
+    assert_eq!((pool.count, pool.kinds[0].count), (GROUPS, 2000 * GROUPS));
+    let text = dump.to_text();
+    assert!(
+        text.contains("│  ├─ pool ×3\n│  │  └─ connection ×6000  "),
+        "{text}"
+    );
+    assert!(text.contains("│  └─ and 201 more\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_dump_of_an_attached_runtime_says_what_it_cannot_see() {
+    let headcount = headcount::attach(&tokio::runtime::Handle::current()).unwrap();
+    let group = headcount.tasks().group("http");
+    drop(group.spawn("accept", pending::<()>()));
+    let dump = headcount.dump();
+    assert_eq!((dump.tasks, dump.untracked), (1, None));
+    let blind = "untracked tasks: not observed, the runtime is not headcount's";
+    assert_eq!(dump.not_observed, [blind]);
+    group.cancel().await;
+}
+
+#[test]
+fn a_name_with_line_breaks_is_one_line() {
+    let gate = Gate::default();
+    let runtime = quiet().build().unwrap();
+    let (begun, held) = (Gate::default(), gate.clone());
+    let inside = begun.clone();
+    let thread =
+        runtime
+            .tasks()
+            .spawn_thread("two\nlines\u{1b}[2J", ThreadKind::Daemon, move || {
+                inside.open();
+                held.wait();
+            });
+    begun.wait();
+    let text = runtime.dump().to_text();
+    gate.open();
+    thread.join().unwrap();
+    assert!(
+        text.contains("─ \"two\u{fffd}lines\u{fffd}[2J\" (tid "),
+        "{text}"
+    );
+}

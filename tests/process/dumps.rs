@@ -1,0 +1,163 @@
+//! SIGQUIT: what lives is said, and the service goes on.
+
+use crate::program::{LONG, Program, command, ready};
+use crate::text::steady;
+use rustix::process::Signal;
+use std::io::{self, BufRead, BufReader, Write};
+use std::time::Instant;
+
+/// The next dump as text, without the threads, which may not have said yet what they are.
+fn dump(program: &mut Program) -> String {
+    program.signal(Signal::QUIT);
+    let mut text = String::new();
+    let mut line = program.error_line("dump (SIGQUIT)");
+    loop {
+        let steady = steady(&line);
+        // Main may not have come back from saying that it is ready.
+        text += &steady.replace(", on thread \"main\" (tid N)", "");
+        text.push('\n');
+        if line.ends_with(" threads") {
+            return text;
+        }
+        line = program.error_line("");
+    }
+}
+
+#[test]
+fn sigquit_dumps_and_the_service_goes_on() {
+    let mut program = ready(&["waits"]);
+    let first = dump(&mut program);
+    let second = dump(&mut program);
+    assert_eq!(first, second);
+    insta::assert_snapshot!(first, @r"
+    headcount test: dump (SIGQUIT), running
+    ├─ 2 tracked tasks
+    │  ├─ main  running, age T, spawned <main>
+    │  └─ http
+    │  └─ accept  running, age T, spawned <quiet accept>
+    └─ 7 threads
+    ");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let signal = "├─ \"headcount-signal\" (tid N, control)  ";
+    assert_eq!(ended.errors().matches(signal).count(), 2, "{ended:#?}");
+    insta::assert_snapshot!(ended.report(), @r"
+    headcount test: stopping (SIGTERM)
+    ├─ 1 drain  T of 20s  all 2 tasks ended
+    ├─ 2 cancel  T of 20s  nothing to cancel
+    ├─ 3 close  T of 20s  no thread lingers (2 ended)
+    └─ clean  total T
+    ");
+}
+
+#[test]
+fn sigquit_dumps_with_every_worker_stuck() {
+    let mut program = ready(&["all-workers-blocked", "2"]);
+    program.signal(Signal::QUIT);
+    program.error_line("headcount test: dump (SIGQUIT), running");
+    let line = program.error_line("blocker");
+    assert!(line.contains("blocker ×2  running, oldest "), "{line}");
+    program.stop(Signal::TERM).assert_code(3);
+}
+
+#[test]
+fn sigquit_says_which_layer_a_shutdown_is_in() {
+    let mut program = ready(&["cancel-waits"]);
+    program.signal(Signal::TERM);
+    assert_eq!([program.line(), program.line()], ["draining", "cancelling"]);
+    let said = dump(&mut program);
+    let head = "headcount test: dump (SIGQUIT), cancelling\n";
+    assert!(said.starts_with(head), "{said}");
+    let closer = "closer  cancelling, age T, on thread \"headcount-work\" (tid N), spawned <closer that waits>\n";
+    assert!(said.contains(closer), "{said}");
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn sigquit_dumps_a_line_of_json_where_the_report_is_one() {
+    let mut program = ready(&["waits-as-json"]);
+    program.signal(Signal::QUIT);
+    let line = program.line();
+    let dump: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+    assert_eq!(dump["phase"], "running");
+    assert_eq!(dump["tasks"], 2);
+    assert_eq!(dump["root"]["groups"][0]["kinds"][0]["name"], "accept");
+    let threads = dump["threads"].as_array().expect("threads are observed");
+    assert!(threads.iter().any(|thread| thread["class"] == "control"));
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(ended.stderr.is_empty(), "{ended:#?}");
+}
+
+/// The first dump waits for somebody to read it, and the second for the first.
+#[test]
+fn a_dump_that_is_asked_for_during_another_is_refused() {
+    let (read, mut stderr) = io::pipe().expect("pipes are to be had");
+    let size = rustix::pipe::fcntl_setpipe_size(&stderr, 4096).expect("pipes may be small");
+    stderr.write_all(&vec![b'\n'; size]).expect("so much fits");
+    let mut program = Program::start_with_stderr(command(&["waits"]), stderr);
+    assert_eq!(program.line(), "ready");
+    program.signal(Signal::QUIT);
+    // write(2, …), see proc_pid_syscall(5).
+    until(|| files(&program, "headcount-voice", "syscall").any(|call| call.starts_with("1 0x2 ")));
+    program.signal(Signal::QUIT);
+    until(|| files(&program, "headcount-dump", "comm").count() == 1);
+    let before = naps(&program);
+    program.signal(Signal::QUIT);
+    // Heard by the signal thread, which sleeps when it has done with it.
+    until(|| naps(&program) > before);
+    let mut lines = BufReader::new(read)
+        .lines()
+        .map(|line| line.expect("it is text"));
+    let mut next = |text: &str| lines.find(|line| line.contains(text)).expect("it is said");
+    next("dump (SIGQUIT), running");
+    assert_eq!(next("dump"), "headcount test: a dump is under way");
+    next("dump (SIGQUIT), running");
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+/// That file of each thread of that name.
+fn files(program: &Program, name: &str, file: &str) -> impl Iterator<Item = String> {
+    let tasks = format!("/proc/{}/task", program.pid());
+    let threads = std::fs::read_dir(tasks).expect("it is alive");
+    let folders = threads.map(|thread| thread.expect("it is alive").path());
+    let (name, file) = (format!("{name}\n"), file.to_owned());
+    folders
+        // One that has ended has no files.
+        .filter(move |folder| {
+            std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm == name)
+        })
+        .filter_map(move |folder| std::fs::read_to_string(folder.join(&file)).ok())
+}
+
+/// How often the signal thread has gone to sleep, see proc_pid_status(5).
+fn naps(program: &Program) -> u64 {
+    let status: String = files(program, "headcount-signal", "status").collect();
+    let naps = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    let naps = naps.and_then(|naps| naps.trim().parse().ok());
+    naps.expect("there is one such thread, and its status has that line")
+}
+
+fn until(so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < LONG, "it never comes to that");
+        std::thread::yield_now();
+    }
+}
+
+/// The dump and the report are made by two threads, and each is said as a whole.
+#[test]
+fn a_dump_does_not_hold_up_the_shutdown() {
+    let mut program = ready(&["hundred-thousand"]);
+    program.signal(Signal::QUIT);
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(
+        ended
+            .report()
+            .starts_with("headcount test: stopping (SIGTERM)\n")
+    );
+}
