@@ -132,10 +132,11 @@ fn files(program: &Program, name: &str, file: &str) -> impl Iterator<Item = Stri
 
 /// How often the signal thread has gone to sleep, see proc_pid_status(5).
 fn naps(program: &Program) -> u64 {
-    let status: String = files(program, "headcount-signal", "status").collect();
+    let status: String = files(program, "headcount-signa", "status").collect();
     let naps = status
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    // The kernel keeps 15 bytes of a name.
     let naps = naps.and_then(|naps| naps.trim().parse().ok());
     naps.expect("there is one such thread, and its status has that line")
 }

@@ -53,17 +53,17 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
         .replace("(tid N, blocking)", "(tid N, worker)");
     insta::assert_snapshot!(said, @r#"
     headcount test: forced: the deadline of 2.0s has passed in layer 'drain'; alive:
-    ├─ 1 tracked tasks
-    │  ├─ main  main, age T, spawned <main>
+    ├─ 1 tracked task
+    │  └─ main  draining, age T, spawned <main>
     └─ 8 threads
-      ├─ "main" (tid N, main)  sleeping, age T
-      ├─ "headcount-work" (tid N, worker)  sleeping, age T
-      ├─ "headcount-work" (tid N, worker)  sleeping, age T
-      ├─ "headcount-voice" (tid N, control)  sleeping, age T
-      ├─ "headcount-watchdog" (tid N, control)  sleeping, age T
-      ├─ "headcount-signal" (tid N, control)  sleeping, age T
-      ├─ "headcount-control" (tid N, control)  sleeping, age T
-      ├─ "headcount-last" (tid N, control)  sleeping, age T
+      ├─ "main" (tid N, main)  sleeping, age T, cpu T
+      ├─ "headcount-work" (tid N, worker)  sleeping, age T, cpu T
+      ├─ "headcount-work" (tid N, worker)  sleeping, age T, cpu T
+      ├─ "headcount-voice" (tid N, control)  sleeping, age T, cpu T
+      ├─ "headcount-watchdog" (tid N, control)  sleeping, age T, cpu T
+      ├─ "headcount-signal" (tid N, control)  sleeping, age T, cpu T
+      ├─ "headcount-control" (tid N, control)  sleeping, age T, cpu T
+      └─ "headcount-last" (tid N, control)  sleeping, age T, cpu T
     "#);
 }
 
