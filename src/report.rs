@@ -169,12 +169,25 @@ pub struct CloseLayer {
     pub timing: Timing,
     /// Threads that ended since the shutdown began.
     pub ended: u64,
-    /// Threads that live and may: headcount's own, daemons, and those that were there before.
+    /// Threads that live and may: headcount's own, daemons, those that were there before, and those of a rule.
     pub expected: u64,
+    /// Those of them that only a rule excuses, by the rule's reason.
+    pub excused: Vec<ExcusedThreads>,
     /// Threads that live and should not.
     pub threads: Vec<ThreadFinding>,
     /// Child processes that live.
     pub children: Vec<ChildFinding>,
+}
+
+/// Threads of other libraries that live, and that a [`ThreadRule`](crate::threads::ThreadRule) expects to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ExcusedThreads {
+    /// How many.
+    pub count: u64,
+    /// Why, in the words of the rule.
+    pub reason: String,
 }
 
 /// Tasks of one kind and spawn site.

@@ -23,6 +23,9 @@ fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
         .cancel_budget(shutdown.cancel)
         .close_budget(shutdown.close)
         .deadline(shutdown.deadline);
+    for rule in &config.expected_threads {
+        builder = builder.expect_threads(rule.clone());
+    }
     if let Some(workers) = config.runtime.worker_threads {
         builder = builder.worker_threads(workers);
     }

@@ -21,7 +21,7 @@ use crate::registry::kind::Kind;
 use crate::registry::root::{Event, Root};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
-use crate::threads::{self, ThreadClass};
+use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
@@ -58,6 +58,8 @@ pub(crate) struct Plan {
     /// Whether the process may be ended when it would not end by itself.
     pub(crate) may_exit: bool,
     pub(crate) unknown_threads: UnknownThreads,
+    /// Which of those are excused, besides what is [`threads::shipped`].
+    pub(crate) expected: Vec<ThreadRule>,
     /// Whether the drain waits for untracked tasks too.
     pub(crate) wait_for_untracked: bool,
 }

@@ -3,6 +3,11 @@
 //! A thread is known by registration, from inside the thread; its name proves nothing, because an unnamed thread has
 //! the name of the one that started it. What nobody registered is `unknown`; `audit` finds those.
 
+mod expected;
+
+pub use expected::ThreadRule;
+pub(crate) use expected::shipped;
+
 use std::cell::Cell;
 use std::fmt;
 use std::io;

@@ -1,8 +1,8 @@
 //! The report as a tree for people.
 
 use super::{
-    CancelLayer, ChildFinding, CloseLayer, DrainLayer, Frame, Outcome, Report, TaskFinding,
-    ThreadFinding, Timing, UntrackedFinding, mark, on_thread, times,
+    CancelLayer, ChildFinding, CloseLayer, DrainLayer, ExcusedThreads, Frame, Outcome, Report,
+    TaskFinding, ThreadFinding, Timing, UntrackedFinding, mark, on_thread, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -273,7 +273,20 @@ fn close_rows(layer: &CloseLayer) -> Vec<Row> {
         mark: '✗',
         text: format!("child process {}  {}", child.pid, child.command),
     });
-    threads.chain(children).collect()
+    let excused = layer.excused.iter().map(excused_row);
+    threads.chain(children).chain(excused).collect()
+}
+
+fn excused_row(threads: &ExcusedThreads) -> Row {
+    Row {
+        style: FAINT,
+        mark: '·',
+        text: format!(
+            "{} expected: {}",
+            count(threads.count, "thread"),
+            threads.reason
+        ),
+    }
 }
 
 fn thread_row(thread: &ThreadFinding) -> Row {

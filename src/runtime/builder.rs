@@ -3,7 +3,7 @@
 use super::{Runtime, Start, threads_of};
 use crate::registry::clock;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
-use crate::threads;
+use crate::threads::{self, ThreadRule};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -69,6 +69,7 @@ impl Builder {
                 signals: true,
                 may_exit: true,
                 unknown_threads: UnknownThreads::Linger,
+                expected: Vec::new(),
                 wait_for_untracked: false,
             },
             deadline: None,
@@ -131,6 +132,13 @@ impl Builder {
     #[cfg(feature = "json")]
     pub fn print_json(mut self) -> Self {
         self.plan.print = Print::Json;
+        self
+    }
+
+    /// Declares threads of other libraries as expected: they may live when all else has ended, and the report says why.
+    /// Rules for what many meet are there already.
+    pub fn expect_threads(mut self, rule: ThreadRule) -> Self {
+        self.plan.expected.push(rule);
         self
     }
 

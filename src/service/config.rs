@@ -13,6 +13,7 @@ mod process;
 mod reader;
 mod resources;
 mod sections;
+mod threads;
 mod value;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use tracing_subscriber::filter::Targets;
 use super::endpoint::EndpointSettings;
 use super::process::ProcessSettings;
 use super::resources::ResourcesSettings;
+use crate::threads::ThreadRule;
 
 pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
+    /// Besides those that every service expects.
+    pub(crate) expected_threads: Vec<ThreadRule>,
     /// In the order of the file; never empty.
     pub(crate) tasks: Vec<Task>,
 }
@@ -108,6 +112,7 @@ impl Default for Config {
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
+            expected_threads: Vec::new(),
             tasks: vec![Task {
                 name: "resources".to_owned(),
                 kind: Kind::Resources(ResourcesSettings::default()),

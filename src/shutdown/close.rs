@@ -4,8 +4,8 @@ use super::cancel::Closing;
 use super::pipeline::{Before, Pipeline};
 use crate::audit::{self, Audited, facts};
 use crate::registry;
-use crate::report::{CancelLayer, ChildFinding, CloseLayer, ThreadFinding};
-use crate::threads::ThreadClass;
+use crate::report::{CancelLayer, ChildFinding, CloseLayer, ExcusedThreads, ThreadFinding};
+use crate::threads::{self, ThreadClass, ThreadRule};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -73,6 +73,7 @@ impl Pipeline {
             timing: layer.timing(),
             ended,
             expected: rest.len() as u64,
+            excused: self.excused(&rest),
             threads: self.findings(before, &lingering),
             children,
         };
@@ -88,8 +89,34 @@ impl Pipeline {
                 ThreadClass::Worker | ThreadClass::Blocking | ThreadClass::Tracked
             ),
             None if thread.in_baseline => false,
-            None => self.plan.unknown_threads.lingers(thread),
+            None => self.plan.unknown_threads.lingers(thread) && self.rule_of(thread).is_none(),
         }
+    }
+
+    /// The rule that expects a thread that nobody registered. The service's own rules come first: their reasons are
+    /// the better known ones.
+    fn rule_of(&self, thread: &Audited) -> Option<&ThreadRule> {
+        let mut rules = self.plan.expected.iter().chain(threads::shipped());
+        rules.find(|rule| rule.matches(&thread.os.comm, None))
+    }
+
+    /// Those that would linger if no rule expected them, in the order of the first of each.
+    fn excused(&self, threads: &[Audited]) -> Vec<ExcusedThreads> {
+        let mut excused: Vec<ExcusedThreads> = Vec::new();
+        let unknown = threads
+            .iter()
+            .filter(|thread| thread.known.is_none() && !thread.in_baseline)
+            .filter(|thread| self.plan.unknown_threads.lingers(thread));
+        for rule in unknown.filter_map(|thread| self.rule_of(thread)) {
+            match excused.iter_mut().find(|row| row.reason == rule.reason()) {
+                Some(row) => row.count += 1,
+                None => excused.push(ExcusedThreads {
+                    count: 1,
+                    reason: rule.reason().to_owned(),
+                }),
+            }
+        }
+        excused
     }
 
     fn findings(&self, before: &Before, lingering: &[Audited]) -> Vec<ThreadFinding> {

@@ -116,6 +116,33 @@ fn a_wrong_endpoint_is_answered_with_what_is_allowed() {
 }
 
 #[test]
+fn a_wrong_thread_rule_is_answered_with_what_is_allowed() {
+    let rules = [
+        "",
+        "name = \"a\"",
+        "reason = \"b\"",
+        "name = \"a\"\nfunction = \"b\"\nreason = \"c\"",
+        "name = \"**\"\nreason = \"b\"",
+        "name = \"\"\nreason = \"\"",
+        "nmae = \"a\"\nreason = \"b\"",
+        "function = 1\nreason = \"a\\nb\"",
+    ];
+    let rules = rules.map(|rule| format!("[[threads.expected]]\n{rule}\n"));
+    let tasks = "[tasks.r]\nkind = \"resources\"\n";
+    insta::assert_snapshot!(refusal(rules.concat() + tasks));
+    let many = "[[threads.expected]]\nname = \"a\"\nreason = \"b\"\n".repeat(101);
+    let answer = refusal(many + tasks);
+    assert!(
+        answer.contains("threads.expected: holds 101 rules"),
+        "{answer}"
+    );
+    let answer = refusal(format!("[threads]\nexpected = \"pool\"\n{tasks}"));
+    let first =
+        "services.toml:2:12: threads.expected: expected an array, found the string \"pool\"";
+    assert!(answer.starts_with(first), "{answer}");
+}
+
+#[test]
 fn budgets_that_exceed_the_deadline_are_refused_where_they_are_written() {
     let tasks = "[tasks.r]\nkind = \"resources\"\n";
     insta::assert_snapshot!(refusal(format!("[shutdown]\ndrain = \"20s\"\n{tasks}")), @r#"

@@ -3,6 +3,7 @@
 #[cfg(feature = "service")]
 mod config;
 mod dump;
+mod excused;
 #[cfg(feature = "service")]
 mod guardian;
 mod properties;

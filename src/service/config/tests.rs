@@ -10,6 +10,7 @@ use super::{Config, DEFAULT, Kind, LogFormat, ShutdownSettings};
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
 use crate::service::resources::ResourcesSettings;
+use crate::threads::ThreadRule;
 
 /// The default with every `#key = …` and `#[table]` in force.
 fn uncommented() -> String {
@@ -156,6 +157,11 @@ fn every_key_that_is_read_is_in_the_default() {
         ("[log]", "[log]\nzz = 1"),
         ("[shutdown]", "[shutdown]\nzz = 1"),
         ("[runtime]", "[runtime]\nzz = 1"),
+        ("[threads]", "[threads]\nzz = 1"),
+        (
+            "expected",
+            "[[threads.expected]]\nname = \"a\"\nreason = \"b\"\nzz = 1",
+        ),
         ("resources", "[tasks.a]\nkind = \"resources\"\nzz = 1"),
         (
             "endpoint",
@@ -190,6 +196,8 @@ fn every_key_that_is_read_is_in_the_default() {
                 format!(" {key} = "),
                 format!("\n[{key}]"),
                 format!("\n[{key}."),
+                format!(".{key}]]\n"),
+                format!("\n[[{key}."),
             ];
             assert!(
                 written.iter().any(|form| reference.contains(form)),
@@ -206,6 +214,8 @@ fn every_key_is_read_into_its_field() {
         "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
          deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\n\
+         [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
+         [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
          warn_files = 0.5\nwarn_threads = 0.25\n\
          [tasks.e]\nkind = \"endpoint\"\ncheck = { http = \"https://[::1]:8443/x?y\" }\n\
@@ -228,6 +238,11 @@ fn every_key_is_read_into_its_field() {
     };
     assert_eq!(config.shutdown, shutdown);
     assert_eq!(config.runtime.worker_threads, Some(3));
+    let rules = [
+        ThreadRule::named("pool-*", "no end"),
+        ThreadRule::rooted_in("geo::", "so"),
+    ];
+    assert_eq!(config.expected_threads, rules);
     let resources = ResourcesSettings {
         interval: Duration::from_secs(1),
         warn_memory: None,

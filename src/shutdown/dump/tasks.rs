@@ -111,13 +111,13 @@ impl Tally {
     fn add(&mut self, task: &LiveTask, on_thread: Option<u32>) {
         self.count += 1;
         self.states.add(task.state);
-        self.oldest = self.oldest.max(task.age);
+        self.oldest = self.oldest.max(task.age());
         // Most tasks are younger than those that were kept, and hold no thread.
         let rank = |row: &Task| (row.on_thread.is_none(), Reverse(row.age));
         let new = Task {
             id: task.id,
             state: task.state,
-            age: task.age,
+            age: task.age(),
             last_poll: None,
             awaits: Vec::new(),
             on_thread,
