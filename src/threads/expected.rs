@@ -69,7 +69,7 @@ impl ThreadRule {
     }
 
     /// Whether the thread is one of those: by the name that the kernel keeps, or by the functions of its stack, the
-    /// innermost first, where they are known.
+    /// innermost first, where they are known, those of the standard library among them.
     pub(crate) fn matches(&self, name: &str, functions: Option<&[String]>) -> bool {
         match &self.whose {
             Whose::Named(pattern) => {
@@ -82,9 +82,9 @@ impl ThreadRule {
                 };
                 fits(pattern.as_bytes(), name.as_bytes(), is_cut)
             }
-            Whose::RootedIn(prefix) => functions
-                .and_then(root)
-                .is_some_and(|function| function.starts_with(&**prefix)),
+            Whose::RootedIn(prefix) => {
+                functions.is_some_and(|names| roots(names).any(|root| root.starts_with(&**prefix)))
+            }
         }
     }
 
@@ -147,16 +147,27 @@ pub(crate) fn shipped() -> &'static [ThreadRule] {
     &SHIPPED
 }
 
-/// The outermost function that is not the way in which every thread starts. `<a::B as c::D>::e` is one of `a::B`.
-fn root(functions: &[String]) -> Option<&str> {
+/// Where a thread of the standard library begins its own work.
+const BEGINS: &str = "__rust_begin_short_backtrace";
+
+/// What a thread was started with: the outermost function that is not the way in which every thread starts, and the
+/// type of the closure that the standard library was given. An optimised program with line tables alone names inlined
+/// functions without their paths, `{closure#0}`, and the type is all that tells. `<a::B as c::D>::e` is one of `a::B`.
+fn roots(functions: &[String]) -> impl Iterator<Item = &str> {
     const STARTS: [&str; 5] = ["std::", "core::", "alloc::", "clone", "start_thread"];
-    functions
-        .iter()
-        .rev()
-        .map(|function| function.trim_start_matches(['<', '&']))
-        .find(|function| {
-            !function.starts_with('_') && !STARTS.iter().any(|start| function.starts_with(start))
-        })
+    let begins = functions.iter().rposition(|name| name.contains(BEGINS));
+    let inside = &functions[..begins.unwrap_or(functions.len())];
+    let outermost = inside.iter().rev().map(|name| unwrapped(name));
+    let outermost = outermost
+        .into_iter()
+        .find(|name| !name.starts_with('_') && !STARTS.iter().any(|start| name.starts_with(start)));
+    let closure = begins.and_then(|at| functions[at].split_once(BEGINS));
+    let closure = closure.map(|(_, generics)| unwrapped(generics));
+    outermost.into_iter().chain(closure)
+}
+
+fn unwrapped(name: &str) -> &str {
+    name.trim_start_matches([':', '<', '&'])
 }
 
 /// Whether the pattern fits the name, or where that is cut, a longer one that begins so.
@@ -272,6 +283,27 @@ mod tests {
                 .any(|rule| rule.matches(name, Some(&functions)))
         };
         assert!(excused("orders"));
+    }
+
+    /// The same, optimised, with line tables alone.
+    #[test]
+    fn the_type_of_the_closure_tells_where_the_functions_have_no_paths() {
+        let functions = [
+            "wait_until_out_of_work",
+            "main_loop",
+            "run",
+            "{closure#0}",
+            "__rust_begin_short_backtrace<rayon_core::registry::{impl#2}::spawn::{closure_env#0}, ()>",
+            "{closure#0}<rayon_core::registry::{impl#2}::spawn::{closure_env#0}, ()>",
+            "catch_unwind<(), core::panic::unwind_safe::AssertUnwindSafe<()>>",
+            "<std::sys::thread::unix::Thread>::new::thread_start",
+            "clone3",
+        ]
+        .map(str::to_owned);
+        let is_rooted = |path| ThreadRule::rooted_in(path, "so").matches("any", Some(&functions));
+        assert!(is_rooted("rayon_core::registry::"));
+        assert!(!is_rooted("rayon_core::sleep::"));
+        assert!(!is_rooted("std::"), "every thread begins there");
     }
 
     #[test]
