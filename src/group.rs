@@ -5,6 +5,7 @@ mod drain;
 mod handle;
 mod snapshot;
 mod spawn;
+mod thread;
 
 pub use counters::{GroupDurations, TaskCounters};
 pub use drain::Drained;
@@ -12,13 +13,14 @@ pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
 pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
 pub use spawn::Spawn;
+pub use thread::ThreadSpawner;
 
 use crate::registry::kind;
 use crate::registry::root::{Event, Root};
 use crate::registry::scope::{self, Scope, Watch};
 use crate::registry::tracked::OkOrErr;
 use crate::task::TaskKind;
-use crate::threads::{self, ThreadClass, ThreadHandle, ThreadKind};
+use crate::threads::{self, ThreadHandle, ThreadKind};
 use std::fmt::{self, Display};
 use std::future::{Future, poll_fn};
 use std::panic::Location;
@@ -180,12 +182,8 @@ impl TaskGroup {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let class = match kind {
-            ThreadKind::Tracked => ThreadClass::Tracked,
-            ThreadKind::Daemon => ThreadClass::Daemon,
-        };
         let root = self.inner.root.number;
-        threads::start(root, name, class, Location::caller(), work)
+        threads::start(root, name, kind.class(), Location::caller(), work)
             .unwrap_or_else(|error| panic!("failed to start thread '{name}': {error}"))
     }
 

@@ -84,9 +84,10 @@ mod hooks {
             return;
         }
         let kind = kind::intern_untracked(root, meta.spawned_at());
-        if !kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool() {
+        if !kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool(root) {
             // Blocking work and workers end without ever having been spawned as tasks; a helper may start both tasks and
             // blocking work at one place.
+            threads::note_end_of_work(root);
             UNKNOWN.try_with(|cell| cell.set(Some(meta.id()))).ok();
             return;
         }

@@ -12,5 +12,6 @@ mod review_runtime;
 mod scenario;
 mod tasks;
 mod testing;
+mod threads;
 mod tidy;
 mod untracked;
