@@ -5,6 +5,7 @@
 pub(crate) mod asking;
 pub(crate) mod facts;
 pub(crate) mod frame;
+pub(crate) mod nudge;
 #[cfg(target_os = "linux")]
 pub(crate) mod tag;
 

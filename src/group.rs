@@ -13,7 +13,7 @@ pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
 pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
 pub use spawn::Spawn;
-pub use thread::ThreadSpawner;
+pub use thread::{SpawnThread, ThreadSpawner};
 
 use crate::registry::kind;
 use crate::registry::root::{Event, Root};
@@ -172,6 +172,7 @@ impl TaskGroup {
     ///
     /// A [`ThreadKind::Tracked`] thread is waited for in the last layer of the shutdown, and reported as lingering when
     /// it does not end: let it ask [`TaskGroup::is_draining`]. A [`ThreadKind::Daemon`] may die with the process.
+    /// [`TaskGroup::thread`] starts one that can be told to stop, and helped out of what it waits for.
     ///
     /// # Panics
     ///

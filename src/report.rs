@@ -274,6 +274,8 @@ pub struct ThreadFinding {
     pub started: Option<String>,
     /// The tracked task that it holds.
     pub task: Option<String>,
+    /// What was done to end it, of what it opted in to: "nudged 412 times", "its closer was called".
+    pub tried: Vec<String>,
     /// Whether it was not there when the shutdown began.
     pub appeared_while_stopping: bool,
 }

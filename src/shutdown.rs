@@ -6,6 +6,7 @@
 mod cancel;
 mod close;
 pub(crate) mod dump;
+mod last_resort;
 mod live_line;
 mod pipeline;
 mod signals;

@@ -2,11 +2,34 @@
 
 use super::TaskGroup;
 use crate::audit::{self, Audited, Baseline};
-use crate::threads::{self, Start, ThreadCounts, ThreadInfo, ThreadKind};
+use crate::threads::{self, Start, Stop, ThreadCounts, ThreadHandle, ThreadInfo, ThreadKind};
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Options of one thread, made by [`TaskGroup::thread`].
+///
+/// ```
+/// # use std::time::Duration;
+/// # headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
+/// tasks.thread("sampler").spawn(|stop| {
+///     while !stop.is_requested() {
+///         std::thread::sleep(Duration::from_millis(10));
+///     }
+/// })?;
+/// # Ok::<(), std::io::Error>(())
+/// # });
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a thread starts when it is spawned"]
+pub struct SpawnThread<'a> {
+    group: &'a TaskGroup,
+    name: &'a str,
+    kind: ThreadKind,
+    nudge: bool,
+    stack_size: Option<usize>,
+}
 
 /// Starts the threads of somebody else's pool, so that they are known by name, and waited for in the last layer of the
 /// shutdown. Made by [`TaskGroup::thread_spawner`].
@@ -45,6 +68,17 @@ pub struct ThreadSpawner {
 // === impl TaskGroup ===
 
 impl TaskGroup {
+    /// A thread with options, that hears when it must end: `tasks.thread("reader").nudge().spawn(|stop| …)`.
+    pub fn thread<'a>(&'a self, name: &'a str) -> SpawnThread<'a> {
+        SpawnThread {
+            group: self,
+            name,
+            kind: ThreadKind::Tracked,
+            nudge: false,
+            stack_size: None,
+        }
+    }
+
     /// For thread pools of others: starts their threads under this name, and a number.
     #[must_use]
     #[track_caller]
@@ -95,6 +129,73 @@ impl TaskGroup {
         };
         let all = audit::threads(&Baseline::default());
         all.into_iter().map(info).collect()
+    }
+}
+
+// === impl SpawnThread ===
+
+impl SpawnThread<'_> {
+    /// It may die with the process: nobody waits for it.
+    pub fn daemon(mut self) -> Self {
+        self.kind = ThreadKind::Daemon;
+        self
+    }
+
+    /// Its stack's size in bytes. Default: std's.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Once it must end, its system calls are interrupted every 2 ms, so that they return
+    /// [`Interrupted`](io::ErrorKind::Interrupted): for threads that wait in `read`, `recv` or `flock` themselves, and
+    /// look at [`Stop::is_requested`] then.
+    ///
+    /// It does not end what std tries again after an interruption: `read_exact`, `accept`, locks, channels, sleeps.
+    /// On sockets a closer does ([`Stop::close_on_stop`]). The process gets a handler, which does nothing, for the first
+    /// real-time signal from 56 on that nobody handles.
+    pub fn nudge(mut self) -> Self {
+        self.nudge = true;
+        self
+    }
+
+    /// Starts the thread. It is told to stop when the last layer of the shutdown begins, and waited for in that layer
+    /// unless it is a daemon.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    #[track_caller]
+    pub fn spawn<F, T>(self, work: F) -> io::Result<ThreadHandle<T>>
+    where
+        F: FnOnce(&Stop) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let stop = Stop::new(self.nudge);
+        let start = Start {
+            root: self.group.registry_root().number,
+            name: self.name.to_owned(),
+            class: self.kind.class(),
+            started: Location::caller(),
+            stack_size: self.stack_size,
+            stop: Some(stop.clone()),
+        };
+        if self.nudge {
+            audit::nudge::install();
+        }
+        let (root, nudge) = (Arc::clone(self.group.registry_root()), self.nudge);
+        start.spawn(move || {
+            if nudge {
+                audit::nudge::let_through();
+            }
+            // Looked at after the registration: whoever tells all to stop, after this is set, finds the thread.
+            if root.is_refusing() {
+                stop.request();
+            }
+            // A thread that never ends must not keep the root.
+            drop(root);
+            work(&stop)
+        })
     }
 }
 

@@ -305,6 +305,9 @@ fn thread_row(thread: &ThreadFinding) -> Row {
     if let Some(started) = &thread.started {
         write!(text, ", started {started}").expect("a String takes any text");
     }
+    for tried in &thread.tried {
+        write!(text, ", {tried}").expect("a String takes any text");
+    }
     if thread.appeared_while_stopping {
         text.push_str(", appeared while stopping");
     }

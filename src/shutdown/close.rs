@@ -1,11 +1,12 @@
 //! Layer 3: the threads of the runtime end, children are gone, and what is left of either is named.
 
 use super::cancel::Closing;
+use super::last_resort::LastResort;
 use super::pipeline::{Before, Pipeline};
 use crate::audit::{self, Audited, facts};
 use crate::registry;
 use crate::report::{CancelLayer, ChildFinding, CloseLayer, ExcusedThreads, ThreadFinding};
-use crate::threads::{self, ThreadClass, ThreadRule};
+use crate::threads::{self, Stop, ThreadClass, ThreadRule};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -41,6 +42,7 @@ impl Pipeline {
     ) -> (CloseLayer, Vec<String>) {
         let mut layer = self.layer("close", self.plan.close, before);
         let until = layer.until;
+        let last_resort = LastResort::begin(&self.root);
         if let Some(returned) = closing.returned {
             self.guarded(&mut layer, timeout_at(until, returned)).await;
         }
@@ -58,6 +60,7 @@ impl Pipeline {
             self.guarded(&mut layer, sleep(pause_now)).await;
             pause = (pause * 2).min(LOOK_LAST);
         };
+        drop(last_resort);
         let alive: HashSet<_> = lingering
             .iter()
             .chain(&rest)
@@ -151,6 +154,11 @@ impl Pipeline {
                 .and_then(|known| known.started)
                 .map(ToString::to_string),
             task: held.get(&thread.os.key.tid).cloned(),
+            tried: thread
+                .known
+                .as_ref()
+                .and_then(|known| known.stop.as_ref())
+                .map_or_else(Vec::new, Stop::tried),
             appeared_while_stopping: !before.threads.contains(&thread.os.key),
         };
         lingering

@@ -2,6 +2,7 @@
 
 mod counts;
 mod pools;
+mod stop;
 
 use headcount::report::{Reason, Report};
 use headcount::{Builder, TaskGroup};
