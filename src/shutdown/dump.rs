@@ -8,7 +8,7 @@ mod tasks;
 use super::close::{NO_PROC, NOT_OURS, other_runtimes};
 use super::voice::{Stream, Voice};
 use super::{Print, Standing};
-use crate::audit::{self, Audited, Baseline};
+use crate::audit::{self, Audited, Baseline, facts};
 use crate::registry;
 use crate::registry::root::Root;
 use crate::report::dump::{Dump, SCHEMA, Thread, UntrackedSite};
@@ -253,7 +253,11 @@ fn takes_dumps(thread: &Audited) -> bool {
 
 /// All that is said of threads.
 fn describe_threads(threads: &[Audited], held: &HashMap<u32, String>) -> Vec<Thread> {
-    let describe = |thread: &Audited| Thread {
+    let facts: Vec<_> = threads
+        .iter()
+        .map(|thread| facts::read(thread.os.key.tid))
+        .collect();
+    let describe = |(thread, waits): (&Audited, String)| Thread {
         name: thread.name().to_owned(),
         tid: thread.os.key.tid,
         class: thread.class(),
@@ -266,12 +270,13 @@ fn describe_threads(threads: &[Audited], held: &HashMap<u32, String>) -> Vec<Thr
         age: thread.age,
         cpu: thread.os.cpu,
         state: thread.os.state_name().to_owned(),
-        waits: None,
+        waits: Some(waits),
         stack: Vec::new(),
         no_stack: None,
         task: held.get(&thread.os.key.tid).cloned(),
     };
-    threads.iter().map(describe).collect()
+    let described = threads.iter().zip(facts::sentences(&facts));
+    described.map(describe).collect()
 }
 
 // === impl Looking ===

@@ -24,6 +24,7 @@ pub(crate) fn steady(line: &str) -> String {
         Some((line, _)) => line,
         None => line,
     };
+    let line = without_waits(line);
     let mut steady = String::new();
     let mut before = "";
     for word in line.split_inclusive(' ') {
@@ -44,6 +45,15 @@ pub(crate) fn steady(line: &str) -> String {
         before = text;
     }
     steady
+}
+
+/// In a dump, where threads come and go: what each waits for becomes `waits`.
+fn without_waits(line: &str) -> String {
+    let is_of_dump = line.contains("─ \"");
+    match (line.split_once(")  "), line.rsplit_once(", age ")) {
+        (Some((head, _)), Some((_, tail))) if is_of_dump => format!("{head})  waits, age {tail}"),
+        _ => line.to_owned(),
+    }
 }
 
 /// `0x7f12ab,` becomes `A,`.

@@ -56,14 +56,14 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
     ├─ 1 tracked task
     │  └─ main  draining, age T, spawned <main>
     └─ 8 threads
-      ├─ "main" (tid N, main)  sleeping, age T, cpu T
-      ├─ "headcount-work" (tid N, worker)  sleeping, age T, cpu T
-      ├─ "headcount-work" (tid N, worker)  sleeping, age T, cpu T
-      ├─ "headcount-voice" (tid N, control)  sleeping, age T, cpu T
-      ├─ "headcount-watchdog" (tid N, control)  sleeping, age T, cpu T
-      ├─ "headcount-signal" (tid N, control)  sleeping, age T, cpu T
-      ├─ "headcount-control" (tid N, control)  sleeping, age T, cpu T
-      └─ "headcount-last" (tid N, control)  sleeping, age T, cpu T
+      ├─ "main" (tid N, main)  waits, age T, cpu T
+      ├─ "headcount-work" (tid N, worker)  waits, age T, cpu T
+      ├─ "headcount-work" (tid N, worker)  waits, age T, cpu T
+      ├─ "headcount-voice" (tid N, control)  waits, age T, cpu T
+      ├─ "headcount-watchdog" (tid N, control)  waits, age T, cpu T
+      ├─ "headcount-signal" (tid N, control)  waits, age T, cpu T
+      ├─ "headcount-control" (tid N, control)  waits, age T, cpu T
+      └─ "headcount-last" (tid N, control)  waits, age T, cpu T
     "#);
 }
 
@@ -118,7 +118,7 @@ fn a_log_that_blocks_at_the_end_holds_up_neither_the_end_nor_the_report() {
     ├─ 1 drain  T of 20s  the only task ended
     ├─ 2 cancel  T of 20s  nothing to cancel
     ├─ 3 close  T of 200ms  1 thread lingers (2 ended, 6 expected)
-    │  └─ ✗ thread "a-very-long-watcher" (tid N, tracked)  sleeping, age T, cpu T, started <watcher>
+    │  └─ ✗ thread "a-very-long-watcher" (tid N, tracked)  waiting on futex A, age T, cpu T, started <watcher>
     └─ lingering: 1 thread  total T
     "#);
 }

@@ -100,7 +100,7 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
     assert!(rest.starts_with("├─ 2 tracked tasks\n"), "{rest}");
     assert!(rest.lines().any(|line| line.starts_with(main)), "{rest}");
     assert!(rest.contains(&waits), "{rest}");
-    let worker = "\"headcount-work\" (tid N, worker)  sleeping, age Ns, cpu ";
+    let worker = "\"headcount-work\" (tid N, worker)  ";
     let workers = rest.lines().filter(|line| line.contains(worker));
     assert!(workers.count() >= 2, "{rest}");
 }
