@@ -14,6 +14,7 @@ use std::task::{RawWaker, RawWakerVTable, Waker};
 /// A future that waits for more than so many things shows the first ones.
 const CHAINS: usize = 8;
 /// The most frames of a chain.
+#[cfg(feature = "stacks")]
 const FRAMES: usize = 128;
 
 /// Addresses of a call stack, innermost first.
@@ -85,7 +86,7 @@ fn call_stack() -> Chain {
 
 #[cfg(not(feature = "stacks"))]
 fn call_stack() -> Chain {
-    Chain::with_capacity(FRAMES.min(0))
+    Chain::new()
 }
 
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake_by_ref, drop_raw);
