@@ -13,7 +13,25 @@ pub(crate) fn steady_lines(lines: &[String]) -> String {
     let seen = lines
         .iter()
         .filter(|line| cfg!(tokio_unstable) || *line != NONE_UNTRACKED);
-    seen.map(|line| steady(line) + "\n").collect()
+    without_note(seen.map(|line| steady(line) + "\n").collect())
+}
+
+/// A dump ends with what is not observed, which without `tokio_unstable` is one line more; with it the threads come last.
+fn without_note(text: String) -> String {
+    const NOTE: &str = "└─ untracked tasks: not observed, built without tokio_unstable\n";
+    let Some((before, after)) = text.split_once(NOTE) else {
+        return text;
+    };
+    let threads = before.lines().position(|line| line.ends_with(" threads"));
+    let lines = before.lines().enumerate().map(|(at, line)| {
+        let line = match threads {
+            Some(threads) if at == threads => line.replacen('├', "└", 1),
+            Some(threads) if at > threads => line.replacen('│', " ", 1),
+            _ => line.to_owned(),
+        };
+        line + "\n"
+    });
+    lines.collect::<String>() + after
 }
 
 /// The line with times as `T`, numbers of threads and processes as `N`, spawn sites as `<mark>`, wide gaps as two
