@@ -26,7 +26,7 @@ fn without_note(text: String) -> String {
     let lines = before.lines().enumerate().map(|(at, line)| {
         let line = match threads {
             Some(threads) if at == threads => line.replacen('├', "└", 1),
-            Some(threads) if at > threads => line.replacen('│', " ", 1),
+            Some(threads) if at > threads => line.replacen("│  ", "  ", 1),
             _ => line.to_owned(),
         };
         line + "\n"
