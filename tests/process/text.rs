@@ -53,6 +53,8 @@ pub(crate) fn steady(line: &str) -> String {
         steady += &match before {
             "of" => text.to_owned(),
             "(tid" | "process" | "pid" => number(text),
+            // The thread that closes the runtime may be among them, or have just gone.
+            "ended," => number(text),
             _ => site(text)
                 .or_else(|| source(text))
                 .or_else(|| pid(text))
