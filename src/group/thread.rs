@@ -102,7 +102,7 @@ impl TaskGroup {
     }
 
     /// How many threads of this service's runtime live, by class, at a cost that does not grow with them. Those of
-    /// the whole process: [`threads::live`](crate::threads::live).
+    /// the whole process: [`threads::live`].
     #[must_use]
     pub fn thread_counts(&self) -> ThreadCounts {
         threads::live_of(self.registry_root().number)

@@ -4,8 +4,10 @@ use super::{run, run_clean};
 use crate::scenario::{Gate, alone, hasty, in_time, quiet, until};
 use headcount::threads::{self, ThreadClass, ThreadCounts};
 use headcount::{TaskGroup, ThreadKind};
+use std::sync::Arc;
+#[cfg(tokio_unstable)]
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread;
 
 const CLASSES: [ThreadClass; 7] = [
