@@ -6,6 +6,7 @@ pub(crate) mod asking;
 pub(crate) mod facts;
 pub(crate) mod frame;
 pub(crate) mod nudge;
+pub(crate) mod stack;
 #[cfg(target_os = "linux")]
 pub(crate) mod tag;
 
