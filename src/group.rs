@@ -26,9 +26,10 @@ use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::task::coop;
 
 /// Tasks that are drained, cancelled and awaited together. Groups nest; clones are the same group.
 ///
@@ -255,6 +256,9 @@ impl TaskGroup {
 
     /// Waits until the group is told to drain.
     ///
+    /// A task that awaits it again and again after that gives its thread back from time to time, as with what tokio has
+    /// to await ([`tokio::task::coop`]), so it can be cancelled.
+    ///
     /// # Cancel safety
     ///
     /// Cancel safe.
@@ -262,10 +266,16 @@ impl TaskGroup {
         let scope = self.inner.scope;
         // Made before the look at the flag, so that a call in between completes it; and it is enough: the group may work
         // again before a task that nobody waits for has looked.
-        let told = scope.told_to_drain().notified();
-        if !scope.is_draining() {
-            told.await;
-        }
+        let mut told = pin!(scope.told_to_drain().notified());
+        poll_fn(|cx| {
+            let turn = ready!(coop::poll_proceed(cx));
+            if !scope.is_draining() {
+                ready!(told.as_mut().poll(cx));
+            }
+            turn.made_progress();
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// The future's output, or `None` when the group is told to drain first; then the future is dropped.

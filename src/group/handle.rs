@@ -5,8 +5,8 @@ use crate::task::{Panic, TaskError};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::task::JoinHandle;
+use std::task::{Context, Poll, ready};
+use tokio::task::{JoinHandle, coop};
 
 /// A task's result, when it has one. Dropping the handle leaves the task running and counted.
 ///
@@ -46,6 +46,9 @@ impl<T> Future for TaskHandle<T> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(task) = &mut self.0 else {
+            // Whoever starts it again and again must not keep its thread for that.
+            let turn = ready!(coop::poll_proceed(cx));
+            turn.made_progress();
             return Poll::Ready(Err(TaskError::Refused));
         };
         Pin::new(task).poll(cx).map(|joined| {

@@ -178,6 +178,41 @@ fn a_task_that_ignores_draining_is_reported_by_name() {
     });
 }
 
+/// Whatever is ready at once, again and again, must not keep the task from being cancelled.
+#[test]
+fn a_task_that_loops_over_its_draining_is_cancelled_all_the_same() {
+    alone(|| {
+        let report = impatient().build().unwrap().run(async |tasks| {
+            let group = tasks.clone();
+            tasks.spawn("again", async move {
+                loop {
+                    group.until_draining(pending::<()>()).await;
+                }
+            });
+        });
+        assert_eq!(
+            told(&report),
+            "cancelled 0: main ended; 0 of 1 ended, ignored again; 1 cancelled"
+        );
+    });
+}
+
+#[test]
+fn a_task_that_starts_another_again_and_again_is_cancelled_all_the_same() {
+    alone(|| {
+        let report = impatient().build().unwrap().run(async |tasks| {
+            let group = tasks.clone();
+            let supervisor = async move {
+                loop {
+                    group.spawn("supervised", async {}).await.ok();
+                }
+            };
+            tasks.task("supervisor").spawn(supervisor);
+        });
+        assert_eq!(report.outcome, headcount::report::Outcome::Cancelled);
+    });
+}
+
 #[test]
 fn completion_against_cancel_ends_a_task_once() {
     alone(|| {
