@@ -143,6 +143,8 @@ pub struct DrainLayer {
     pub ended: u64,
     /// The others, oldest first.
     pub ignored: Vec<TaskFinding>,
+    /// Tasks that panicked in it.
+    pub panicked: Vec<PanicFinding>,
 }
 
 /// Layer 2: every task left is cancelled, then the runtime is closed to all.
@@ -156,6 +158,8 @@ pub struct CancelLayer {
     pub cancelled: u64,
     /// Untracked tasks that were dropped, by spawn site; `None` when they are not observed.
     pub untracked: Option<Vec<UntrackedFinding>>,
+    /// Tasks that panicked in it or later, as when the drop of one does.
+    pub panicked: Vec<PanicFinding>,
     /// Tracked tasks that live on, daemons among them, oldest first.
     pub lingering: Vec<TaskFinding>,
 }
@@ -228,6 +232,25 @@ pub struct TaskFinding {
     /// await first. Empty when nothing would have woken it; `None` when it did not answer: it was in a poll, or runs
     /// blocking work, or headcount was built without `stacks`.
     pub awaits: Option<Vec<Vec<Frame>>>,
+}
+
+/// Tasks of one kind and spawn site that panicked in the same way while the service stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "json", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PanicFinding {
+    /// The path of the group; empty for the root.
+    pub group: String,
+    /// The name.
+    pub name: String,
+    /// `file:line:column`.
+    pub spawned: String,
+    /// What it said.
+    pub message: String,
+    /// Where, as `file:line:column`.
+    pub location: Option<String>,
+    /// How many.
+    pub count: u64,
 }
 
 /// Untracked tasks of one spawn site.

@@ -8,6 +8,7 @@ mod close;
 pub(crate) mod dump;
 mod last_resort;
 mod live_line;
+mod panics;
 mod pipeline;
 mod signals;
 mod symbols;
@@ -19,11 +20,12 @@ pub(crate) use close::UnknownThreads;
 use crate::audit::Baseline;
 use crate::group::ControlSide;
 use crate::registry::kind::Kind;
-use crate::registry::root::{Event, Root};
+use crate::registry::root::{Event, PanicText, Root};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
+use panics::Panics;
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
 use std::io;
@@ -43,6 +45,7 @@ pub(crate) enum Message {
     Signal(i32),
     Stop(Reason),
     UntrackedSite(&'static Kind),
+    Panicked(&'static Kind, PanicText),
 }
 
 /// How a shutdown is done.
@@ -231,6 +234,7 @@ impl Control {
             watchdog: Arc::clone(&watchdog),
             messages,
             signals_seen: 0,
+            panics: Panics::default(),
             children: HashSet::new(),
         };
         let site = Location::caller();
@@ -304,6 +308,7 @@ impl From<Event> for Message {
     fn from(event: Event) -> Self {
         match event {
             Event::UntrackedSite(kind) => Self::UntrackedSite(kind),
+            Event::Panicked(kind, text) => Self::Panicked(kind, text),
             Event::Requested(reason) => Self::Stop(Reason::Requested(reason)),
             Event::RequiredEnded(kind, outcome) => Self::Stop(Reason::RequiredEnded {
                 task: pipeline::path(kind),

@@ -11,11 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static ROOTS: Mutex<Option<HashMap<u64, Weak<Root>>>> = Mutex::new(None);
 
+/// What is said of a panic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PanicText {
+    pub(crate) message: String,
+    pub(crate) location: Option<String>,
+}
+
 /// What a root tells whoever listens: its runtime's pipeline.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// A required task ended.
     RequiredEnded(&'static Kind, TaskOutcome),
+    /// A task panicked while the service stopped, which says so.
+    Panicked(&'static Kind, PanicText),
     /// Somebody asks for the shutdown, for this reason.
     Requested(String),
     /// The first untracked task of a spawn site.
@@ -98,6 +107,10 @@ impl Root {
     }
 
     pub(crate) fn tell(&self, event: Event) {
+        if matches!(event, Event::Panicked(..)) && !self.is_stopping() {
+            // It was logged, and is counted.
+            return;
+        }
         if matches!(event, Event::RequiredEnded(..)) && !self.is_stopping() {
             self.required_lost.store(true, Ordering::Release);
         }

@@ -4,7 +4,7 @@
 //! cancel, by a panic, or by the runtime that goes away.
 
 use super::kind::{self, Kind};
-use super::root::{self, Event};
+use super::root::{self, Event, PanicText};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
 use super::{cancels, chains, clock, panics, shard, slots, untracked};
@@ -320,6 +320,12 @@ impl Row {
             );
         }));
         drop(told);
+        let root = scope::at(self.slot.own_scope()).root();
+        let text = PanicText {
+            message: panic.message().to_owned(),
+            location: panic.location().map(ToString::to_string),
+        };
+        root::tell(root, Event::Panicked(kind, text));
         self.end(TaskOutcome::Panicked);
         TaskError::Panicked(panic)
     }

@@ -1,8 +1,9 @@
 //! The report as a tree for people.
 
 use super::{
-    CancelLayer, ChildFinding, CloseLayer, DrainLayer, ExcusedThreads, Frame, Outcome, Report,
-    TaskFinding, ThreadFinding, Timing, UntrackedFinding, mark, on_thread, times,
+    CancelLayer, ChildFinding, CloseLayer, DrainLayer, ExcusedThreads, Frame, Outcome,
+    PanicFinding, Report, TaskFinding, ThreadFinding, Timing, UntrackedFinding, mark, on_thread,
+    path, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -180,7 +181,26 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
             ),
         }
     };
-    layer.ignored.iter().map(row).collect()
+    let ignored = layer.ignored.iter().map(row);
+    ignored
+        .chain(layer.panicked.iter().map(panic_row))
+        .collect()
+}
+
+fn panic_row(panic: &PanicFinding) -> Row {
+    let name = path(&panic.group, &panic.name);
+    let times = times(panic.count);
+    // One row has one line.
+    let message = panic.message.lines().next().unwrap_or("");
+    let place = panic.location.as_deref().unwrap_or("a place unknown");
+    Row {
+        style: BAD,
+        mark: '!',
+        text: format!(
+            "{name}{times}  panicked at {place}: '{message}', spawned {}",
+            panic.spawned
+        ),
+    }
 }
 
 /// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
@@ -231,7 +251,8 @@ fn cancel_rows(layer: &CancelLayer) -> Vec<Row> {
         }
     });
     let sites = layer.untracked.iter().flatten().map(untracked_row);
-    tasks.chain(sites).collect()
+    let panics = layer.panicked.iter().map(panic_row);
+    tasks.chain(panics).chain(sites).collect()
 }
 
 fn untracked_row(site: &UntrackedFinding) -> Row {

@@ -50,6 +50,7 @@ impl Pipeline {
             timing: layer.timing(),
             cancelled: count(&drain.ignored).saturating_sub(count(&lingering)),
             untracked: self.untracked(&sites, estimate),
+            panicked: Vec::new(),
             lingering,
         };
         (layer, closing)

@@ -5,7 +5,7 @@ use super::last_resort::LastResort;
 use super::pipeline::{Before, Pipeline};
 use crate::audit::{self, Audited, facts};
 use crate::registry;
-use crate::report::{CancelLayer, ChildFinding, CloseLayer, ExcusedThreads, ThreadFinding};
+use crate::report::{CancelLayer, ChildFinding, CloseLayer, ExcusedThreads, ThreadFinding, count};
 use crate::threads::{self, Stop, ThreadClass, ThreadRule};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -220,9 +220,9 @@ pub(super) fn other_runtimes<'a>(threads: impl Iterator<Item = &'a Audited>) -> 
         .filter(|thread| thread.os.comm.starts_with("tokio-r"))
         .count();
     (others > 0).then(|| {
-        format!(
-            "tasks of other tokio runtimes: not observed ({others} threads are named like theirs)"
-        )
+        let named = if others == 1 { "is" } else { "are" };
+        let others = count(others as u64, "thread");
+        format!("tasks of other tokio runtimes: not observed ({others} {named} named like theirs)")
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::dump::Dumper;
 use super::live_line::LiveLine;
+use super::panics::Panics;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
 use super::{Message, Messages, Owned, Plan, Print, Standing};
@@ -11,7 +12,7 @@ use crate::registry::kind::Kind;
 use crate::registry::root::Root;
 use crate::registry::{Tally, TallyRow};
 use crate::report::dump::Phase;
-use crate::report::{self, DrainLayer, Outcome, Reason, Report, TaskFinding, Timing};
+use crate::report::{self, DrainLayer, Outcome, PanicFinding, Reason, Report, TaskFinding, Timing};
 use crate::threads::{self, ThreadClass};
 use std::collections::HashSet;
 use std::future::Future;
@@ -41,6 +42,8 @@ pub(super) struct Pipeline {
     pub(super) watchdog: Arc<Watchdog>,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
+    /// Those of the layer under way.
+    pub(super) panics: Panics,
     /// Children that were seen to be ours while the threads that forked them lived.
     pub(super) children: HashSet<u32>,
 }
@@ -90,6 +93,8 @@ impl Pipeline {
                     return Some(Reason::Signal(number));
                 }
                 Message::UntrackedSite(kind) => self.warn_untracked(kind),
+                // Those before the shutdown are not for its report.
+                Message::Panicked(..) => {}
             }
         }
     }
@@ -117,9 +122,10 @@ impl Pipeline {
         let drain = self.drain(&before).await;
         let chains = self.ask(&drain.ignored).await;
         self.phase.set(Phase::Cancelling);
-        let (cancel, closing) = self.cancel(&before, &drain).await;
+        let (mut cancel, closing) = self.cancel(&before, &drain).await;
         self.phase.set(Phase::Closing);
         let (close, not_observed) = self.close(&before, closing, &cancel).await;
+        cancel.panicked = self.take_panics();
         self.phase.set(Phase::Done);
         let mut report = Report {
             schema: report::SCHEMA,
@@ -207,6 +213,7 @@ impl Pipeline {
             tasks,
             ended: tasks.saturating_sub(ignored.count()),
             ignored: findings(&ignored),
+            panicked: self.take_panics(),
         }
     }
 
@@ -277,9 +284,21 @@ impl Pipeline {
                 self.warn_untracked(kind);
                 false
             }
+            Message::Panicked(kind, text) => {
+                self.panics.note(kind, text);
+                false
+            }
             // The first reason is kept.
             Message::Stop(_) => false,
         }
+    }
+
+    /// The panics since it was called last.
+    fn take_panics(&mut self) -> Vec<PanicFinding> {
+        while let Ok(message) = self.messages.try_recv() {
+            self.hear(message);
+        }
+        self.panics.take()
     }
 
     fn warn_untracked(&self, kind: &'static Kind) {
