@@ -8,6 +8,7 @@ mod reasons;
 #[cfg(feature = "service")]
 mod service;
 mod signals;
+mod stuck;
 mod terminal;
 mod text;
 mod wedged;

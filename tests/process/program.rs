@@ -65,26 +65,35 @@ pub(crate) fn start(scenario: &[&str]) -> Program {
 
 /// How a scenario is started.
 pub(crate) fn command(scenario: &[&str]) -> Command {
-    let mut command = Command::new(scenario_path());
-    command.args(scenario);
+    example("scenario", scenario)
+}
+
+/// How one of the examples is started.
+pub(crate) fn example(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(example_path(name));
+    command.args(arguments);
     command
 }
 
-/// Cargo puts the examples beside the folder that this test is in.
 pub(crate) fn scenario_path() -> PathBuf {
+    example_path("scenario")
+}
+
+/// Cargo puts the examples beside the folder that this test is in.
+fn example_path(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its program");
     let folder = this
         .ancestors()
         .nth(2)
         .expect("it is in target/profile/deps");
-    let program = folder.join("examples/scenario");
-    assert_fresh(&program);
+    let program = folder.join("examples").join(name);
+    assert_fresh(&program, name);
     program
 }
 
 /// `cargo test --test process` alone builds no example, and the one that is there may be old.
-fn assert_fresh(program: &Path) {
-    let build = "`cargo build --example scenario` builds it";
+fn assert_fresh(program: &Path, name: &str) {
+    let build = format!("`cargo build --example {name}` builds it");
     let time = |path: &Path| path.metadata().and_then(|data| data.modified());
     let built =
         time(program).unwrap_or_else(|error| panic!("{}: {error}; {build}", program.display()));

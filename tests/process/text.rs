@@ -1,8 +1,34 @@
 //! What differs from run to run in what headcount prints is taken out, so that whole lines can be compared.
 
-/// The scenarios' own text: a spawn site is shown by the mark that its line ends with.
-const SCENARIO: &str = include_str!("scenario.rs");
-const FILE: &str = "tests/process/scenario.rs:";
+/// The programs' own text: a place in them is shown by the mark that its line ends with.
+const SOURCES: [(&str, &str); 8] = [
+    ("tests/process/scenario.rs", include_str!("scenario.rs")),
+    (
+        "tests/process/hangs/dependency.rs",
+        include_str!("hangs/dependency.rs"),
+    ),
+    (
+        "tests/process/hangs/foreign.rs",
+        include_str!("hangs/foreign.rs"),
+    ),
+    ("tests/process/hangs/host.rs", include_str!("hangs/host.rs")),
+    (
+        "tests/process/hangs/peers.rs",
+        include_str!("hangs/peers.rs"),
+    ),
+    (
+        "tests/process/hangs/tasks.rs",
+        include_str!("hangs/tasks.rs"),
+    ),
+    (
+        "tests/process/hangs/threads.rs",
+        include_str!("hangs/threads.rs"),
+    ),
+    (
+        "tests/process/hangs/workers.rs",
+        include_str!("hangs/workers.rs"),
+    ),
+];
 
 /// What every report says without `tokio_unstable`, and one of nothing untracked only then.
 const NONE_UNTRACKED: &str =
@@ -124,11 +150,14 @@ fn source(word: &str) -> Option<String> {
         .then(|| format!("{file}.rs{rest}"))
 }
 
-/// A place in the scenarios, by the mark of the line.
+/// A place in the programs, by the mark of the line.
 fn site(word: &str) -> Option<String> {
-    let place = word.strip_prefix(FILE)?;
+    let (file, place) = word.split_once(".rs:")?;
     let (line, column) = place.split_once(':')?;
-    let line = SCENARIO
+    let (_, text) = SOURCES
+        .iter()
+        .find(|(path, _)| path.strip_suffix(".rs") == Some(file))?;
+    let line = text
         .lines()
         .nth(line.parse::<usize>().ok()?.checked_sub(1)?)?;
     let (_, mark) = line.split_once("// mark: ")?;
@@ -136,12 +165,31 @@ fn site(word: &str) -> Option<String> {
     Some(format!("<{mark}>{rest}"))
 }
 
+/// The function around a marked line, and `file:line`.
+pub(crate) fn marked(mark: &str) -> (String, String) {
+    let ending = format!("// mark: {mark}");
+    let places = SOURCES.iter().flat_map(|(path, text)| {
+        let lines = text.lines().enumerate();
+        lines
+            .filter(|(_, line)| line.ends_with(&ending))
+            .map(move |(at, _)| (path, text, at))
+    });
+    let [(path, text, at)] = places.collect::<Vec<_>>()[..] else {
+        panic!("not one line with the mark '{mark}'")
+    };
+    let before: Vec<&str> = text.lines().take(at).collect();
+    let name = before.iter().rev().find_map(|line| {
+        let (_, rest) = line.split_once("fn ")?;
+        rest.split(['(', '<']).next()
+    });
+    let name = name.expect("a mark is inside a function");
+    (name.to_owned(), format!("{path}:{}", at + 1))
+}
+
 #[test]
 fn only_what_differs_is_taken_out() {
-    let line = SCENARIO
-        .lines()
-        .position(|line| line.ends_with("// mark: accept"));
-    let line = line.expect("there is that mark") + 1;
+    let (function, place) = marked("accept");
+    assert_eq!(function, "ignores_drain");
     for (raw, expected) in [
         (
             "├─ 1 drain    5.002s of 5s     41 of 42 tasks ended",
@@ -170,10 +218,13 @@ fn only_what_differs_is_taken_out() {
         ),
         ("started task=web pid=17", "started task=web pid=N"),
         (
-            &format!("started {FILE}{line}:9, appeared"),
+            &format!("started {place}:9, appeared"),
             "started <accept>, appeared",
         ),
-        (&format!("started {FILE}1:9"), &format!("started {FILE}1:9")),
+        (
+            "started tests/process/scenario.rs:1:9",
+            "started tests/process/scenario.rs:1:9",
+        ),
     ] {
         assert_eq!(steady(raw), expected);
     }

@@ -1,0 +1,34 @@
+//! What a dependency does behind the back of the service: it knows tokio alone.
+
+#![expect(clippy::disallowed_methods, reason = "that is what dependencies do")]
+
+use crate::host::Host;
+use crate::{FOR_EVER, begun};
+use std::thread;
+
+pub(crate) fn bare_spawn(_host: &Host<'_>) {
+    tokio::spawn(keep_alive()); // mark: bare-spawn
+}
+
+async fn keep_alive() {
+    begun();
+    std::future::pending::<()>().await;
+}
+
+pub(crate) fn bare_spawn_on_worker(_host: &Host<'_>) {
+    tokio::spawn(parse_for_ever()); // mark: spawn of bare-spawn-on-worker
+}
+
+async fn parse_for_ever() {
+    begun();
+    thread::sleep(FOR_EVER); // mark: bare-spawn-on-worker
+}
+
+pub(crate) fn bare_spawn_blocking(_host: &Host<'_>) {
+    tokio::task::spawn_blocking(compress);
+}
+
+fn compress() {
+    begun();
+    thread::sleep(FOR_EVER); // mark: bare-spawn-blocking
+}

@@ -1,0 +1,101 @@
+//! A service around a culprit, under headcount and under its peers.
+
+use crate::begun;
+use crate::host::Host;
+use crate::list::{Culprit, Leaves};
+use headcount::{Runtime, TaskGroup};
+use std::error::Error;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_graceful_shutdown::{SubsystemHandle, Toplevel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long the peers wait for their tasks.
+const WAITED: Duration = Duration::from_secs(1);
+/// A budget that is used up.
+const SHORT: Duration = Duration::from_millis(150);
+/// A budget that is not, on the slowest machine.
+const AMPLE: Duration = Duration::from_secs(20);
+
+pub(crate) fn headcount(culprit: &'static Culprit) -> ExitCode {
+    let (cancel, close) = match culprit.leaves {
+        Leaves::Nothing => (AMPLE, AMPLE),
+        Leaves::Threads => (AMPLE, SHORT * 2),
+        Leaves::Tasks => (SHORT * 2, SHORT * 2),
+    };
+    let runtime = Runtime::builder()
+        .name(culprit.name)
+        .worker_threads(2)
+        .drain_budget(SHORT)
+        .cancel_budget(cancel)
+        .close_budget(close)
+        .build()
+        .expect("the system has threads");
+    let main = async |tasks: TaskGroup| {
+        (culprit.place)(&Host::Headcount(tasks.clone()));
+        begun();
+        tasks.draining().await;
+    };
+    let report = runtime.run(main); // mark: main of hangs
+    report.report()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the system has threads")
+}
+
+/// The documentation's own example, and a limit to the wait: without it there would be nothing to see. The runtime is
+/// dropped at the end, as `#[tokio::main]` does.
+pub(crate) fn tracker(culprit: &'static Culprit) -> ExitCode {
+    runtime().block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("it can be caught");
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        (culprit.place)(&Host::Tracker(tracker.clone(), token.clone()));
+        begun();
+        terminate.recv().await;
+        token.cancel();
+        tracker.close();
+        match tokio::time::timeout(WAITED, tracker.wait()).await {
+            Ok(()) => {
+                eprintln!("all tasks ended");
+                ExitCode::SUCCESS
+            }
+            Err(_) => {
+                eprintln!("deadline has elapsed, len() = {}", tracker.len());
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+pub(crate) fn graceful(culprit: &'static Culprit) -> Result<(), Box<dyn Error + Send + Sync>> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_ansi(false)
+        .init();
+    runtime().block_on(async {
+        let toplevel = Toplevel::new(async |system: &mut SubsystemHandle| {
+            if !culprit.is_in_main {
+                (culprit.place)(&Host::Graceful(system));
+            }
+            system.on_shutdown_requested().await;
+        });
+        let toplevel = toplevel.catch_signals();
+        if culprit.is_in_main {
+            let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+            (culprit.place)(&Host::Tracker(tracker, token));
+        }
+        begun();
+        toplevel
+            .handle_shutdown_requests(WAITED)
+            .await
+            .map_err(Into::into)
+    })
+}
