@@ -9,8 +9,10 @@ pub(crate) mod dump;
 mod last_resort;
 mod live_line;
 mod pipeline;
+mod roots;
 mod signals;
 mod symbols;
+mod traces;
 pub(crate) mod voice;
 mod watchdog;
 
@@ -25,12 +27,13 @@ use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
 use pipeline::{Pipeline, last_words};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use symbols::Symbols;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -232,6 +235,8 @@ impl Control {
             messages,
             signals_seen: 0,
             children: HashSet::new(),
+            symbols: Symbols::new(root.number),
+            functions: HashMap::new(),
         };
         let site = Location::caller();
         threads::start(

@@ -3,7 +3,7 @@
 use super::asking::Chain;
 
 /// One call of a stack, or one await of a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "json", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Frame {
