@@ -5,10 +5,13 @@
 pub(crate) mod asking;
 pub(crate) mod facts;
 pub(crate) mod frame;
+pub(crate) mod lock;
 pub(crate) mod nudge;
+pub(crate) mod places;
 pub(crate) mod stack;
 #[cfg(target_os = "linux")]
 pub(crate) mod tag;
+pub(crate) mod trace;
 
 use crate::threads::{self, Known, ThreadClass};
 use std::collections::{HashMap, HashSet};

@@ -3,11 +3,14 @@
 //! It only describes. What to do about a finding is decided before, by the pipeline.
 
 pub mod dump;
+pub(crate) mod stack;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 pub use crate::audit::frame::Frame;
 pub use dump::Dump;
-pub(crate) use terminal::{count, millis as milliseconds, seconds as brief};
+pub(crate) use terminal::{awaiting, count, millis as milliseconds, seconds as brief};
 
 use crate::task::{TaskId, TaskKind, TaskOutcome};
 use crate::threads::ThreadClass;
@@ -162,6 +165,9 @@ pub struct CancelLayer {
     pub panicked: Vec<PanicFinding>,
     /// Tracked tasks that live on, daemons among them, oldest first.
     pub lingering: Vec<TaskFinding>,
+    /// How many tasks, untracked ones among them, live on only because every worker is held by another task, so that
+    /// none is free to drop them.
+    pub starved: u64,
 }
 
 /// Layer 3: the runtime's threads end, and every thread and child is looked at.
@@ -179,6 +185,8 @@ pub struct CloseLayer {
     pub excused: Vec<ExcusedThreads>,
     /// Threads that live and should not.
     pub threads: Vec<ThreadFinding>,
+    /// What their stacks say of several of them together: who waits for one lock, and for whom.
+    pub hints: Vec<String>,
     /// Child processes that live.
     pub children: Vec<ChildFinding>,
 }
@@ -226,8 +234,15 @@ pub struct TaskFinding {
         serde(rename = "draining_seconds", serialize_with = "maybe_seconds")
     )]
     pub draining: Option<Duration>,
-    /// The thread that one of the first five holds at this moment, by name and number.
+    /// The thread that one of them held at the end of the layer, by name and number.
     pub on_thread: Option<String>,
+    /// The kernel's number of that thread.
+    pub tid: Option<u32>,
+    /// The stack of that thread, as [`ThreadFinding::stack`] is: of the drain's tasks at the end of the drain, of those
+    /// that lived on at the end of the last layer.
+    pub stack: Vec<Frame>,
+    /// As [`ThreadFinding::stack_note`].
+    pub stack_note: Option<String>,
     /// What the first of them awaited when the drain was over: a chain for each thing that it waited for, the innermost
     /// await first. Empty when nothing would have woken it; `None` when it did not answer: it was in a poll, or runs
     /// blocking work, or headcount was built without `stacks`.
@@ -291,7 +306,8 @@ pub struct ThreadFinding {
     pub cpu: Duration,
     /// `running`, `sleeping`, … in the kernel's sense.
     pub state: String,
-    /// What the kernel says that it waits for: `blocked in recv(fd 4 → tcp 127.0.0.1:5432)`, `on CPU`.
+    /// What the kernel says that it waits for: `blocked in recv(fd 4 → tcp 127.0.0.1:5432)`, `on CPU`; and where its
+    /// stack tells more of a futex, that: `waiting for a mutex (futex 0x7f12ab00)`, `parked`.
     pub waits: String,
     /// `file:line:column` of its start, for tracked threads.
     pub started: Option<String>,
@@ -301,6 +317,14 @@ pub struct ThreadFinding {
     pub tried: Vec<String>,
     /// Whether it was not there when the shutdown began.
     pub appeared_while_stopping: bool,
+    /// Its stack, the innermost function first, inlined ones among them; without what the standard library puts around
+    /// the function that a thread is started with. At most 128 frames.
+    pub stack: Vec<Frame>,
+    /// What the stack is not: `approximate`, when the thread may have moved on while it was read, or part of it was
+    /// guessed; `incomplete`, when it does not reach down to where threads begin; `without names`.
+    pub stack_note: Option<String>,
+    /// Why there is no stack.
+    pub no_stack: Option<String>,
 }
 
 /// A child process that lives.

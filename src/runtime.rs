@@ -7,7 +7,7 @@ pub use crate::shutdown::dump::Dumper;
 pub use attached::{Attached, attach};
 pub use builder::{BuildError, Builder};
 
-use crate::audit::Baseline;
+use crate::audit::{Baseline, stack};
 use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
@@ -243,6 +243,10 @@ impl Start {
         panics::install();
         // The clock's calibration, which takes some milliseconds, is not for the first task to pay.
         clock::raw();
+        if cfg!(feature = "stacks") {
+            // Before the baseline: it may start threads.
+            stack::prepare();
+        }
         Self {
             plan,
             baseline: Baseline::take(),

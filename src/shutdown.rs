@@ -10,8 +10,10 @@ mod last_resort;
 mod live_line;
 mod panics;
 mod pipeline;
+mod roots;
 mod signals;
 mod symbols;
+mod traces;
 pub(crate) mod voice;
 mod watchdog;
 
@@ -27,12 +29,13 @@ use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
 use panics::Panics;
 use pipeline::{Pipeline, last_words};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use symbols::Symbols;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -236,6 +239,8 @@ impl Control {
             signals_seen: 0,
             panics: Panics::default(),
             children: HashSet::new(),
+            symbols: Symbols::new(root.number),
+            functions: HashMap::new(),
         };
         let site = Location::caller();
         threads::start(

@@ -1,10 +1,11 @@
 //! [`check`]: a test that fails when it leaves a task, a thread or a child process behind, and names it.
 
 use crate::group::TaskGroup;
-use crate::report::{Report, brief, on_thread};
+use crate::report::{Report, TaskFinding, ThreadFinding, awaiting, brief, on_thread, stack};
 use crate::runtime::{Dumper, MainOutput, Runtime};
 use crate::shutdown::{Plan, UnknownThreads};
 use crate::task::Panic;
+use std::collections::HashSet;
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -228,26 +229,18 @@ impl Check {
 
     fn left_behind(&self, report: &Report) -> Result<String, fmt::Error> {
         let mut text = String::new();
+        let mut named = HashSet::new();
         let lingering = &report.cancel.lingering;
-        for task in report.drain.ignored.iter().chain(lingering) {
-            let named_before = text.contains(&task.spawned) && text.contains(&task.path());
-            if named_before
+        // Those that live on first: of the two stacks theirs is the later one.
+        for task in lingering.iter().chain(&report.drain.ignored) {
+            let is_named = !named.insert((&task.spawned, task.path()));
+            if is_named
                 || self.ignores(|rule| matches!(rule, Ignore::Task(path) if *path == task.path()))
             {
                 continue;
             }
-            let (path, kind, age) = (task.path(), task.kind.as_str(), brief(task.age));
-            let lives = if lingering.iter().any(|other| other.path() == path) {
-                ", and could not be cancelled"
-            } else {
-                ""
-            };
-            let on = on_thread(task.on_thread.as_deref());
-            writeln!(
-                text,
-                "  task {path} ×{} ({kind})  age {age}{on}{lives}, spawned {}",
-                task.count, task.spawned
-            )?;
+            let lives = lingering.iter().any(|other| std::ptr::eq(other, task));
+            writeln!(text, "{}", task_left(task, lives))?;
         }
         for site in report.cancel.untracked.iter().flatten() {
             let at = site.spawned.as_str();
@@ -257,11 +250,8 @@ impl Check {
                 } else {
                     at
                 };
-                writeln!(
-                    text,
-                    "  untracked task ×{}  spawned {place}",
-                    site.dropped + site.lingering
-                )?;
+                let count = site.dropped + site.lingering;
+                writeln!(text, "  untracked task ×{count}  spawned {place}")?;
             }
         }
         for thread in &report.close.threads {
@@ -274,16 +264,7 @@ impl Check {
             {
                 continue;
             }
-            let (name, class, age) = (&thread.name, thread.class.as_str(), brief(thread.age));
-            let started = thread
-                .started
-                .as_ref()
-                .map_or_else(String::new, |at| format!(", started {at}"));
-            writeln!(
-                text,
-                "  thread \"{name}\" ({class})  {}, age {age}{started}",
-                thread.state
-            )?;
+            writeln!(text, "{}", thread_left(thread))?;
         }
         for child in &report.close.children {
             if !self
@@ -304,4 +285,31 @@ impl Default for Check {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn task_left(task: &TaskFinding, lives: bool) -> String {
+    let (path, kind, age) = (task.path(), task.kind.as_str(), brief(task.age));
+    let lives = if lives {
+        ", and could not be cancelled"
+    } else {
+        ""
+    };
+    let on = on_thread(task.on_thread.as_deref());
+    let (count, spawned, awaiting) = (task.count, &task.spawned, awaiting(task));
+    let head = format!(
+        "  task {path} ×{count} ({kind})  age {age}{on}{lives}, spawned {spawned}{awaiting}"
+    );
+    head + &stack::below(&task.stack, task.stack_note.as_deref(), None)
+}
+
+fn thread_left(thread: &ThreadFinding) -> String {
+    let (name, class, age) = (&thread.name, thread.class.as_str(), brief(thread.age));
+    let started = thread
+        .started
+        .as_ref()
+        .map_or_else(String::new, |at| format!(", started {at}"));
+    let waits = &thread.waits;
+    let head = format!("  thread \"{name}\" ({class})  {waits}, age {age}{started}");
+    let (note, none) = (thread.stack_note.as_deref(), thread.no_stack.as_deref());
+    head + &stack::below(&thread.stack, note, none)
 }

@@ -19,6 +19,9 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// The name of a runtime's threads. Those of the control side are `headcount-` and something else.
+pub(crate) const WORK: &str = "headcount-work";
+
 /// How long a runtime's threads may take to start.
 const START: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_micros(20);
@@ -287,7 +290,7 @@ impl Start {
                 stop: stop.clone(),
                 ..Known::own(root, class)
             });
-            let result = catch_unwind(AssertUnwindSafe(work));
+            let result = catch_unwind(AssertUnwindSafe(|| __headcount_begin(work)));
             if let Some(stop) = stop {
                 stop.end();
             }
@@ -302,6 +305,15 @@ impl Start {
         })?;
         Ok(ThreadHandle(thread))
     }
+}
+
+/// Runs what a thread was started with. In a stack it stands between that and what all threads have in common.
+#[inline(never)]
+fn __headcount_begin<T>(work: impl FnOnce() -> T) -> T {
+    let result = work();
+    // Without it the call above may become a jump, and leave no trace.
+    std::hint::black_box(());
+    result
 }
 
 /// Registers the calling thread, which somebody else started, as long as it lives. One that is registered stays as it

@@ -16,7 +16,6 @@ mod call;
 ))]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -226,26 +225,4 @@ fn place(tid: u32) -> Option<String> {
 
 fn task_file(tid: u32, name: &str) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/task/{tid}/{name}"))
-}
-
-/// One sentence a thread, in their order; of those that wait on one futex it says how many there are.
-pub(crate) fn sentences(facts: &[Facts]) -> Vec<String> {
-    let mut on_futex: HashMap<u64, usize> = HashMap::new();
-    for thread in facts {
-        if let Waits::Futex { address, .. } = thread.waits {
-            *on_futex.entry(address).or_default() += 1;
-        }
-    }
-    let sentence = |thread: &Facts| {
-        let others = match &thread.waits {
-            Waits::Futex { address, .. } => on_futex.get(address).map_or(0, |all| all - 1),
-            _ => 0,
-        };
-        match others {
-            0 => thread.waits.to_string(),
-            1 => format!("{}, with 1 other", thread.waits),
-            _ => format!("{}, with {others} others", thread.waits),
-        }
-    };
-    facts.iter().map(sentence).collect()
 }

@@ -3,11 +3,12 @@
 use super::asking::Chain;
 
 /// One call of a stack, or one await of a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "json", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Frame {
-    /// The function, without `{{closure}}` at the end: that is how the compiler calls the body of an `async fn`.
+    /// The function. Of an await without `{{closure}}` at the end: that is how the compiler calls the body of an
+    /// `async fn`.
     pub function: String,
     /// The file: from the package on for a dependency (`tokio-1.54.1/src/sync/oneshot.rs`), as it was compiled else.
     pub file: Option<String>,
@@ -21,7 +22,8 @@ pub struct Frame {
 /// awaits. It goes by files, because a release build names inlined functions without their modules.
 pub(crate) fn awaits(chain: &Chain) -> Vec<Frame> {
     let mut awaits: Vec<Frame> = Vec::new();
-    for frame in chain.iter().flat_map(|address| resolve(*address)) {
+    for mut frame in chain.iter().flat_map(|address| resolve(*address)) {
+        frame.function = readable(&frame.function);
         let file = frame.file.as_deref().unwrap_or("");
         if file.ends_with("src/audit/asking.rs") {
             awaits.clear();
@@ -46,8 +48,9 @@ fn is_machinery(file: &str) -> bool {
         || file.starts_with("tokio-") && file.contains("/src/macros/")
 }
 
+/// What is at an address: the innermost of several functions that were inlined into each other first.
 #[cfg(feature = "stacks")]
-fn resolve(address: usize) -> Vec<Frame> {
+pub(super) fn resolve(address: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     backtrace::resolve(std::ptr::without_provenance_mut(address), |symbol| {
         let Some(name) = symbol.name() else { return };
@@ -55,7 +58,7 @@ fn resolve(address: usize) -> Vec<Frame> {
         let function = format!("{name:#}");
         let file = symbol.filename();
         frames.push(Frame {
-            function: readable(&function),
+            function,
             file: file.map(|file| short(&file.to_string_lossy())),
             line: symbol.lineno(),
         });
@@ -64,12 +67,11 @@ fn resolve(address: usize) -> Vec<Frame> {
 }
 
 #[cfg(not(feature = "stacks"))]
-fn resolve(_: usize) -> Vec<Frame> {
+pub(super) fn resolve(_: usize) -> Vec<Frame> {
     Vec::new()
 }
 
 /// Where the debug information has no name for the body of an `async fn` it has what it is.
-#[cfg(feature = "stacks")]
 fn readable(function: &str) -> String {
     let kinds = [
         ("{async_fn#", "async fn"),

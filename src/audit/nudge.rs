@@ -63,7 +63,7 @@ pub(crate) fn send(tid: u32) -> bool {
     sent == 0
 }
 
-fn handler_of(signal: i32) -> Option<libc::sighandler_t> {
+pub(super) fn handler_of(signal: i32) -> Option<libc::sighandler_t> {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: `sigaction` may be given no new action. It writes the present one to the place given and keeps no pointer.
     // Only when it succeeds (returns 0) is the place read, and then it is initialised.

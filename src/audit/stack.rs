@@ -1,6 +1,37 @@
 //! Stacks of other threads of this process: read quietly where that can be done, by a signal where it must be.
+//!
+//! A thread that waits in the kernel is read from outside: the kernel tells where it is, and its memory is ours. Nobody
+//! notices. A thread on a processor has to say itself where it is, from a signal's handler. Unwinding and names are the
+//! reader's work, from copies. It does not walk the stack of the thread that asks.
+
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod engine;
+#[cfg(not(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+mod missing;
+mod names;
 
 use super::frame::Frame;
+
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+use engine as means;
+#[cfg(not(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+use missing as means;
 
 /// Which threads may be interrupted to read their stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,23 +54,23 @@ pub(crate) struct Stack {
 }
 
 /// Makes ready what would take long, or hang, when it is needed: the signal's handler, the list of modules, the names.
-pub(crate) fn prepare() {}
+pub(crate) fn prepare() {
+    means::prepare();
+}
 
 /// The stack of each thread, in their order, or why there is none: a sentence that follows "no stack: ".
-pub(crate) fn read(tids: &[u32], _means: Means) -> Vec<Result<Stack, String>> {
-    tids.iter()
-        .map(|_| Err("built without the feature `stacks`".to_owned()))
-        .collect()
+pub(crate) fn read(tids: &[u32], means: Means) -> Vec<Result<Stack, String>> {
+    means::read(tids, means)
 }
 
 /// The functions of a stack, innermost first, inlined ones and the standard library's among them. It may take long, and
 /// hang with the loader's lock: for a thread with a budget.
-pub(crate) fn frames(_stack: &Stack) -> Vec<Frame> {
-    Vec::new()
+pub(crate) fn frames(stack: &Stack) -> Vec<Frame> {
+    names::frames(stack)
 }
 
 /// Without what every thread has: the standard library between the function that the thread was started with and the
 /// kernel, and the unnamed ends.
 pub(crate) fn folded(frames: Vec<Frame>) -> Vec<Frame> {
-    frames
+    names::folded(frames)
 }

@@ -5,7 +5,7 @@
 
 mod text;
 
-use super::ChildFinding;
+use super::{ChildFinding, Frame};
 use crate::task::{TaskId, TaskKind, TaskState};
 use crate::threads::ThreadClass;
 use std::fmt;
@@ -45,6 +45,8 @@ pub struct Dump {
     pub threads: Option<Vec<Thread>>,
     /// How many threads there are beyond those.
     pub unlisted_threads: u64,
+    /// What their stacks say of several of them together: who waits for one lock, and for whom.
+    pub hints: Vec<String>,
     /// The child processes that were not there before, at most 1,000; `None` where they are not observed.
     pub children: Option<Vec<ChildFinding>>,
     /// How many child processes there are beyond those.
@@ -203,10 +205,12 @@ pub struct Thread {
     pub cpu: Duration,
     /// `running`, `sleeping`, … in the kernel's sense.
     pub state: String,
-    /// What the kernel says that it waits for; `None` where that is not observed.
+    /// What the kernel and its stack say that it waits for; `None` where that is not observed.
     pub waits: Option<String>,
-    /// Its stack, a frame an entry, the innermost first; empty where that is not observed.
-    pub stack: Vec<String>,
+    /// Its stack, as [`ThreadFinding::stack`](super::ThreadFinding::stack) is.
+    pub stack: Vec<Frame>,
+    /// As [`ThreadFinding::stack_note`](super::ThreadFinding::stack_note).
+    pub stack_note: Option<String>,
     /// Why there is no stack.
     pub no_stack: Option<String>,
     /// Group and name of the tracked task that it polls, drops or runs.
@@ -231,6 +235,11 @@ impl Dump {
     /// The tree alone.
     pub(crate) fn tree(&self) -> String {
         text::tree(self)
+    }
+
+    /// The tree of its threads alone.
+    pub(crate) fn threads_tree(&self) -> String {
+        text::threads_tree(self)
     }
 
     /// The dump in one line of JSON.

@@ -3,7 +3,7 @@
 use super::{
     CancelLayer, ChildFinding, CloseLayer, DrainLayer, ExcusedThreads, Frame, Outcome,
     PanicFinding, Report, TaskFinding, ThreadFinding, Timing, UntrackedFinding, mark, on_thread,
-    path, times,
+    path, stack, times,
 };
 use crate::task::TaskKind;
 use anstyle::{AnsiColor, Style};
@@ -22,11 +22,12 @@ const BAD: Style = AnsiColor::Red.on_default();
 const FAINT: Style = Style::new().dimmed();
 const HEAD: Style = Style::new().bold();
 
-/// One finding: a mark and its text.
+/// One finding: a mark, its text, and lines below it.
 struct Row {
     style: Style,
     mark: char,
     text: String,
+    below: Vec<String>,
 }
 
 struct Page {
@@ -42,14 +43,14 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
     let head = format!("headcount {}: stopping ({})", report.service, report.reason);
     page.line(&[(HEAD, &head)]);
     page.layer(1, "drain", &report.drain.timing, &drained(&report.drain));
-    page.rows(drain_rows(&report.drain));
+    page.rows(drain_rows(report));
     page.layer(
         2,
         "cancel",
         &report.cancel.timing,
         &cancelled(&report.cancel),
     );
-    page.rows(cancel_rows(&report.cancel));
+    page.rows(cancel_rows(report));
     page.layer(3, "close", &report.close.timing, &closed(&report.close));
     page.rows(close_rows(&report.close));
     page.last(report);
@@ -97,14 +98,15 @@ impl Page {
                 style: NOTE,
                 mark: '…',
                 text: format!("and {hidden} more kinds"),
+                below: Vec::new(),
             });
         }
         let last = rows.len().saturating_sub(1);
         for (at, row) in rows.iter().enumerate() {
-            let branch = if at == last {
-                "│  └─ "
+            let (branch, beside) = if at == last {
+                ("│  └─ ", "│     ")
             } else {
-                "│  ├─ "
+                ("│  ├─ ", "│  │  ")
             };
             let mark = format!("{} ", row.mark);
             self.line(&[
@@ -112,6 +114,9 @@ impl Page {
                 (row.style, &mark),
                 (Style::new(), &row.text),
             ]);
+            for line in &row.below {
+                self.line(&[(FAINT, beside), (FAINT, "   "), (FAINT, line)]);
+            }
         }
     }
 
@@ -163,7 +168,12 @@ fn drained(layer: &DrainLayer) -> String {
     }
 }
 
-fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
+fn drain_rows(report: &Report) -> Vec<Row> {
+    // Of those that live on it is shown where that is said.
+    let lives = |task: &TaskFinding| {
+        let mut lingering = report.cancel.lingering.iter();
+        lingering.any(|other| other.tid == task.tid && is_same(other, task))
+    };
     let row = |task: &TaskFinding| {
         let how = match task.draining {
             Some(time) => format!("ignored drain for {}", seconds(time)),
@@ -179,11 +189,15 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
                 task.spawned,
                 awaiting(task)
             ),
+            below: match lives(task) {
+                true => Vec::new(),
+                false => stack::lines(&task.stack, task.stack_note.as_deref(), None),
+            },
         }
     };
-    let ignored = layer.ignored.iter().map(row);
+    let ignored = report.drain.ignored.iter().map(row);
     ignored
-        .chain(layer.panicked.iter().map(panic_row))
+        .chain(report.drain.panicked.iter().map(panic_row))
         .collect()
 }
 
@@ -200,11 +214,16 @@ fn panic_row(panic: &PanicFinding) -> Row {
             "{name}{times}  panicked at {place}: '{message}', spawned {}",
             panic.spawned
         ),
+        below: Vec::new(),
     }
 }
 
+fn is_same(one: &TaskFinding, other: &TaskFinding) -> bool {
+    (&one.spawned, &one.name, &one.group) == (&other.spawned, &other.name, &other.group)
+}
+
 /// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
-fn awaiting(task: &TaskFinding) -> String {
+pub(crate) fn awaiting(task: &TaskFinding) -> String {
     let chains = match task.awaits.as_deref() {
         None => return String::new(),
         Some([]) => return ", awaiting what keeps no waker and so never wakes it".to_owned(),
@@ -229,7 +248,13 @@ fn cancelled(layer: &CancelLayer) -> String {
     }
 }
 
-fn cancel_rows(layer: &CancelLayer) -> Vec<Row> {
+fn cancel_rows(report: &Report) -> Vec<Row> {
+    let layer = &report.cancel;
+    // The stack of a thread that lingers is shown with the thread.
+    let is_listed = |task: &TaskFinding| {
+        let mut threads = report.close.threads.iter();
+        threads.any(|thread| Some(thread.tid) == task.tid)
+    };
     let tasks = layer.lingering.iter().map(|task| {
         let why = match task.kind {
             TaskKind::Blocking => "still runs, and a closure cannot be cancelled",
@@ -248,11 +273,21 @@ fn cancel_rows(layer: &CancelLayer) -> Vec<Row> {
             style: BAD,
             mark: '✗',
             text,
+            below: match is_listed(task) {
+                true => Vec::new(),
+                false => stack::lines(&task.stack, task.stack_note.as_deref(), None),
+            },
         }
     });
     let sites = layer.untracked.iter().flatten().map(untracked_row);
+    let starved = (layer.starved > 0).then(|| Row {
+        style: BAD,
+        mark: '!',
+        text: format!("no worker free to drop {}", count(layer.starved, "task")),
+        below: Vec::new(),
+    });
     let panics = layer.panicked.iter().map(panic_row);
-    tasks.chain(panics).chain(sites).collect()
+    tasks.chain(panics).chain(sites).chain(starved).collect()
 }
 
 fn untracked_row(site: &UntrackedFinding) -> Row {
@@ -269,6 +304,7 @@ fn untracked_row(site: &UntrackedFinding) -> Row {
         style: if site.lingering > 0 { BAD } else { NOTE },
         mark: if site.lingering > 0 { '✗' } else { '!' },
         text: format!("untracked ×{total}  {place}{lives}"),
+        below: Vec::new(),
     }
 }
 
@@ -288,14 +324,31 @@ fn closed(layer: &CloseLayer) -> String {
 }
 
 fn close_rows(layer: &CloseLayer) -> Vec<Row> {
-    let threads = layer.threads.iter().map(thread_row);
+    // What holds for all is said once.
+    let mut said = None;
+    let threads = layer.threads.iter().map(|thread| {
+        let none = thread.no_stack.as_deref();
+        let none = none.filter(|why| said.replace(*why) != Some(*why));
+        thread_row(thread, none)
+    });
+    let hints = layer.hints.iter().map(|hint| Row {
+        style: NOTE,
+        mark: '!',
+        text: hint.clone(),
+        below: Vec::new(),
+    });
     let children = layer.children.iter().map(|child: &ChildFinding| Row {
         style: BAD,
         mark: '✗',
         text: format!("child process {}  {}", child.pid, child.command),
+        below: Vec::new(),
     });
     let excused = layer.excused.iter().map(excused_row);
-    threads.chain(children).chain(excused).collect()
+    threads
+        .chain(hints)
+        .chain(children)
+        .chain(excused)
+        .collect()
 }
 
 fn excused_row(threads: &ExcusedThreads) -> Row {
@@ -307,10 +360,12 @@ fn excused_row(threads: &ExcusedThreads) -> Row {
             count(threads.count, "thread"),
             threads.reason
         ),
+        below: Vec::new(),
     }
 }
 
-fn thread_row(thread: &ThreadFinding) -> Row {
+/// `no_stack`: why it has none, where that is said.
+fn thread_row(thread: &ThreadFinding, no_stack: Option<&str>) -> Row {
     let mut text = format!(
         "thread \"{}\" (tid {}, {})  {}, age {}, cpu {}",
         thread.name,
@@ -336,6 +391,7 @@ fn thread_row(thread: &ThreadFinding) -> Row {
         style: BAD,
         mark: '✗',
         text,
+        below: stack::lines(&thread.stack, thread.stack_note.as_deref(), no_stack),
     }
 }
 

@@ -185,7 +185,7 @@ impl Builder {
         } else {
             tokio::runtime::Builder::new_multi_thread()
         };
-        builder.enable_all().thread_name("headcount-work");
+        builder.enable_all().thread_name(threads::WORK);
         if let Some(workers) = self.worker_threads {
             builder.worker_threads(workers);
         }

@@ -5,19 +5,23 @@
 use super::pipeline::{Before, Layer, Pipeline, findings};
 use crate::group::cancel_all;
 use crate::registry::root::Root;
-use crate::registry::{self, Tally};
+use crate::registry::{self, LiveTask, Tally};
 use crate::report::{CancelLayer, DrainLayer, TaskFinding, UntrackedFinding};
+use crate::task::{TaskId, TaskKind};
 use crate::threads::{self, ThreadClass};
 use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Between two looks at whether anybody is left.
 const LOOK_FIRST: Duration = Duration::from_micros(200);
 const LOOK_LAST: Duration = Duration::from_millis(20);
+/// A worker that holds the same task for so long is not about to drop others.
+const STUCK: Duration = Duration::from_millis(5);
 /// How often the estimate is taken: tokio's count falls a moment after a task's end.
 const SETTLE: u32 = 5;
 
@@ -52,6 +56,7 @@ impl Pipeline {
             untracked: self.untracked(&sites, estimate),
             panicked: Vec::new(),
             lingering,
+            starved: self.starved().await,
         };
         (layer, closing)
     }
@@ -89,7 +94,7 @@ impl Pipeline {
         for _ in 0..SETTLE {
             let alive = self.work.metrics().num_alive_tasks() as u64;
             let tracked = Tally::of(self.root.scope, |task| {
-                task.kind.options.runs == crate::task::TaskKind::Async
+                task.kind.options.runs == TaskKind::Async
             });
             least = least.min(alive.saturating_sub(tracked.count()));
             if least == 0 {
@@ -128,6 +133,52 @@ impl Pipeline {
         Closing {
             returned: started.is_ok().then_some(returned),
         }
+    }
+
+    /// How many tasks live on because no worker is free to drop them.
+    async fn starved(&self) -> u64 {
+        let Some(holders) = self.all_held() else {
+            return 0;
+        };
+        // A worker that drops many tasks holds another one by then.
+        sleep(STUCK).await;
+        if self.all_held().as_ref() != Some(&holders) {
+            return 0;
+        }
+        let tracked = Tally::of(self.root.scope, |task| {
+            task.kind.options.runs != TaskKind::Blocking && !holders.contains_key(&task.slot)
+        });
+        let workers = self.workers().unwrap_or(0);
+        let by_untracked = workers.saturating_sub(holders.len() as u64);
+        let untracked = registry::live_untracked(&self.root);
+        tracked.count() + untracked.saturating_sub(by_untracked)
+    }
+
+    /// The tracked tasks that hold a worker, by slot, when none is free: untracked ones may hold the others.
+    fn all_held(&self) -> Option<HashMap<usize, (TaskId, u32)>> {
+        let workers = self.workers()?;
+        let on_threads = registry::on_threads();
+        let blocking = |task: &LiveTask| task.kind.options.runs == TaskKind::Blocking;
+        let held: HashMap<_, _> = registry::live_tasks(self.root.scope)
+            .into_iter()
+            .filter(|task| !blocking(task))
+            .filter_map(|task| Some((task.slot, (task.id, *on_threads.get(&task.slot)?))))
+            .collect();
+        let untracked = registry::live_untracked(&self.root);
+        (held.len() as u64 + untracked >= workers).then_some(held)
+    }
+
+    /// How many workers the runtime has, when all of them still live: one that was free would have ended.
+    fn workers(&self) -> Option<u64> {
+        if !self.owned.is_ours {
+            return None;
+        }
+        if self.work.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return self.owned.main_runs.borrow().then_some(1);
+        }
+        let workers = self.work.metrics().num_workers() as u64;
+        let live = threads::live_of(self.root.number).of(ThreadClass::Worker);
+        (live >= Some(workers)).then_some(workers)
     }
 
     async fn wait_for_tasks(&mut self, layer: &mut Layer) {

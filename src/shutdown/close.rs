@@ -3,13 +3,19 @@
 use super::cancel::Closing;
 use super::last_resort::LastResort;
 use super::pipeline::{Before, Pipeline};
-use crate::audit::{self, Audited, facts};
-use crate::registry;
-use crate::report::{CancelLayer, ChildFinding, CloseLayer, ExcusedThreads, ThreadFinding, count};
+use super::roots::Roots;
+use super::traces::hints;
+use crate::audit::facts::Facts;
+use crate::audit::trace::Trace;
+use crate::audit::{self, Audited, lock};
+use crate::registry::{self, LiveTask};
+use crate::report::{
+    CancelLayer, ChildFinding, ExcusedThreads, Report, ThreadFinding, Timing, count,
+};
 use crate::threads::{self, Stop, ThreadClass, ThreadRule};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// Between two audits.
 const LOOK_FIRST: Duration = Duration::from_micros(500);
@@ -33,13 +39,30 @@ pub(crate) enum UnknownThreads {
     Expect,
 }
 
+/// Who is left when the last layer is over.
+pub(super) struct Left {
+    pub(super) timing: Timing,
+    pub(super) children: Vec<ChildFinding>,
+    lingering: Vec<Audited>,
+    /// The threads that may live.
+    rest: Vec<Audited>,
+}
+
+// === impl Left ===
+
+impl Left {
+    /// Of the threads that linger.
+    pub(super) fn tids(&self) -> impl Iterator<Item = u32> {
+        self.lingering.iter().map(|thread| thread.os.key.tid)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Audited> {
+        self.lingering.iter().chain(&self.rest)
+    }
+}
+
 impl Pipeline {
-    pub(super) async fn close(
-        &mut self,
-        before: &Before,
-        closing: Closing,
-        cancel: &CancelLayer,
-    ) -> (CloseLayer, Vec<String>) {
+    pub(super) async fn close(&mut self, before: &Before, closing: Closing) -> Left {
         let mut layer = self.layer("close", self.plan.close, before);
         let until = layer.until;
         let last_resort = LastResort::begin(&self.root);
@@ -47,40 +70,77 @@ impl Pipeline {
             self.guarded(&mut layer, timeout_at(until, returned)).await;
         }
         let mut pause = LOOK_FIRST;
+        let mut roots = Roots::new();
         let (lingering, rest, children) = loop {
-            let (lingering, rest): (Vec<_>, Vec<_>) = audit::threads(&self.baseline)
-                .into_iter()
-                .partition(|thread| self.lingers(thread));
+            let (lingering, rest) = self.split(audit::threads(&self.baseline));
             let children = self.children();
             let done = children.is_empty() && lingering.is_empty();
             if done || Instant::now() >= until {
                 break (lingering, rest, children);
             }
+            roots.ask(&lingering, &mut self.symbols);
             let pause_now = pause.min(layer.left());
-            self.guarded(&mut layer, sleep(pause_now)).await;
+            let found = self.guarded(&mut layer, roots.wait(pause_now)).await;
+            self.functions.extend(found.into_iter().flatten());
             pause = (pause * 2).min(LOOK_LAST);
         };
         drop(last_resort);
-        let alive: HashSet<_> = lingering
+        Left {
+            timing: layer.timing(),
+            children,
+            lingering,
+            rest,
+        }
+    }
+
+    /// The threads that linger, and the others.
+    fn split(&self, threads: Vec<Audited>) -> (Vec<Audited>, Vec<Audited>) {
+        threads.into_iter().partition(|thread| self.lingers(thread))
+    }
+
+    /// Puts the last layer into the report. `facts` are of those that linger, in their order.
+    pub(super) fn close_with(
+        &mut self,
+        report: &mut Report,
+        mut left: Left,
+        facts: &[Facts],
+        traces: &HashMap<u32, Trace>,
+        before: &Before,
+    ) {
+        for thread in left
+            .lingering
             .iter()
-            .chain(&rest)
-            .map(|thread| thread.os.key)
+            .filter(|thread| thread.known.is_none())
+        {
+            let trace = traces.get(&thread.os.key.tid);
+            if let Some(trace) = trace.filter(|trace| !trace.functions.is_empty()) {
+                let functions = trace.functions.clone();
+                self.functions.insert(thread.os.key, functions);
+            }
+        }
+        let (lingering, excused) = self.split(std::mem::take(&mut left.lingering));
+        left.rest.extend(excused);
+        left.lingering = lingering;
+        let tids: HashSet<u32> = left.tids().collect();
+        let facts: Vec<&Facts> = facts
+            .iter()
+            .filter(|facts| tids.contains(&facts.tid))
             .collect();
-        let ended = before.threads.difference(&alive).count() as u64;
-        let mut not_observed = self.not_observed(cancel, lingering.iter().chain(&rest));
-        let more = lingering.len().saturating_sub(LISTED);
+        let names = left.all().map(|thread| (thread.os.key.tid, thread.name()));
+        let by_thread = facts.iter().map(|facts| traces.get(&facts.tid));
+        let layer = &mut report.close;
+        layer.hints = hints(&facts, by_thread, &names.collect());
+        let alive: HashSet<_> = left.all().map(|thread| thread.os.key).collect();
+        layer.ended = before.threads.difference(&alive).count() as u64;
+        layer.expected = left.rest.len() as u64;
+        layer.excused = self.excused(&left.rest);
+        layer.threads = self.findings(before, &left.lingering, &facts, traces);
+        let more = left.lingering.len().saturating_sub(LISTED);
+        let mut not_observed = self.not_observed(&report.cancel, left.all());
         if more > 0 {
             not_observed.push(format!("{more} more threads that linger: not listed"));
         }
-        let layer = CloseLayer {
-            timing: layer.timing(),
-            ended,
-            expected: rest.len() as u64,
-            excused: self.excused(&rest),
-            threads: self.findings(before, &lingering),
-            children,
-        };
-        (layer, not_observed)
+        report.not_observed.splice(..0, not_observed);
     }
 
     fn lingers(&self, thread: &Audited) -> bool {
@@ -91,7 +151,7 @@ impl Pipeline {
                 known.class,
                 ThreadClass::Worker | ThreadClass::Blocking | ThreadClass::Tracked
             ),
-            None if thread.in_baseline => false,
+            None if thread.in_baseline || is_ours(&thread.os.comm) => false,
             None => self.plan.unknown_threads.lingers(thread) && self.rule_of(thread).is_none(),
         }
     }
@@ -100,7 +160,8 @@ impl Pipeline {
     /// the better known ones.
     fn rule_of(&self, thread: &Audited) -> Option<&ThreadRule> {
         let mut rules = self.plan.expected.iter().chain(threads::shipped());
-        rules.find(|rule| rule.matches(&thread.os.comm, None))
+        let functions = self.functions.get(&thread.os.key);
+        rules.find(|rule| rule.matches(&thread.os.comm, functions.map(Vec::as_slice)))
     }
 
     /// Those that would linger if no rule expected them, in the order of the first of each.
@@ -122,50 +183,59 @@ impl Pipeline {
         excused
     }
 
-    fn findings(&self, before: &Before, lingering: &[Audited]) -> Vec<ThreadFinding> {
+    fn findings(
+        &self,
+        before: &Before,
+        lingering: &[Audited],
+        facts: &[&Facts],
+        traces: &HashMap<u32, Trace>,
+    ) -> Vec<ThreadFinding> {
         if lingering.is_empty() {
             // To look who holds them is a walk over all tasks.
             return Vec::new();
         }
-        let on_threads = registry::on_threads();
-        let held: HashMap<u32, String> = registry::live_tasks(self.root.scope)
-            .into_iter()
-            .filter_map(|task| {
-                let tid = on_threads.get(&task.slot)?;
-                Some((*tid, super::pipeline::path(task.kind)))
+        let held = self.held();
+        let nothing = Trace::absent("not read in time");
+        let trace_of = |tid: u32| traces.get(&tid).unwrap_or(&nothing);
+        let locks: Vec<_> = facts.iter().map(|facts| trace_of(facts.tid).lock).collect();
+        let waits = lock::sentences(facts, &locks);
+        let waits: HashMap<u32, String> = facts.iter().map(|facts| facts.tid).zip(waits).collect();
+        let finding = |thread: &Audited| {
+            let tid = thread.os.key.tid;
+            let trace = trace_of(tid);
+            let known = thread.known.as_ref();
+            let stop = known.and_then(|known| known.stop.as_ref());
+            Some(ThreadFinding {
+                name: thread.name().to_owned(),
+                tid,
+                class: thread.class(),
+                age: thread.age,
+                cpu: thread.os.cpu,
+                state: thread.os.state_name().to_owned(),
+                waits: waits.get(&tid)?.clone(),
+                started: known
+                    .and_then(|known| known.started)
+                    .map(ToString::to_string),
+                task: held.get(&tid).cloned(),
+                tried: stop.map_or_else(Vec::new, Stop::tried),
+                appeared_while_stopping: !before.threads.contains(&thread.os.key),
+                stack: trace.frames.clone(),
+                stack_note: trace.note.clone(),
+                no_stack: trace.none.clone(),
             })
-            .collect();
-        let facts: Vec<_> = lingering
-            .iter()
-            .take(LISTED)
-            .map(|thread| facts::read(thread.os.key.tid))
-            .collect();
-        let finding = |(thread, waits): (&Audited, String)| ThreadFinding {
-            name: thread.name().to_owned(),
-            tid: thread.os.key.tid,
-            class: thread.class(),
-            age: thread.age,
-            cpu: thread.os.cpu,
-            state: thread.os.state_name().to_owned(),
-            waits,
-            started: thread
-                .known
-                .as_ref()
-                .and_then(|known| known.started)
-                .map(ToString::to_string),
-            task: held.get(&thread.os.key.tid).cloned(),
-            tried: thread
-                .known
-                .as_ref()
-                .and_then(|known| known.stop.as_ref())
-                .map_or_else(Vec::new, Stop::tried),
-            appeared_while_stopping: !before.threads.contains(&thread.os.key),
         };
-        lingering
-            .iter()
-            .zip(facts::sentences(&facts))
-            .map(finding)
-            .collect()
+        lingering.iter().filter_map(finding).collect()
+    }
+
+    /// The task that a thread holds.
+    fn held(&self) -> HashMap<u32, String> {
+        let on_threads = registry::on_threads();
+        let path = |task: LiveTask| {
+            let tid = on_threads.get(&task.slot)?;
+            Some((*tid, super::pipeline::path(task.kind)))
+        };
+        let tasks = registry::live_tasks(self.root.scope);
+        tasks.into_iter().filter_map(path).collect()
     }
 
     /// Notes whose children are ours, before the threads that forked them end and the kernel gives them to others.
@@ -211,6 +281,12 @@ impl Pipeline {
         }
         sentences
     }
+}
+
+/// One of the control side that has yet to register itself, and has the name of the one that started it until then; or
+/// that has ended its registration, and not itself.
+fn is_ours(comm: &str) -> bool {
+    comm.starts_with("headcount-") && comm != threads::WORK
 }
 
 /// What to say when there are threads of runtimes that nobody told us of.

@@ -3,29 +3,33 @@
 //! To read the command line of a child can block for as long as the child's memory is locked (proc_pid_cmdline(5) reads
 //! it), so a thread of its own asks the kernel, and is waited for so long. What it has not answered is not observed.
 
+mod seen;
 mod tasks;
 
-use super::close::{NO_PROC, NOT_OURS, other_runtimes};
+use super::close::{NO_PROC, NOT_OURS};
 use super::voice::{Stream, Voice};
 use super::{Print, Standing};
-use crate::audit::{self, Audited, Baseline, facts};
+use crate::audit::{self, Baseline};
 use crate::registry;
 use crate::registry::root::Root;
-use crate::report::dump::{Dump, SCHEMA, Thread, UntrackedSite};
-use crate::report::{ChildFinding, brief};
+use crate::report::brief;
+use crate::report::dump::{Dump, SCHEMA, UntrackedSite};
 use crate::threads::{self, ThreadClass};
+use seen::{AtMost, Taken, Told};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 use tasks::Tasks;
 
 /// How long what the kernel knows is waited for.
 const LOOK_BUDGET: Duration = Duration::from_secs(2);
+/// How long the names of functions are waited for: a tenth of a second, but seconds in a debug build.
+const NAMES_BUDGET: Duration = Duration::from_secs(5);
 /// How long what was said before may take to be written.
 const WRITE_BUDGET: Duration = Duration::from_secs(5);
 /// The most threads of the process that wait for the kernel at once.
@@ -35,7 +39,7 @@ const LISTED: usize = 1000;
 /// The threads that take dumps, and are left out of them.
 const THREAD_NAME: &str = "headcount-dump";
 
-static LOOKING: AtomicUsize = AtomicUsize::new(0);
+static LOOKING: AtMost = AtMost::new(LOOKS);
 
 /// Takes dumps of one runtime. Clones take them of the same.
 ///
@@ -65,18 +69,6 @@ struct Source {
     phase: Arc<Standing>,
     owns_runtime: bool,
 }
-
-/// What the kernel knows.
-struct Seen {
-    threads: Vec<Thread>,
-    unlisted_threads: u64,
-    children: Vec<ChildFinding>,
-    unlisted_children: u64,
-    not_observed: Option<String>,
-}
-
-/// While it lives, one more thread waits for the kernel.
-struct Looking;
 
 /// The dumps that a signal asks for: one at a time.
 pub(super) struct Dumps {
@@ -110,15 +102,18 @@ impl Dumper {
 
     /// What lives at this moment.
     ///
-    /// It blocks the calling thread, for milliseconds most often, and for 2 s and a walk over the tasks at most. It stops
-    /// nobody else.
+    /// It blocks the calling thread, for milliseconds most often. The kernel may take 2 s, and the names of functions
+    /// 5 s, after which stacks are addresses; that, and a walk over the tasks, is the most. It stops nobody else.
     #[must_use]
     pub fn dump(&self) -> Dump {
-        self.within(LOOK_BUDGET)
+        let mut taken = self.take(LOOK_BUDGET);
+        taken.name(Instant::now() + NAMES_BUDGET);
+        taken.into_dump()
     }
 
-    /// The same, and waits so long for the kernel.
-    pub(super) fn within(&self, budget: Duration) -> Dump {
+    /// The same without names, and waits so long for the kernel.
+    pub(super) fn take(&self, budget: Duration) -> Taken {
+        let until = Instant::now() + budget;
         let source = &*self.0;
         let tasks = Tasks::of(source.root.scope);
         let mut dump = Dump {
@@ -130,6 +125,7 @@ impl Dumper {
             untracked: source.untracked(),
             threads: None,
             unlisted_threads: 0,
+            hints: Vec::new(),
             children: None,
             unlisted_children: 0,
             not_observed: source.not_observed(),
@@ -138,44 +134,31 @@ impl Dumper {
         };
         let held;
         (dump.root, dump.unlisted_tasks, held) = tasks.into_groups(LISTED);
-        match self.look(held, budget) {
-            Ok(seen) => {
-                dump.threads = Some(seen.threads);
-                dump.unlisted_threads = seen.unlisted_threads;
-                dump.children = Some(seen.children);
-                dump.unlisted_children = seen.unlisted_children;
-                dump.not_observed.extend(seen.not_observed);
-            }
-            Err(why) => dump.not_observed.push(why),
-        }
-        dump
+        let mut taken = Taken::new(dump, self.look(held));
+        taken.see(until, &brief(budget));
+        taken
     }
 
     /// Asks the kernel, on a thread of its own. `held`: the task that a thread holds.
-    fn look(&self, held: HashMap<u32, String>, budget: Duration) -> Result<Seen, String> {
+    fn look(&self, held: HashMap<u32, String>) -> Result<Receiver<Told>, String> {
         if !audit::is_observed() {
             return Err(NO_PROC.to_owned());
         }
-        let looking = Looking::begin().ok_or_else(|| {
+        let looking = LOOKING.begin().ok_or_else(|| {
             format!("threads and children: not observed, {LOOKS} earlier dumps still wait for them")
         })?;
-        let (tell, told) = sync_channel(1);
+        let (tell, told) = channel();
         let (source, held) = (Arc::clone(&self.0), Arc::new(held));
-        let on_thread = Arc::clone(&held);
+        let (on_thread, telling) = (Arc::clone(&held), tell.clone());
         let started = start(self.0.root.number, move || {
-            let seen = source.look(&on_thread);
-            drop(looking);
-            // Nobody may be waiting any more.
-            tell.send(seen).ok();
+            seen::tell(&source, &on_thread, &telling, || drop(looking));
         });
-        match started {
-            Ok(()) => told.recv_timeout(budget).map_err(|_| {
-                let budget = brief(budget);
-                format!("threads and children: not observed within {budget}")
-            }),
+        if started.is_err() {
             // The system has no thread left: the more reason to say which there are.
-            Err(_) => Ok(self.0.look(&held)),
+            let seen = self.0.look(&held);
+            tell.send(Told::Seen(seen)).expect("the other end is here");
         }
+        Ok(told)
     }
 }
 
@@ -213,85 +196,6 @@ impl Source {
             return Vec::new();
         };
         vec![why.to_owned()]
-    }
-
-    fn look(&self, held: &HashMap<u32, String>) -> Seen {
-        let mut all = audit::threads(&self.baseline);
-        all.retain(|thread| !takes_dumps(thread));
-        let other_runtimes = other_runtimes(all.iter());
-        let unlisted_threads = all.len().saturating_sub(LISTED) as u64;
-        if unlisted_threads > 0 {
-            // Those that hold a task come first, because the tasks name them.
-            all.sort_by_key(|thread| !held.contains_key(&thread.os.key.tid));
-            all.truncate(LISTED);
-        }
-        let mut children = audit::children(&self.baseline);
-        let unlisted_children = children.len().saturating_sub(LISTED) as u64;
-        children.truncate(LISTED);
-        Seen {
-            threads: describe_threads(&all, held),
-            unlisted_threads,
-            children: children
-                .into_iter()
-                .map(|child| ChildFinding {
-                    pid: child.pid,
-                    command: child.command,
-                })
-                .collect(),
-            unlisted_children,
-            not_observed: other_runtimes.filter(|_| self.owns_runtime),
-        }
-    }
-}
-
-fn takes_dumps(thread: &Audited) -> bool {
-    thread
-        .known
-        .as_ref()
-        .is_some_and(|known| known.class == ThreadClass::Control && known.name == THREAD_NAME)
-}
-
-/// All that is said of threads.
-fn describe_threads(threads: &[Audited], held: &HashMap<u32, String>) -> Vec<Thread> {
-    let facts: Vec<_> = threads
-        .iter()
-        .map(|thread| facts::read(thread.os.key.tid))
-        .collect();
-    let describe = |(thread, waits): (&Audited, String)| Thread {
-        name: thread.name().to_owned(),
-        tid: thread.os.key.tid,
-        class: thread.class(),
-        there_before: thread.in_baseline,
-        spawned: thread
-            .known
-            .as_ref()
-            .and_then(|known| known.started)
-            .map(ToString::to_string),
-        age: thread.age,
-        cpu: thread.os.cpu,
-        state: thread.os.state_name().to_owned(),
-        waits: Some(waits),
-        stack: Vec::new(),
-        no_stack: None,
-        task: held.get(&thread.os.key.tid).cloned(),
-    };
-    let described = threads.iter().zip(facts::sentences(&facts));
-    described.map(describe).collect()
-}
-
-// === impl Looking ===
-
-impl Looking {
-    /// `None` when too many wait already.
-    fn begin() -> Option<Self> {
-        let looking = Self;
-        (LOOKING.fetch_add(1, Ordering::AcqRel) < LOOKS).then_some(looking)
-    }
-}
-
-impl Drop for Looking {
-    fn drop(&mut self) {
-        LOOKING.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

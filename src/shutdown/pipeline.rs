@@ -3,6 +3,7 @@
 use super::dump::Dumper;
 use super::live_line::LiveLine;
 use super::panics::Panics;
+use super::symbols::Symbols;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
 use super::{Message, Messages, Owned, Plan, Print, Standing};
@@ -12,9 +13,11 @@ use crate::registry::kind::Kind;
 use crate::registry::root::Root;
 use crate::registry::{Tally, TallyRow};
 use crate::report::dump::Phase;
-use crate::report::{self, DrainLayer, Outcome, PanicFinding, Reason, Report, TaskFinding, Timing};
+use crate::report::{
+    self, CloseLayer, DrainLayer, Outcome, PanicFinding, Reason, Report, TaskFinding, Timing,
+};
 use crate::threads::{self, ThreadClass};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ const PRINT_BUDGET: Duration = Duration::from_millis(500);
 const LOG_BUDGET: Duration = Duration::from_millis(200);
 /// How long the last words wait for what the kernel knows of threads and children.
 const LOOK_BUDGET: Duration = Duration::from_millis(250);
+/// How long the last words take for names, counted from their beginning: the watchdog waits for half a second.
+const NAMES_BUDGET: Duration = Duration::from_millis(430);
 /// How often the live line is drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -46,6 +51,9 @@ pub(super) struct Pipeline {
     pub(super) panics: Panics,
     /// Children that were seen to be ours while the threads that forked them lived.
     pub(super) children: HashSet<u32>,
+    pub(super) symbols: Symbols,
+    /// Those of the stacks of unknown threads, as far as they were looked up.
+    pub(super) functions: HashMap<ThreadKey, Vec<String>>,
 }
 
 /// What was there when the shutdown began.
@@ -120,11 +128,11 @@ impl Pipeline {
         let pre_drain = self.pre_drain(&before).await;
         self.phase.set(Phase::Draining);
         let drain = self.drain(&before).await;
-        let chains = self.ask(&drain.ignored).await;
+        let looked = self.look(&drain.ignored).await;
         self.phase.set(Phase::Cancelling);
         let (mut cancel, closing) = self.cancel(&before, &drain).await;
         self.phase.set(Phase::Closing);
-        let (close, not_observed) = self.close(&before, closing, &cancel).await;
+        let left = self.close(&before, closing).await;
         cancel.panicked = self.take_panics();
         self.phase.set(Phase::Done);
         let mut report = Report {
@@ -138,11 +146,19 @@ impl Pipeline {
             pre_drain,
             drain,
             cancel,
-            close,
-            not_observed,
+            close: CloseLayer {
+                timing: left.timing,
+                ended: 0,
+                expected: 0,
+                excused: Vec::new(),
+                threads: Vec::new(),
+                hints: Vec::new(),
+                children: left.children.clone(),
+            },
+            not_observed: Vec::new(),
         };
+        self.identify(&mut report, left, looked, &before).await;
         report.outcome = self.outcome(&report);
-        self.name_awaits(chains, &mut report, begun).await;
         self.finish(&report);
         report
     }
@@ -407,6 +423,9 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
             let name = name.map_or("", |thread| thread.name.as_str());
             format!("\"{name}\" (tid {tid})")
         }),
+        tid: row.on_thread,
+        stack: Vec::new(),
+        stack_note: None,
         awaits: None,
     };
     tally.rows().into_iter().map(finding).collect()
@@ -426,7 +445,15 @@ pub(super) fn last_words(
             report::brief(deadline),
             phase.name()
         );
-        let text = head + &dumper.within(LOOK_BUDGET).tree();
+        let begun = std::time::Instant::now();
+        let mut taken = dumper.take(LOOK_BUDGET);
+        let text = head + &taken.dump().tree();
         voice::write(Stream::Stderr, text.as_bytes());
+        // All that must be said is said: names may take longer than there is time.
+        if taken.name(begun + NAMES_BUDGET) {
+            let head = format!("headcount {service}: the same threads by name:\n");
+            let text = head + &taken.dump().threads_tree();
+            voice::write(Stream::Stderr, text.as_bytes());
+        }
     }
 }

@@ -1,99 +1,137 @@
 //! Names for addresses, looked up on a thread of its own: it may take long, and with the lock of the loader for ever.
+//!
+//! Whoever asks waits on a budget, and goes on with what was named by then.
 
-use super::pipeline::Pipeline;
+use crate::audit::ThreadKey;
 use crate::audit::asking::Chain;
 use crate::audit::frame::{self, Frame};
-use crate::registry::chains::Question;
-use crate::report::{Report, TaskFinding};
+use crate::audit::stack::{self, Stack};
+use crate::audit::trace::Trace;
 use crate::task::TaskId;
 use crate::threads::{self, ThreadClass};
 use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use std::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, timeout_at};
 
-/// How long tasks may take to answer. One that is in a poll does not.
-const ANSWER: Duration = Duration::from_millis(100);
-const LOOK: Duration = Duration::from_micros(500);
-/// How long the names may take, if the deadline leaves so much: a tenth of a second, but seconds in a debug build.
-const NAMES: Duration = Duration::from_secs(5);
-/// What the report needs of the deadline.
-const RESERVE: Duration = Duration::from_millis(300);
-/// Of so many kinds one task is asked.
-const KINDS: usize = 32;
+/// The outermost frames: they tell what a thread was started with.
+const ROOT: usize = 32;
 
 /// Chains by the first task of a finding.
 pub(super) type Chains = HashMap<TaskId, Vec<Chain>>;
 
-/// One thread at a time may be stuck.
-static LOOKING: AtomicBool = AtomicBool::new(false);
+/// What names are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Nameless {
+    pub(super) stacks: Vec<Stack>,
+    pub(super) chains: Chains,
+}
 
-impl Pipeline {
-    /// Asks one task of each kind what it awaits.
-    pub(super) async fn ask(&self, ignored: &[TaskFinding]) -> Chains {
-        let first = ignored.iter().filter_map(|task| task.ids.first().copied());
-        let of: Vec<TaskId> = first.take(KINDS).collect();
-        if of.is_empty() || !cfg!(feature = "stacks") {
-            return Chains::new();
-        }
-        let Some(question) = Question::ask(self.root.scope, of) else {
-            return Chains::new();
-        };
-        let until = Instant::now() + ANSWER;
-        while !question.is_answered() && Instant::now() < until {
-            sleep(LOOK).await;
-        }
-        question.answers()
+/// What was named.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// By the place in [`Nameless::stacks`].
+    pub(super) stacks: HashMap<usize, Trace>,
+    pub(super) awaits: HashMap<TaskId, Vec<Vec<Frame>>>,
+}
+
+/// The thread, which begins with the first job, does one after the other, and ends when this is gone.
+#[derive(Debug)]
+pub(super) struct Symbols {
+    root: u64,
+    jobs: Option<Sender<Job>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+/// The functions of a thread's stack.
+pub(super) type Functions = (ThreadKey, Vec<String>);
+
+enum Named {
+    Stack(usize, Trace),
+    Awaits(TaskId, Vec<Vec<Frame>>),
+}
+
+// === impl Symbols ===
+
+impl Symbols {
+    pub(super) fn new(root: u64) -> Self {
+        Self { root, jobs: None }
     }
 
-    /// Puts what tasks await into their findings.
-    pub(super) async fn name_awaits(&self, chains: Chains, report: &mut Report, begun: Instant) {
-        if chains.is_empty() {
-            return;
+    /// No more jobs: the thread ends when it has done with those that it has.
+    pub(super) fn end(&mut self) {
+        self.jobs = None;
+    }
+
+    /// Looks the names up, and returns those that were found in time.
+    pub(super) async fn name(&mut self, nameless: Nameless, until: Instant) -> Names {
+        let mut names = Names::default();
+        if nameless.stacks.is_empty() && nameless.chains.is_empty() {
+            return names;
         }
-        let left = (begun + self.plan.deadline).saturating_duration_since(Instant::now());
-        let budget = NAMES.min(left.saturating_sub(RESERVE));
-        let Some(names) = named(self.root.number, chains, budget).await else {
-            let sentence = "what tasks await: not observed, its names took too long";
-            report.not_observed.push(sentence.to_owned());
-            return;
-        };
-        let findings = report.drain.ignored.iter_mut();
-        for task in findings.chain(&mut report.cancel.lingering) {
-            task.awaits = task.ids.iter().find_map(|id| names.get(id).cloned());
+        let (tell, mut told) = unbounded_channel();
+        self.run(move || {
+            // Nobody may be waiting any more.
+            let tell = |named| tell.send(named).is_ok();
+            for (at, stack) in nameless.stacks.iter().enumerate() {
+                if !tell(Named::Stack(at, Trace::by_name(stack))) {
+                    return;
+                }
+            }
+            for (task, chains) in nameless.chains {
+                tell(Named::Awaits(
+                    task,
+                    chains.iter().map(frame::awaits).collect(),
+                ));
+            }
+        });
+        while let Ok(Some(named)) = timeout_at(until, told.recv()).await {
+            match named {
+                Named::Stack(at, trace) => drop(names.stacks.insert(at, trace)),
+                Named::Awaits(task, awaits) => drop(names.awaits.insert(task, awaits)),
+            }
+        }
+        names
+    }
+
+    /// Looks up what those threads were started with. None of them is disturbed.
+    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Functions> {
+        let (tell, told) = unbounded_channel();
+        self.run(move || {
+            let tids: Vec<u32> = threads.iter().map(|key| key.tid).collect();
+            let stacks = stack::read(&tids, stack::Means::Quiet);
+            for (key, stack) in threads.into_iter().zip(stacks) {
+                let Ok(mut stack) = stack else { continue };
+                let inner = stack.addresses.len().saturating_sub(ROOT);
+                stack.addresses.drain(..inner);
+                let frames = stack::frames(&stack).into_iter();
+                let functions = frames.map(|frame| frame.function).collect();
+                if tell.send((key, functions)).is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+
+    /// Without a thread to be had the job is dropped, and whoever waits for it hears that nobody will tell.
+    fn run(&mut self, job: impl FnOnce() + Send + 'static) {
+        if self.jobs.is_none() {
+            self.jobs = start(self.root);
+        }
+        if let Some(jobs) = &self.jobs {
+            // The thread lives as long as this.
+            jobs.send(Box::new(job)).ok();
         }
     }
 }
 
-async fn named(
-    root: u64,
-    chains: Chains,
-    budget: Duration,
-) -> Option<HashMap<TaskId, Vec<Vec<Frame>>>> {
-    if LOOKING.swap(true, Ordering::SeqCst) {
-        return None;
-    }
-    let (tell, told) = oneshot::channel();
-    let started = threads::start(
-        root,
-        "headcount-symbols",
-        ThreadClass::Control,
-        Location::caller(),
-        move || {
-            let names = chains.into_iter().map(|(task, chains)| {
-                let awaits: Vec<_> = chains.iter().map(frame::awaits).collect();
-                (task, awaits)
-            });
-            // Nobody may be waiting any more.
-            tell.send(names.collect()).ok();
-            LOOKING.store(false, Ordering::SeqCst);
-        },
-    );
-    if started.is_err() {
-        LOOKING.store(false, Ordering::SeqCst);
-        return None;
-    }
-    timeout(budget, told).await.ok()?.ok()
+fn start(root: u64) -> Option<Sender<Job>> {
+    let (jobs, to_do) = channel::<Job>();
+    let work = move || to_do.into_iter().for_each(|job| job());
+    let site = Location::caller();
+    let class = ThreadClass::Control;
+    let started = threads::start(root, "headcount-symbols", class, site, work);
+    started.is_ok().then_some(jobs)
 }

@@ -65,8 +65,9 @@ fn quiet() -> Report {
 /// Replaces times, process and thread numbers, places in files and counts of threads, which differ from run to run.
 pub(crate) fn normal(text: &str) -> String {
     let mut normal = String::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !is_of_stack(line)) {
         let line = line.replace('\u{1b}', "␛");
+        let line = without_lock(&line);
         let line = line.replace(")  running, age", ")  sleeping, age");
         let line = without_addresses(&line);
         let mut rest = line.as_str();
@@ -98,6 +99,30 @@ pub(crate) fn normal(text: &str) -> String {
         normal = normal.replace("   ", "  ");
     }
     normal.replace("Nms", "Ns").replace("Nµs", "Ns")
+}
+
+/// Whether the line is of a stack, which is there with the feature `stacks` alone, and differs by how the program was
+/// optimised.
+pub(crate) fn is_of_stack(line: &str) -> bool {
+    let mut plain = String::new();
+    for (at, part) in line.split('\u{1b}').enumerate() {
+        let code = part.find('m').filter(|_| at > 0).map_or(0, |end| end + 1);
+        plain += &part[code..];
+    }
+    let content = plain.trim_start_matches(|c| "│├└─ ".contains(c));
+    let depth = plain.chars().count() - content.chars().count();
+    let others = ["(this stack is ", "(no stack: ", "the stack of tid "];
+    let is_cut = content.starts_with("… ") && content.ends_with(" more");
+    let is_frame = content
+        .split_once(' ')
+        .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());
+    depth > 3 && (is_frame || is_cut || others.iter().any(|other| content.starts_with(other)))
+}
+
+/// What only the stack tells of a futex becomes what the kernel says.
+pub(crate) fn without_lock(line: &str) -> String {
+    let line = line.replace(")  parked", ")  waiting on futex 0x0");
+    line.replace(")  waiting for a condition", ")  waiting on futex 0x0")
 }
 
 /// `0x7f12ab` becomes `A`.
@@ -145,6 +170,16 @@ pub(crate) fn settle(value: &mut serde_json::Value) {
             for (key, value) in fields {
                 let varies = key.ends_with("_seconds") && key != "budget_seconds";
                 match key.as_str() {
+                    "stack" if value.is_array() => *value = json!(["F"]),
+                    "stack_note" | "no_stack" => *value = json!("?"),
+                    "waits" => {
+                        let waits = format!(")  {}", value.as_str().unwrap_or_default());
+                        *value = json!(
+                            normal(&without_lock(&waits))
+                                .trim_start_matches(")  ")
+                                .trim_end()
+                        );
+                    }
                     "id" | "tid" | "pid" | "on_thread" | "ended" | "expected"
                         if value.is_number() =>
                     {

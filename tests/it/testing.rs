@@ -25,15 +25,23 @@ where
     })
 }
 
-/// Replaces `age 0.1s`, `(tid 123…)` and a thread's momentary state.
+/// Replaces `age 0.1s`, `(tid 123…)` and what a thread waits for at the moment, and leaves out what is there with the
+/// feature `stacks` alone.
 fn normal(text: &str) -> String {
     let mut normal = String::new();
-    for line in text.lines() {
+    for line in text
+        .lines()
+        .filter(|line| !crate::report::is_of_stack(line))
+    {
+        let line = line.split(", awaiting ").next().expect("a part");
         let mut line = replaced(line, "age ", |c| c.is_ascii_digit() || c == '.', "N");
         line = replaced(&line, "(tid ", |c: char| c.is_ascii_digit(), "N");
         line = replaced(&line, "child process ", |c: char| c.is_ascii_digit(), "N");
-        for state in ["running", "in uninterruptible sleep"] {
-            line = line.replace(&format!(")  {state},"), ")  sleeping,");
+        if line.starts_with("  thread ")
+            && let (Some((head, _)), Some((_, tail))) =
+                (line.split_once(")  "), line.rsplit_once(", age "))
+        {
+            line = format!("{head})  waits, age {tail}");
         }
         normal += &line;
         normal.push('\n');

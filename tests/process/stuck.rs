@@ -9,8 +9,8 @@ use crate::text::marked;
 use rustix::process::Signal;
 use std::time::Duration;
 
-/// The layers of these programs take less than a second where something lingers.
-const DEADLINE: Duration = Duration::from_secs(8);
+/// The layers of these programs take less than a second where something lingers, and names at most five.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts a culprit, stops it, and has its end.
 #[track_caller]
@@ -42,7 +42,7 @@ impl Ended {
     /// Function, file and line of the mark stand together in the report.
     #[track_caller]
     fn assert_leads_to(&self, mark: &str) {
-        if !cfg!(feature = "stacks") || true {
+        if !cfg!(feature = "stacks") {
             return;
         }
         let (function, place) = marked(mark);

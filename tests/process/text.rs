@@ -38,8 +38,22 @@ const NONE_UNTRACKED: &str =
 pub(crate) fn steady_lines(lines: &[String]) -> String {
     let seen = lines
         .iter()
-        .filter(|line| cfg!(tokio_unstable) || *line != NONE_UNTRACKED);
+        .filter(|line| cfg!(tokio_unstable) || *line != NONE_UNTRACKED)
+        .filter(|line| !is_of_stack(line));
     without_note(seen.map(|line| steady(line) + "\n").collect())
+}
+
+/// Whether the line is of a stack, which is there with the feature `stacks` alone, and differs by how the program was
+/// optimised; tests of their own look at stacks.
+pub(crate) fn is_of_stack(line: &str) -> bool {
+    let content = line.trim_start_matches(|c| "│├└─ ".contains(c));
+    let depth = line.chars().count() - content.chars().count();
+    let others = ["(this stack is ", "(no stack: ", "the stack of tid "];
+    let is_cut = content.starts_with("… ") && content.ends_with(" more");
+    let is_frame = content
+        .split_once(' ')
+        .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());
+    depth > 3 && (is_frame || is_cut || others.iter().any(|other| content.starts_with(other)))
 }
 
 /// A dump ends with what is not observed, which without `tokio_unstable` is one line more; with it the threads come last.
@@ -69,6 +83,7 @@ pub(crate) fn steady(line: &str) -> String {
         None => line,
     };
     let line = without_waits(line);
+    let line = without_lock(&line);
     let mut steady = String::new();
     let mut before = "";
     for word in line.split_inclusive(' ') {
@@ -98,6 +113,22 @@ fn without_waits(line: &str) -> String {
     let is_of_dump = line.contains("─ \"");
     match (line.split_once(")  "), line.rsplit_once(", age ")) {
         (Some((head, _)), Some((_, tail))) if is_of_dump => format!("{head})  waits, age {tail}"),
+        _ => line.to_owned(),
+    }
+}
+
+/// What only the stack tells of a futex becomes what the kernel says.
+fn without_lock(line: &str) -> String {
+    let Some((head, waits)) = line.split_once(")  ") else {
+        return line.to_owned();
+    };
+    let told = ["parked", "waiting for a condition"]
+        .iter()
+        .find_map(|told| waits.strip_prefix(told));
+    let mutex = waits.strip_prefix("waiting for a mutex (futex ");
+    match (told, mutex.and_then(|rest| rest.split_once(')'))) {
+        (Some(rest), _) => format!("{head})  waiting on futex 0x0{rest}"),
+        (_, Some((address, rest))) => format!("{head})  waiting on futex {address}{rest}"),
         _ => line.to_owned(),
     }
 }
@@ -225,7 +256,38 @@ fn only_what_differs_is_taken_out() {
             "started tests/process/scenario.rs:1:9",
             "started tests/process/scenario.rs:1:9",
         ),
+        (
+            "(tid 1, x)  parked, age",
+            "(tid N, x)  waiting on futex A, age",
+        ),
+        (
+            "(tid 1, x)  waiting for a mutex (futex 0x12), age",
+            "(tid N, x)  waiting on futex A, age",
+        ),
     ] {
         assert_eq!(steady(raw), expected);
+    }
+}
+
+#[test]
+fn lines_of_stacks_are_told_from_others() {
+    for line in [
+        "│  │     0 recv",
+        "│        11 db::read (src/db.rs:112)",
+        "│        … 8 more",
+        "│  │  └─ 0 recv",
+        "   │  ├─ (no stack: it ended)",
+        "   │  └─ the stack of tid 17",
+    ] {
+        assert!(is_of_stack(line), "{line}");
+    }
+    for line in [
+        "├─ 1 drain    5ms of 1s",
+        "└─ 8 threads",
+        "│  ├─ 17  cat",
+        "│  └─ ✗ thread \"pg-reader\" (tid 17, unknown)",
+        "│  └─ … and 3 more kinds",
+    ] {
+        assert!(!is_of_stack(line), "{line}");
     }
 }

@@ -6,7 +6,8 @@
 )]
 
 use super::call::Call;
-use super::{Facts, Waits, read, sentences};
+use super::{Facts, Waits, read};
+use crate::audit::lock;
 use crate::threads::own_tid;
 use rustix::event::epoll;
 use rustix::thread::{NanosleepRelativeResult, clock_nanosleep_absolute};
@@ -209,11 +210,12 @@ fn those_on_one_lock_are_counted() {
     until(parked, on_futex);
     let tids = threads.iter().map(|(tid, _)| *tid).chain([parked]);
     let facts: Vec<Facts> = tids.map(read).collect();
-    let sentences = sentences(&facts);
+    let facts: Vec<&Facts> = facts.iter().collect();
+    let sentences = lock::sentences(&facts, &[]);
     assert_eq!(sentences[0], format!("{said}, with 2 others"));
     assert_eq!(sentences[2], sentences[0]);
     assert!(!sentences[3].contains("with"), "{}", sentences[3]);
-    let two = super::sentences(&facts[..2]);
+    let two = lock::sentences(&facts[..2], &[]);
     assert_eq!(two[0], format!("{said}, with 1 other"));
     drop(held);
     thread.thread().unpark();
@@ -404,7 +406,8 @@ fn the_cost_of_a_thread() {
         let all: Vec<_> = threads.iter().map(|(tid, _)| read(*tid)).collect();
         let took = begun.elapsed();
         let begun = Instant::now();
-        let said = sentences(&all).len();
+        let all: Vec<_> = all.iter().collect();
+        let said = lock::sentences(&all, &[]).len();
         let saying = begun.elapsed();
         let begun = Instant::now();
         (0..1000).for_each(|_| drop(read(receiver)));

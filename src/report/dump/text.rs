@@ -1,8 +1,9 @@
 //! The dump as a tree for people.
 
 use super::{Dump, Group, Kind, States, Task, Thread};
-use crate::report::{self, brief, count, milliseconds, times};
+use crate::report::{self, brief, count, milliseconds, stack, times};
 use crate::threads::ThreadClass;
+use std::collections::HashMap;
 
 /// A line, and the lines below it.
 struct Node {
@@ -13,6 +14,12 @@ struct Node {
 pub(super) fn tree(dump: &Dump) -> String {
     let mut text = String::new();
     draw(&sections(dump), "", &mut text);
+    text
+}
+
+pub(super) fn threads_tree(dump: &Dump) -> String {
+    let mut text = String::new();
+    draw(&thread_sections(dump), "", &mut text);
     text
 }
 
@@ -51,14 +58,7 @@ fn sections(dump: &Dump) -> Vec<Node> {
             });
         }
     }
-    if let Some(threads) = &dump.threads {
-        let mut below: Vec<Node> = threads.iter().map(thread_node).collect();
-        below.extend(more(dump.unlisted_threads));
-        sections.push(Node {
-            text: count(threads.len() as u64 + dump.unlisted_threads, "thread"),
-            below,
-        });
-    }
+    sections.extend(thread_sections(dump));
     if let Some(children) = dump.children.as_ref().filter(|all| !all.is_empty()) {
         let row = |child: &report::ChildFinding| leaf(format!("{}  {}", child.pid, child.command));
         let mut below: Vec<Node> = children.iter().map(row).collect();
@@ -71,6 +71,32 @@ fn sections(dump: &Dump) -> Vec<Node> {
     }
     sections.extend(dump.not_observed.iter().cloned().map(leaf));
     sections
+}
+
+fn thread_sections(dump: &Dump) -> Vec<Node> {
+    let Some(threads) = &dump.threads else {
+        return Vec::new();
+    };
+    // Threads of a pool are all at one place, and why there is no stack may hold for all.
+    let (mut shown, mut said) = (HashMap::new(), None);
+    let node = |thread: &'_ Thread| {
+        let stack = match shown.get(&thread.stack) {
+            Some(tid) if thread.stack.len() > 1 => vec![format!("the stack of tid {tid}")],
+            _ => {
+                shown.insert(thread.stack.clone(), thread.tid);
+                let none = thread.no_stack.as_deref();
+                let none = none.filter(|why| said.as_deref() != Some(*why));
+                stack::lines(&thread.stack, thread.stack_note.as_deref(), none)
+            }
+        };
+        said = thread.no_stack.clone();
+        thread_node(thread, stack)
+    };
+    let mut below: Vec<Node> = threads.iter().map(node).collect();
+    below.extend(more(dump.unlisted_threads));
+    let text = count(threads.len() as u64 + dump.unlisted_threads, "thread");
+    let hints = dump.hints.iter().cloned().map(leaf);
+    std::iter::once(Node { text, below }).chain(hints).collect()
 }
 
 fn leaf(text: String) -> Node {
@@ -178,7 +204,7 @@ fn awaits(task: &Task) -> String {
     }
 }
 
-fn thread_node(thread: &Thread) -> Node {
+fn thread_node(thread: &Thread, stack: Vec<String>) -> Node {
     let class = match thread.class {
         ThreadClass::Unknown if thread.there_before => "there before",
         class => class.as_str(),
@@ -199,10 +225,7 @@ fn thread_node(thread: &Thread) -> Node {
     if let Some(started) = started.filter(|_| thread.class != ThreadClass::Control) {
         text += &format!(", started {}", short(started));
     }
-    let frame = |(at, frame): (usize, &String)| leaf(format!("{at} {frame}"));
-    let mut below: Vec<Node> = thread.stack.iter().enumerate().map(frame).collect();
-    let why = thread.no_stack.as_ref();
-    below.extend(why.map(|why| leaf(format!("no stack: {why}"))));
+    let below = stack.into_iter().map(leaf).collect();
     Node { text, below }
 }
 

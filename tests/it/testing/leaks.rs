@@ -174,10 +174,10 @@ fn a_thread_that_is_left_behind_is_named_as_far_as_the_kernel_knows() {
         lines,
         [
             "test left behind:",
-            "  thread \"grandchild\" (unknown)  sleeping, age Ns",
-            "  thread \"testing-test-th\" (unknown)  sleeping, age Ns",
+            "  thread \"grandchild\" (unknown)  waits, age Ns",
+            "  thread \"testing-test-th\" (unknown)  waits, age Ns",
             &format!(
-                "  thread \"tracked\" (tracked)  sleeping, age Ns, started {}:{}:20",
+                "  thread \"tracked\" (tracked)  waits, age Ns, started {}:{}:20",
                 file!(),
                 line!() - 16
             ),
@@ -200,10 +200,7 @@ fn an_unnamed_thread_that_is_left_behind_is_found_all_the_same() {
     assert_eq!(lines.len(), 2, "{was}");
     assert_eq!(lines[0], "test left behind:");
     assert!(lines[1].starts_with("  thread \""), "{was}");
-    assert!(
-        lines[1].ends_with("\" (unknown)  sleeping, age Ns"),
-        "{was}"
-    );
+    assert!(lines[1].ends_with("\" (unknown)  waits, age Ns"), "{was}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn what_a_rule_names_is_left_out_and_nothing_else() {
         was,
         format!(
             "test left behind:\n  task other/ignored ×1 (async)  age Ns, spawned {}:{line}:35\n  \
-             thread \"not-ignored-1\" (unknown)  sleeping, age Ns\n  child process N  sleep 1004\n",
+             thread \"not-ignored-1\" (unknown)  waits, age Ns\n  child process N  sleep 1004\n",
             file!()
         )
     );
@@ -189,7 +189,7 @@ fn checks_that_run_at_the_same_time_do_not_see_each_others_leaks() {
         );
         assert_eq!(
             lines[2],
-            format!("  thread \"leaks-{n}\" (unknown)  sleeping, age Ns")
+            format!("  thread \"leaks-{n}\" (unknown)  waits, age Ns")
         );
         assert_eq!(lines[3], format!("  child process N  sleep 101{n}"));
     }
@@ -231,7 +231,7 @@ fn a_check_of_the_whole_process_sees_threads_that_others_start() {
         other.unwrap().join().unwrap();
         assert_eq!(
             was,
-            "test left behind:\n  thread \"others\" (unknown)  sleeping, age Ns\n"
+            "test left behind:\n  thread \"others\" (unknown)  waits, age Ns\n"
         );
     });
 }

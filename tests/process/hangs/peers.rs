@@ -12,6 +12,8 @@ use tokio_graceful_shutdown::{SubsystemHandle, Toplevel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Nobody waits so long.
+const LONG: Duration = Duration::from_secs(60);
 /// How long the peers wait for their tasks.
 const WAITED: Duration = Duration::from_secs(1);
 /// A budget that is used up.
@@ -31,6 +33,8 @@ pub(crate) fn headcount(culprit: &'static Culprit) -> ExitCode {
         .drain_budget(SHORT)
         .cancel_budget(cancel)
         .close_budget(close)
+        // Names take seconds in a debug build.
+        .deadline(LONG)
         .build()
         .expect("the system has threads");
     let main = async |tasks: TaskGroup| {

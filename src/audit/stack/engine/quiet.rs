@@ -1,0 +1,154 @@
+//! Reading a thread from outside: the kernel tells where one that waits is, and its stack is our memory.
+
+use super::super::{Means, Stack};
+use super::memory::Memory;
+use super::modules::Modules;
+use super::walk::{Walker, Window};
+use super::{Outcome, arch};
+use std::io;
+
+/// How often a thread is looked at that moves on meanwhile.
+const LOOKS: usize = 3;
+
+/// What was seen of a thread.
+pub(super) enum Glance {
+    /// It waits.
+    Waits {
+        stack: Stack,
+        /// A signal would do harm, or nothing.
+        takes_signals: bool,
+    },
+    /// It is on a processor, or waits for one.
+    Runs,
+    Failed(String),
+    /// It cannot be read from outside, for this reason; a signal may do.
+    Hidden(String),
+}
+
+/// Where a thread waits.
+struct Place {
+    call: Option<u64>,
+    sp: u64,
+    pc: u64,
+}
+
+// === impl Glance ===
+
+impl Glance {
+    pub(super) fn wants_signal(&self, means: Means) -> bool {
+        match self {
+            Self::Waits {
+                stack,
+                takes_signals,
+            } => {
+                let is_good = stack.is_exact && stack.is_complete;
+                means == Means::Any && *takes_signals && !is_good
+            }
+            Self::Runs => true,
+            Self::Hidden(_) => means == Means::Any,
+            Self::Failed(_) => false,
+        }
+    }
+
+    pub(super) fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Waits { stack, .. } => Ok(stack),
+            Self::Runs => Err("it is on a processor".to_owned()),
+            Self::Failed(why) | Self::Hidden(why) => Err(why),
+        }
+    }
+}
+
+/// Looks at a thread, and disturbs nobody.
+pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut Walker) -> Glance {
+    let mut last = Glance::Runs;
+    for _ in 0..LOOKS {
+        let ran = file(tid, "schedstat").ok();
+        let before = match file(tid, "syscall") {
+            Ok(line) => line,
+            Err(error) => return unreadable(tid, &error),
+        };
+        let Some(place) = Place::parse(&before) else {
+            return match before.trim_ascii_end() {
+                "running" => Glance::Runs,
+                _ => ended_or(
+                    tid,
+                    Glance::Hidden("the kernel does not tell where it is".to_owned()),
+                ),
+            };
+        };
+        let mut window = Window::new(memory, place.sp);
+        let mut stack = walker.walk_from(place.pc, place.sp, &mut window, modules);
+        let stayed = file(tid, "syscall").is_ok_and(|after| after == before);
+        let ran_not = ran.is_some() && file(tid, "schedstat").ok() == ran;
+        stack.is_exact &= stayed && ran_not;
+        let done = stayed && ran_not;
+        last = Glance::Waits {
+            stack,
+            takes_signals: place.call != Some(arch::RT_SIGTIMEDWAIT),
+        };
+        if done {
+            return last;
+        }
+    }
+    match ended_or(tid, last) {
+        // It works, and was seen between two of its system calls.
+        Glance::Waits { stack, .. } if !stack.is_complete => Glance::Runs,
+        glance => glance,
+    }
+}
+
+fn unreadable(tid: u32, error: &io::Error) -> Glance {
+    let why = format!("where it is cannot be read: {}", error.kind());
+    // wchan(5): the kernel's function; a thread in sigwait would take the signal for one of its own.
+    let place = file(tid, "wchan").unwrap_or_default();
+    if place.starts_with("do_sigtimedwait") {
+        return Glance::Failed(why);
+    }
+    ended_or(tid, Glance::Hidden(why))
+}
+
+/// A thread that is over has no files any more, or says that it is a zombie.
+fn ended_or(tid: u32, glance: Glance) -> Glance {
+    if is_over(tid) {
+        return Glance::Failed("it ended".to_owned());
+    }
+    glance
+}
+
+pub(super) fn is_over(tid: u32) -> bool {
+    let stat = file(tid, "stat").unwrap_or_default();
+    crate::audit::parse_stat(tid, &stat).is_none()
+}
+
+/// Whether a thread blocks a signal.
+pub(super) fn blocks(tid: u32, signal: i32) -> bool {
+    let status = file(tid, "status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn file(tid: u32, name: &str) -> io::Result<String> {
+    let bytes = std::fs::read(format!("/proc/self/task/{tid}/{name}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+// === impl Place ===
+
+impl Place {
+    /// From a line of `syscall` (proc_pid_syscall(5)): the call, its arguments, the stack pointer and the program
+    /// counter; without arguments where a thread waits outside of a call.
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [first, .., sp, pc] = fields[..] else {
+            return None;
+        };
+        let number = |field: &str| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok();
+        Some(Self {
+            call: first.parse().ok(),
+            sp: number(sp)?,
+            pc: number(pc)?,
+        })
+    }
+}
