@@ -131,7 +131,7 @@ impl Pipeline {
         let held: HashMap<u32, String> = registry::live_tasks(self.root.scope)
             .into_iter()
             .filter_map(|task| {
-                let tid = on_threads.get(&task.slot)?;
+                let tid = on_threads.get(&task.place())?;
                 Some((*tid, super::pipeline::path(task.kind)))
             })
             .collect();

@@ -6,6 +6,8 @@ mod dump;
 mod excused;
 #[cfg(feature = "service")]
 mod guardian;
+mod heard;
+mod held;
 mod properties;
 mod report;
 mod review_runtime;

@@ -46,7 +46,7 @@ impl Tasks {
         let mut tasks = Self::default();
         let on_threads = registry::on_threads();
         for task in registry::live_tasks(root) {
-            tasks.add(&task, on_threads.get(&task.slot).copied());
+            tasks.add(&task, on_threads.get(&task.place()).copied());
         }
         tasks
     }
