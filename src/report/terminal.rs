@@ -176,7 +176,7 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
                 name(task),
                 on_thread(task.on_thread.as_deref()),
                 task.spawned,
-                awaiting(task)
+                awaiting(task.awaits.as_deref())
             ),
         }
     };
@@ -184,8 +184,8 @@ fn drain_rows(layer: &DrainLayer) -> Vec<Row> {
 }
 
 /// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
-fn awaiting(task: &TaskFinding) -> String {
-    let chains = match task.awaits.as_deref() {
+pub(super) fn awaiting(awaits: Option<&[Vec<Frame>]>) -> String {
+    let chains = match awaits {
         None => return String::new(),
         Some([]) => return ", awaiting what keeps no waker and so never wakes it".to_owned(),
         Some(chains) => chains,

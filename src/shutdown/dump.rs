@@ -3,6 +3,7 @@
 //! To read the command line of a child can block for as long as the child's memory is locked (proc_pid_cmdline(5) reads
 //! it), so a thread of its own asks the kernel, and is waited for so long. What it has not answered is not observed.
 
+mod awaits;
 mod tasks;
 
 use super::close::{NO_PROC, NOT_OURS, other_runtimes};
@@ -111,16 +112,20 @@ impl Dumper {
     /// What lives at this moment.
     ///
     /// It blocks the calling thread, for milliseconds most often, and for 2 s and a walk over the tasks at most. It stops
-    /// nobody else.
+    /// nobody else. With the feature `stacks` up to 100 of the listed tasks are asked what they await, by a poll out of
+    /// turn: they have 100 ms, and the names of what they answer 5 s. A task on the only thread of a runtime that calls
+    /// this keeps the others from answering, and does not ask them.
     #[must_use]
     pub fn dump(&self) -> Dump {
-        self.within(LOOK_BUDGET)
+        let mut dump = self.within(LOOK_BUDGET);
+        awaits::fill(&self.0.root, &mut dump);
+        dump
     }
 
-    /// The same, and waits so long for the kernel.
+    /// The same without what tasks await, and waits so long for the kernel.
     pub(super) fn within(&self, budget: Duration) -> Dump {
         let source = &*self.0;
-        let tasks = Tasks::of(source.root.scope);
+        let tasks = Tasks::of(&source.root);
         let mut dump = Dump {
             schema: SCHEMA,
             service: source.service.clone(),

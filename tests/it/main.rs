@@ -1,5 +1,6 @@
 //! The integration tests, one binary.
 
+mod awaits;
 #[cfg(feature = "service")]
 mod config;
 mod dump;
