@@ -8,10 +8,12 @@ mod cancels;
 pub(crate) mod chains;
 pub(crate) mod clock;
 mod histogram;
+pub(crate) mod holders;
 pub(crate) mod kind;
 #[cfg(all(test, headcount_loom))]
 mod loom_notice;
 pub(crate) mod panics;
+pub(crate) mod pulse;
 pub(crate) mod root;
 pub(crate) mod scope;
 mod shard;
@@ -24,11 +26,11 @@ mod waits;
 
 use crate::task::{TaskId, TaskState};
 use histogram::Totals;
+pub(crate) use holders::on_threads;
 use kind::Kind;
 use root::Root;
 use scope::Scope;
 use slot::{Reading, Slot};
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 pub(crate) use tally::{Tally, TallyRow};
@@ -37,8 +39,7 @@ pub(crate) use tally::{Tally, TallyRow};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LiveTask {
     pub(crate) id: TaskId,
-    /// Its slot, as [`on_threads`] names it.
-    pub(crate) slot: usize,
+    slot: &'static Slot,
     pub(crate) kind: &'static Kind,
     scope: u32,
     pub(crate) state: TaskState,
@@ -82,22 +83,36 @@ impl LiveTask {
     pub(crate) fn age(&self) -> Duration {
         Duration::from_nanos(self.nanos)
     }
+
+    /// Its slot, as [`on_threads`] names it.
+    pub(crate) fn place(&self) -> usize {
+        self.slot.place()
+    }
+
+    /// The time since its last poll began, or a pulse more; `None` when it was never polled, or has ended meanwhile.
+    /// Only of a root with a pulse.
+    pub(crate) fn last_poll(&self) -> Option<Duration> {
+        let reading = self.slot.read()?;
+        let was_polled = reading.entry.id == self.id.0 && reading.polled != 0;
+        // One that was polled before the first pulse after its start noted an earlier one.
+        was_polled.then(|| clock::since(reading.polled).min(self.age()))
+    }
 }
 
-fn live_task(slot: &Slot, reading: &Reading, now: u64) -> LiveTask {
+fn live_task(slot: &'static Slot, reading: &Reading, now: u64) -> LiveTask {
     let entry = &reading.entry;
     let state = if reading.cancelling {
         TaskState::Cancelling
     } else if scope::at(entry.scope).is_draining() {
         TaskState::Draining
-    } else if reading.polled {
+    } else if reading.polled != 0 {
         TaskState::Running
     } else {
         TaskState::Created
     };
     LiveTask {
         id: TaskId(entry.id),
-        slot: slot.place(),
+        slot,
         kind: kind::at(entry.kind),
         scope: entry.scope,
         state,
@@ -118,11 +133,6 @@ pub(crate) fn cancel(
             slot.cancel(&reading);
         }
     });
-}
-
-/// Which thread polls, drops or runs the task in which slot at this moment.
-pub(crate) fn on_threads() -> HashMap<usize, u32> {
-    shard::all().filter_map(shard::Shard::current).collect()
 }
 
 /// What ever happened to the tasks of a kind, in all groups of its path.

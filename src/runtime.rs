@@ -22,8 +22,8 @@ use tokio::runtime::Handle;
 
 /// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
 ///
-/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they sleep until they are needed, and
-/// use nothing of the runtime's workers.
+/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they use nothing of the runtime's
+/// workers, and sleep until they are needed. The first wakes ten times a second: see [`Builder::hold_limit`].
 ///
 /// Dropped without [`Runtime::run`] it drops its tasks and ends its threads, and waits for neither.
 ///

@@ -14,6 +14,7 @@ mod roots;
 mod signals;
 mod symbols;
 mod traces;
+mod vigil;
 pub(crate) mod voice;
 mod watchdog;
 
@@ -39,6 +40,7 @@ use symbols::Symbols;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use vigil::Vigil;
 use voice::{Stream, Voice};
 use watchdog::Watchdog;
 
@@ -67,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) unknown_threads: UnknownThreads,
     /// Which of those are excused, besides what is [`threads::shipped`].
     pub(crate) expected: Vec<ThreadRule>,
+    /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
+    pub(crate) hold_limit: Option<Duration>,
     /// Whether the drain waits for untracked tasks too.
     pub(crate) wait_for_untracked: bool,
 }
@@ -225,6 +229,8 @@ impl Control {
             .enable_time()
             .build()?;
         let handle = runtime.handle().clone();
+        let vigil = Vigil::new(root, &work, owned.is_ours, plan.hold_limit);
+        begin_vigil(&handle, vigil, &voice);
         let (reporting, report) = oneshot::channel();
         let pipeline = Pipeline {
             plan,
@@ -296,6 +302,17 @@ impl Control {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+/// The vigil ends with the control thread, whose runtime runs it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on our own control runtime, not on the work runtime"
+)]
+fn begin_vigil(control: &Handle, vigil: Vigil, voice: &Voice) {
+    let (news, heard) = unbounded_channel();
+    drop(control.spawn(vigil.teller(voice).run(heard)));
+    drop(control.spawn(vigil.run(news)));
 }
 
 /// Waits for a reason, and then stops the service. Ends when the [`Control`] is gone.

@@ -1,4 +1,4 @@
-//! Whether anybody was asked to end lately: one word that all tasks read and only cancellers write.
+//! Whether anybody was asked to end lately: one word that all tasks read, and only cancellers and pulses write.
 //!
 //! A task's slot is a cache line that its polls would not touch otherwise. With this word, which stays in every
 //! processor's cache while nobody cancels, a poll looks into the slot only when there may be something to see.
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(all(test, headcount_loom))]
 use loom::sync::atomic::{AtomicU64, Ordering};
 
-/// The number of walks that are over, above the number of those under way.
+/// The number of walks that are over, and of pulses, above the number of those under way.
 #[cfg(not(all(test, headcount_loom)))]
 static WALKS: AtomicU64 = AtomicU64::new(0);
 
@@ -34,6 +34,11 @@ pub(crate) struct Walk;
 #[inline]
 pub(crate) fn now() -> u64 {
     WALKS.load(Ordering::Acquire)
+}
+
+/// Has every task look into its slot once, at its next poll.
+pub(crate) fn have_all_look() {
+    WALKS.fetch_add(OVER, Ordering::SeqCst);
 }
 
 /// Whether a walk may still ask this task after it has looked.

@@ -45,6 +45,8 @@ pub(crate) struct Root {
     required_lost: AtomicBool,
     /// Whether the runtime's hooks tell of untracked tasks.
     hooked: AtomicBool,
+    /// Whether its tasks note when they are polled.
+    has_pulse: AtomicBool,
     pub(crate) scope: &'static Scope,
     listener: OnceLock<Box<dyn Fn(Event) + Send + Sync>>,
 }
@@ -60,6 +62,7 @@ impl Root {
             stopping: AtomicBool::new(false),
             required_lost: AtomicBool::new(false),
             hooked: AtomicBool::new(false),
+            has_pulse: AtomicBool::new(false),
             scope: scope::create(None, number, super::kind::ROOT_PATH),
             listener: OnceLock::new(),
         });
@@ -99,6 +102,16 @@ impl Root {
     #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is known when its tasks were polled last.
+    pub(crate) fn has_pulse(&self) -> bool {
+        self.has_pulse.load(Ordering::Relaxed)
+    }
+
+    /// From before its first task on, the control side gives the pulse.
+    pub(crate) fn set_pulse(&self) {
+        self.has_pulse.store(true, Ordering::Relaxed);
     }
 
     /// Whether a required task ended before the shutdown.

@@ -9,7 +9,7 @@
 
 #[cfg(not(all(test, headcount_loom)))]
 mod sync {
-    pub(super) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
     pub(super) type Mutex<T> = spin::mutex::SpinMutex<T, spin::Yield>;
 
@@ -26,7 +26,7 @@ mod sync {
 
 #[cfg(all(test, headcount_loom))]
 mod sync {
-    pub(super) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+    pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     pub(super) use loom::sync::{Mutex, MutexGuard};
 
     /// A canceller's bit is set by an exchange, which comes right after the value that it saw, so before any later store
@@ -46,7 +46,7 @@ mod loom;
 
 use std::ops::DerefMut;
 use std::task::Waker;
-use sync::{AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, fence};
+use sync::{AtomicU32, AtomicU64, Mutex, Ordering, fence};
 
 const LIVE: u64 = 1;
 const CANCEL: u64 = 1 << 1;
@@ -67,7 +67,8 @@ pub(crate) struct Slot {
     started: AtomicU64,
     kind: AtomicU32,
     scope: AtomicU32,
-    polled: AtomicU8,
+    /// The pulse of the last poll that noticed one; 0 before the first poll.
+    polled: AtomicU64,
     /// Held for some nanoseconds, by the owner and by one who cancels. A cell that answers "busy" instead of making
     /// one wait would lose the waker of a task that moves in while somebody still looks for the previous one's.
     waker: Mutex<Option<Waker>>,
@@ -86,7 +87,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) entry: Entry,
-    pub(crate) polled: bool,
+    /// The pulse that was the last when it was polled last; 0 when it never was.
+    pub(crate) polled: u64,
     pub(crate) cancelling: bool,
     generation: u64,
 }
@@ -101,7 +103,7 @@ impl Slot {
             started: AtomicU64::new(0),
             kind: AtomicU32::new(0),
             scope: AtomicU32::new(0),
-            polled: AtomicU8::new(0),
+            polled: AtomicU64::new(0),
             waker: Mutex::new(None),
         }
     }
@@ -133,10 +135,10 @@ impl Slot {
         sync::store(&self.state, (state & !FLAGS).wrapping_add(GENERATION));
     }
 
-    /// The owner was polled for the first time.
+    /// The owner is polled, after that pulse. Only the owner calls this.
     #[inline]
-    pub(crate) fn mark_polled(&self) {
-        self.polled.store(1, Ordering::Relaxed);
+    pub(crate) fn mark_polled(&self, pulse: u64) {
+        self.polled.store(pulse, Ordering::Relaxed);
     }
 
     /// What tells this slot from all others.
@@ -255,7 +257,7 @@ impl Slot {
                 kind: self.kind.load(Ordering::Relaxed),
                 scope: self.scope.load(Ordering::Relaxed),
             },
-            polled: self.polled.load(Ordering::Relaxed) != 0,
+            polled: self.polled.load(Ordering::Relaxed),
             cancelling: before & CANCEL != 0,
             generation: before & !FLAGS,
         };

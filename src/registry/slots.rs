@@ -104,13 +104,37 @@ fn make() -> Vec<&'static Slot> {
 
 /// Every slot that was ever made.
 pub(crate) fn all() -> impl Iterator<Item = &'static Slot> {
+    chunks().flat_map(|chunk| chunk.iter())
+}
+
+fn chunks() -> impl Iterator<Item = &'static [Slot]> {
     let made = MADE.load(Ordering::Acquire);
     TABLE
         .iter()
         .map_while(OnceLock::get)
         .flat_map(|block| block.iter().map_while(OnceLock::get))
         .take(made)
-        .flat_map(|chunk| chunk.iter())
+        .map(|chunk| &**chunk)
+}
+
+/// The slots at these places, which must be sorted, with what stands beside them.
+pub(crate) fn at_places(places: &[(usize, u32)]) -> Vec<(&'static Slot, u32)> {
+    let mut found = Vec::with_capacity(places.len());
+    if places.is_empty() {
+        return found;
+    }
+    for chunk in chunks() {
+        let all = chunk.as_ptr_range();
+        let from = places.partition_point(|(place, _)| *place < all.start.addr());
+        let inside = places[from..]
+            .iter()
+            .take_while(|(place, _)| *place < all.end.addr());
+        found.extend(inside.map(|(place, beside)| {
+            let at = (place - all.start.addr()) / size_of::<Slot>();
+            (&chunk[at], *beside)
+        }));
+    }
+    found
 }
 
 fn shared() -> MutexGuard<'static, Vec<Vec<&'static Slot>>> {

@@ -37,7 +37,7 @@ impl Tally {
         let on_threads = on_threads();
         for task in live_tasks(scope) {
             if choose(&task) {
-                tally.add(&task, on_threads.get(&task.slot).copied());
+                tally.add(&task, on_threads.get(&task.place()).copied());
             }
         }
         tally

@@ -7,7 +7,7 @@ use super::kind::{self, Kind};
 use super::root::{self, Event, PanicText};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
-use super::{cancels, chains, clock, panics, shard, slots, untracked};
+use super::{cancels, chains, clock, panics, pulse, shard, slots, untracked};
 use crate::audit::asking::Asking;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
@@ -224,7 +224,7 @@ impl Row {
     pub(crate) fn turn(&mut self) -> Turn {
         if !self.polled {
             self.polled = true;
-            self.slot.mark_polled();
+            self.slot.mark_polled(pulse::last());
             if scope::at(self.slot.own_scope()).is_cancelling() {
                 return Turn::End;
             }
@@ -242,6 +242,7 @@ impl Row {
         if !cancels::is_under_way(word) {
             self.seen = word;
         }
+        self.slot.mark_polled(pulse::last());
         if self.slot.lost_waker() {
             self.published = false;
         }

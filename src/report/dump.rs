@@ -153,14 +153,15 @@ pub struct Task {
         serde(rename = "age_seconds", serialize_with = "super::seconds")
     )]
     pub age: Duration,
-    /// The time since it was polled last; `None` where that is not observed.
+    /// The time since it was polled last, or a tenth of a second more; `None` where that is not observed.
     #[cfg_attr(
         feature = "json",
         serde(rename = "last_poll_seconds", serialize_with = "super::maybe_seconds")
     )]
     pub last_poll: Option<Duration>,
-    /// What it awaits, the innermost first; empty where that is not observed.
-    pub awaits: Vec<String>,
+    /// What it awaits, each with the chain of awaits that led there, the innermost first; `None` where that is not
+    /// observed.
+    pub awaits: Option<Vec<Vec<Frame>>>,
     /// The number of the thread that polls, drops or runs it at this moment.
     pub on_thread: Option<u32>,
 }

@@ -187,7 +187,7 @@ fn drain_rows(report: &Report) -> Vec<Row> {
                 name(task),
                 on_thread(task.on_thread.as_deref()),
                 task.spawned,
-                awaiting(task)
+                awaiting(task.awaits.as_deref())
             ),
             below: match lives(task) {
                 true => Vec::new(),
@@ -223,8 +223,8 @@ fn is_same(one: &TaskFinding, other: &TaskFinding) -> bool {
 }
 
 /// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
-pub(crate) fn awaiting(task: &TaskFinding) -> String {
-    let chains = match task.awaits.as_deref() {
+pub(crate) fn awaiting(awaits: Option<&[Vec<Frame>]>) -> String {
+    let chains = match awaits {
         None => return String::new(),
         Some([]) => return ", awaiting what keeps no waker and so never wakes it".to_owned(),
         Some(chains) => chains,

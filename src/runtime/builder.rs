@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// What the deadline leaves for the report beyond the layers.
 const FOR_THE_REPORT: Duration = Duration::from_millis(1500);
+const HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 type Configure = Box<dyn FnOnce(&mut tokio::runtime::Builder)>;
 
@@ -70,6 +71,7 @@ impl Builder {
                 may_exit: true,
                 unknown_threads: UnknownThreads::Linger,
                 expected: Vec::new(),
+                hold_limit: Some(HOLD_LIMIT),
                 wait_for_untracked: false,
             },
             deadline: None,
@@ -145,6 +147,14 @@ impl Builder {
     /// How many workers. Default: as many as processors.
     pub fn worker_threads(mut self, workers: usize) -> Self {
         self.worker_threads = Some(workers.max(1));
+        self
+    }
+
+    /// How long a task may hold its thread, in one poll, before it is warned of by a `tracing` event of the target
+    /// `headcount::worker`: once an episode, and once more when it comes back. Blocking closures may take as long as they
+    /// like. With `None` nobody is watched, and dumps do not know when tasks were polled last. Default: 1 s.
+    pub fn hold_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.plan.hold_limit = limit.into();
         self
     }
 

@@ -146,7 +146,7 @@ impl Pipeline {
             return 0;
         }
         let tracked = Tally::of(self.root.scope, |task| {
-            task.kind.options.runs != TaskKind::Blocking && !holders.contains_key(&task.slot)
+            task.kind.options.runs != TaskKind::Blocking && !holders.contains_key(&task.place())
         });
         let workers = self.workers().unwrap_or(0);
         let by_untracked = workers.saturating_sub(holders.len() as u64);
@@ -162,7 +162,7 @@ impl Pipeline {
         let held: HashMap<_, _> = registry::live_tasks(self.root.scope)
             .into_iter()
             .filter(|task| !blocking(task))
-            .filter_map(|task| Some((task.slot, (task.id, *on_threads.get(&task.slot)?))))
+            .filter_map(|task| Some((task.place(), (task.id, *on_threads.get(&task.place())?))))
             .collect();
         let untracked = registry::live_untracked(&self.root);
         (held.len() as u64 + untracked >= workers).then_some(held)

@@ -231,7 +231,7 @@ impl Pipeline {
     fn held(&self) -> HashMap<u32, String> {
         let on_threads = registry::on_threads();
         let path = |task: LiveTask| {
-            let tid = on_threads.get(&task.slot)?;
+            let tid = on_threads.get(&task.place())?;
             Some((*tid, super::pipeline::path(task.kind)))
         };
         let tasks = registry::live_tasks(self.root.scope);

@@ -3,6 +3,7 @@
 //! To read the command line of a child can block for as long as the child's memory is locked (proc_pid_cmdline(5) reads
 //! it), so a thread of its own asks the kernel, and is waited for so long. What it has not answered is not observed.
 
+mod awaits;
 mod seen;
 mod tasks;
 
@@ -103,19 +104,24 @@ impl Dumper {
     /// What lives at this moment.
     ///
     /// It blocks the calling thread, for milliseconds most often. The kernel may take 2 s, and the names of functions
-    /// 5 s, after which stacks are addresses; that, and a walk over the tasks, is the most. It stops nobody else.
+    /// 5 s, after which stacks are addresses; that, and a walk over the tasks, is the most. It stops nobody else. With the
+    /// feature `stacks` up to 100 of the listed tasks are asked what they await, by a poll out of turn: they have 100 ms,
+    /// and the names of what they answer 5 s. A task on the only thread of a runtime that calls this keeps the others from
+    /// answering, and does not ask them.
     #[must_use]
     pub fn dump(&self) -> Dump {
         let mut taken = self.take(LOOK_BUDGET);
         taken.name(Instant::now() + NAMES_BUDGET);
-        taken.into_dump()
+        let mut dump = taken.into_dump();
+        awaits::fill(&self.0.root, &mut dump);
+        dump
     }
 
     /// The same without names, and waits so long for the kernel.
     pub(super) fn take(&self, budget: Duration) -> Taken {
         let until = Instant::now() + budget;
         let source = &*self.0;
-        let tasks = Tasks::of(source.root.scope);
+        let tasks = Tasks::of(&source.root);
         let mut dump = Dump {
             schema: SCHEMA,
             service: source.service.clone(),

@@ -35,6 +35,9 @@ thread_local! {
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) tid: u32,
+    /// As tokio knows it.
+    #[cfg(tokio_unstable)]
+    pub(crate) thread: std::thread::ThreadId,
     /// The root whose runtime it belongs to.
     pub(crate) root: u64,
     pub(crate) class: ThreadClass,
@@ -61,6 +64,8 @@ impl Known {
     pub(super) fn own(root: u64, class: ThreadClass) -> Self {
         Self {
             tid: own_tid(),
+            #[cfg(tokio_unstable)]
+            thread: std::thread::current().id(),
             root,
             class,
             name: std::thread::current().name().unwrap_or("").to_owned(),

@@ -1,11 +1,14 @@
 //! The integration tests, one binary.
 
+mod awaits;
 #[cfg(feature = "service")]
 mod config;
 mod dump;
 mod excused;
 #[cfg(feature = "service")]
 mod guardian;
+mod heard;
+mod held;
 mod properties;
 mod report;
 mod review_runtime;

@@ -13,8 +13,9 @@ fn dump(program: &mut Program) -> String {
     let mut line = program.error_line("dump (SIGQUIT)");
     loop {
         let steady = steady(&line);
-        // Main may not have come back from saying that it is ready.
-        text += &steady.replace(", on thread \"main\" (tid N)", "");
+        // Main may not have come back from saying that it is ready, nor the workers have begun.
+        let steady = steady.replace(", on thread \"main\" (tid N)", "");
+        text += &steady.replace("created, age T", "running, age T, last poll T ago");
         text.push('\n');
         if line.ends_with(" threads") {
             return text;
@@ -34,9 +35,9 @@ fn sigquit_dumps_and_the_service_goes_on() {
     insta::assert_snapshot!(first, @r"
     headcount test: dump (SIGQUIT), running
     ├─ 2 tracked tasks
-    │  ├─ main  running, age T, spawned <main>
+    │  ├─ main  running, age T, last poll T ago, spawned <main>
     │  └─ http
-    │  └─ accept  running, age T, spawned <quiet accept>
+    │  └─ accept  running, age T, last poll T ago, spawned <quiet accept>
     └─ 7 threads
     ");
     let ended = program.stop(Signal::TERM);
@@ -70,7 +71,7 @@ fn sigquit_says_which_layer_a_shutdown_is_in() {
     let said = dump(&mut program);
     let head = "headcount test: dump (SIGQUIT), cancelling\n";
     assert!(said.starts_with(head), "{said}");
-    let closer = "closer  cancelling, age T, on thread \"headcount-work\" (tid N), spawned <closer that waits>\n";
+    let closer = "closer  cancelling, age T, last poll T ago, on thread \"headcount-work\" (tid N), spawned <closer that waits>\n";
     assert!(said.contains(closer), "{said}");
 }
 
@@ -102,6 +103,7 @@ fn a_dump_that_is_asked_for_during_another_is_refused() {
     program.signal(Signal::QUIT);
     // write(2, …), see proc_pid_syscall(5).
     until(|| files(&program, "headcount-voice", "syscall").any(|call| call.starts_with("1 0x2 ")));
+    until(|| files(&program, "headcount-dump", "comm").count() == 0);
     program.signal(Signal::QUIT);
     until(|| files(&program, "headcount-dump", "comm").count() == 1);
     let before = naps(&program);

@@ -1,6 +1,7 @@
 //! The dump as a tree for people.
 
 use super::{Dump, Group, Kind, States, Task, Thread};
+use crate::report::terminal::awaiting;
 use crate::report::{self, brief, count, milliseconds, stack, times};
 use crate::threads::ThreadClass;
 use std::collections::HashMap;
@@ -144,7 +145,6 @@ fn kind_node(dump: &Dump, kind: &Kind) -> Node {
         ));
     }
     let (states, oldest) = (states(&kind.states), brief(kind.oldest));
-    let telling = |task: &&Task| task.on_thread.is_some() || !task.awaits.is_empty();
     let row = |task: &Task| {
         leaf(format!(
             "#{}  {}{}",
@@ -155,8 +155,20 @@ fn kind_node(dump: &Dump, kind: &Kind) -> Node {
     };
     Node {
         text: format!("{head}  {states}, oldest {oldest}{daemon}, spawned {spawned}"),
-        below: kind.rows.iter().filter(telling).map(row).collect(),
+        below: telling(&kind.rows).map(row).collect(),
     }
+}
+
+/// Those that hold a thread, and the first of those that await the same.
+fn telling(rows: &[Task]) -> impl Iterator<Item = &Task> {
+    let is_told = |(at, task): &(usize, &Task)| {
+        let before = || rows[..*at].iter().any(|row| row.awaits == task.awaits);
+        task.on_thread.is_some() || task.awaits.is_some() && !before()
+    };
+    rows.iter()
+        .enumerate()
+        .filter(is_told)
+        .map(|(_, task)| task)
 }
 
 /// `running`, or `39 running, 1 created`.
@@ -198,10 +210,7 @@ fn standing(dump: &Dump, task: &Task) -> String {
 }
 
 fn awaits(task: &Task) -> String {
-    match task.awaits.as_slice() {
-        [] => String::new(),
-        chain => format!(", awaiting {}", chain.join(" ← ")),
-    }
+    awaiting(task.awaits.as_deref())
 }
 
 fn thread_node(thread: &Thread, stack: Vec<String>) -> Node {

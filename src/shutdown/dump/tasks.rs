@@ -1,9 +1,11 @@
 //! The live tasks of a runtime by group and kind: one walk over the slots, which stops nobody, and little memory.
 
 use crate::registry::kind::Kind;
-use crate::registry::scope::{self, Scope};
+use crate::registry::root::Root;
+use crate::registry::scope;
 use crate::registry::{self, LiveTask};
 use crate::report::dump::{self, Group, States, Task};
+use crate::task::TaskKind;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -16,6 +18,8 @@ pub(super) struct Tasks {
     kinds: HashMap<u32, Tally>,
     /// By the number of the scope.
     groups: HashSet<u32>,
+    /// Whether it is known when they were polled last.
+    has_pulse: bool,
     /// The task that a thread holds.
     held: HashMap<u32, String>,
 }
@@ -42,11 +46,14 @@ struct Node {
 // === impl Tasks ===
 
 impl Tasks {
-    pub(super) fn of(root: &'static Scope) -> Self {
-        let mut tasks = Self::default();
+    pub(super) fn of(root: &Root) -> Self {
+        let mut tasks = Self {
+            has_pulse: root.has_pulse(),
+            ..Self::default()
+        };
         let on_threads = registry::on_threads();
-        for task in registry::live_tasks(root) {
-            tasks.add(&task, on_threads.get(&task.slot).copied());
+        for task in registry::live_tasks(root.scope) {
+            tasks.add(&task, on_threads.get(&task.place()).copied());
         }
         tasks
     }
@@ -65,7 +72,7 @@ impl Tasks {
             .kinds
             .entry(task.kind.number)
             .or_insert_with(|| Tally::new(task.kind));
-        tally.add(task, on_thread);
+        tally.add(task, on_thread, self.has_pulse);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -108,23 +115,26 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>) {
+    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>, has_pulse: bool) {
         self.count += 1;
         self.states.add(task.state);
         self.oldest = self.oldest.max(task.age());
         // Most tasks are younger than those that were kept, and hold no thread.
         let rank = |row: &Task| (row.on_thread.is_none(), Reverse(row.age));
-        let new = Task {
-            id: task.id,
-            state: task.state,
-            age: task.age(),
-            last_poll: None,
-            awaits: Vec::new(),
-            on_thread,
-        };
-        let place = self.rows.partition_point(|row| rank(row) <= rank(&new));
+        let own = (on_thread.is_none(), Reverse(task.age()));
+        let place = self.rows.partition_point(|row| rank(row) <= own);
         if place < ROWS {
             self.rows.truncate(ROWS - 1);
+            // A closure is not polled: it runs.
+            let is_polled = has_pulse && self.kind.options.runs != TaskKind::Blocking;
+            let new = Task {
+                id: task.id,
+                state: task.state,
+                age: task.age(),
+                last_poll: is_polled.then(|| task.last_poll()).flatten(),
+                awaits: None,
+                on_thread,
+            };
             self.rows.insert(place, new);
         }
     }

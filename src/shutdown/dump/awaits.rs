@@ -1,0 +1,115 @@
+//! What the listed tasks await: asked of them when a dump is taken, and at no cost before.
+
+use super::THREAD_NAME;
+use crate::audit::asking::Chain;
+use crate::audit::frame::{self, Frame};
+use crate::registry::chains::Question;
+use crate::registry::root::Root;
+use crate::report::dump::{Dump, Group, Task};
+use crate::task::{TaskId, TaskKind, TaskState};
+use crate::threads::{self, ThreadClass};
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// How long tasks may take to answer. One that waits for a worker meanwhile does not.
+const ANSWER: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_micros(100);
+/// How long the names may take: a tenth of a second, but seconds in a debug build.
+const NAMES: Duration = Duration::from_secs(5);
+/// The most tasks that are asked: one of each kind first.
+const ASKED: usize = 100;
+
+type Names = HashMap<TaskId, Vec<Vec<Frame>>>;
+
+/// One thread at a time may be stuck.
+static NAMING: AtomicBool = AtomicBool::new(false);
+
+/// Asks the listed tasks, and puts the answers into their rows.
+pub(super) fn fill(root: &Root, dump: &mut Dump) {
+    if !cfg!(feature = "stacks") || holds_only_thread() {
+        return;
+    }
+    let mut rows = Vec::new();
+    collect(&mut dump.root, &mut rows);
+    // The first of each kind, then the second of each.
+    rows.sort_by_key(|(place, _)| *place);
+    rows.truncate(ASKED);
+    let answers = ask(root, rows.iter().map(|(_, task)| task.id).collect());
+    if answers.is_empty() {
+        return;
+    }
+    let Some(mut names) = named(root.number, answers) else {
+        let sentence = "what tasks await: not observed, its names took too long";
+        dump.not_observed.push(sentence.to_owned());
+        return;
+    };
+    for (_, task) in rows {
+        task.awaits = names.remove(&task.id);
+    }
+}
+
+/// Whether the caller is a task on the one thread of a runtime: nobody could answer meanwhile.
+fn holds_only_thread() -> bool {
+    Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::CurrentThread)
+}
+
+/// The rows of those that can answer, each with its place in its kind.
+fn collect<'a>(group: &'a mut Group, rows: &mut Vec<(usize, &'a mut Task)>) {
+    for kind in &mut group.kinds {
+        if kind.kind != TaskKind::Blocking {
+            let can_answer =
+                |task: &&mut Task| task.on_thread.is_none() && task.state != TaskState::Created;
+            rows.extend(kind.rows.iter_mut().filter(can_answer).enumerate());
+        }
+    }
+    for inner in &mut group.groups {
+        collect(inner, rows);
+    }
+}
+
+fn ask(root: &Root, tasks: Vec<TaskId>) -> HashMap<TaskId, Vec<Chain>> {
+    if tasks.is_empty() {
+        return HashMap::new();
+    }
+    let Some(question) = Question::ask(root.scope, tasks) else {
+        return HashMap::new();
+    };
+    let until = Instant::now() + ANSWER;
+    while !question.is_answered() && Instant::now() < until {
+        sleep(LOOK);
+    }
+    question.answers()
+}
+
+/// The chains with names, by a thread of its own: with the lock of the loader it may take for ever.
+fn named(root: u64, answers: HashMap<TaskId, Vec<Chain>>) -> Option<Names> {
+    if NAMING.swap(true, Ordering::SeqCst) {
+        return None;
+    }
+    let (tell, told) = sync_channel(1);
+    let site = Location::caller();
+    let started = threads::start(root, THREAD_NAME, ThreadClass::Control, site, move || {
+        let names = answers.into_iter().map(|(task, chains)| {
+            let awaits: Vec<_> = chains.iter().map(frame::awaits).collect();
+            (task, awaits)
+        });
+        let names: Names = names.collect();
+        NAMING.store(false, Ordering::SeqCst);
+        // Nobody may be waiting any more.
+        tell.send(names).ok();
+    });
+    let Ok(thread) = started else {
+        NAMING.store(false, Ordering::SeqCst);
+        return None;
+    };
+    let names = told.recv_timeout(NAMES).ok()?;
+    // It has told all, so it ends: the next dump shall not find it on its way out.
+    thread.join().ok();
+    Some(names)
+}

@@ -1,0 +1,134 @@
+//! What the vigil says, as log events, in the order in which it happened.
+
+use super::super::voice::Voice;
+use super::described::{Described, describe};
+use crate::registry::holders::Holder;
+use crate::registry::kind::Kind;
+use crate::registry::root::Root;
+use crate::report::brief;
+use crate::task::TaskId;
+use crate::threads;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(in crate::shutdown) enum News {
+    /// A task is in one poll for so long.
+    Holds {
+        holder: Holder,
+        /// The number of the worker, where it is known.
+        worker: Option<usize>,
+        held: Duration,
+        /// How many more did the same and are not told of.
+        more: u32,
+    },
+    /// It has left its thread after so long.
+    CameBack { holder: Holder, held: Duration },
+    /// Every worker is held.
+    AllStuck { workers: usize },
+}
+
+/// Says it.
+#[derive(Debug)]
+pub(in crate::shutdown) struct Teller {
+    root: Arc<Root>,
+    voice: Voice,
+    /// Those of whom it was not said that they hold a worker, because they had given it away.
+    unsaid: HashSet<TaskId>,
+}
+
+// === impl Teller ===
+
+impl Teller {
+    pub(super) fn new(root: &Arc<Root>, voice: &Voice) -> Self {
+        Self {
+            root: Arc::clone(root),
+            voice: voice.clone(),
+            unsaid: HashSet::new(),
+        }
+    }
+
+    /// Says what comes until nobody is left who could send it.
+    pub(in crate::shutdown) async fn run(mut self, mut news: UnboundedReceiver<News>) {
+        while let Some(news) = news.recv().await {
+            match news {
+                News::Holds {
+                    holder,
+                    worker,
+                    held,
+                    more,
+                } => {
+                    let described = describe(self.root.number, self.root.scope, holder).await;
+                    if described.gave_worker_away {
+                        self.unsaid.insert(holder.id);
+                    } else {
+                        self.holds(holder, worker, held, more, described);
+                    }
+                }
+                News::CameBack { holder, held } => {
+                    if !self.unsaid.remove(&holder.id) {
+                        self.came_back(holder, held);
+                    }
+                }
+                News::AllStuck { workers } => self.all_stuck(workers),
+            }
+        }
+    }
+
+    fn holds(
+        &self,
+        holder: Holder,
+        worker: Option<usize>,
+        held: Duration,
+        more: u32,
+        seen: Described,
+    ) {
+        let thread = thread_name(holder.tid);
+        let more = (more > 0).then_some(more);
+        self.voice.log(move || {
+            let kind: &Kind = holder.kind;
+            tracing::warn!(
+                target: "headcount::worker",
+                group = kind.group(), task = kind.name, id = holder.id.get(), spawned = %kind.site,
+                thread, tid = holder.tid, worker, held_seconds = held.as_secs_f64(),
+                waits = seen.waits, stack = seen.stack, no_stack = seen.no_stack, unsaid = more,
+                "task holds its thread for {} in one poll: nothing else runs there", brief(held)
+            );
+        });
+    }
+
+    fn came_back(&self, holder: Holder, held: Duration) {
+        let thread = thread_name(holder.tid);
+        self.voice.log(move || {
+            let kind: &Kind = holder.kind;
+            tracing::info!(
+                target: "headcount::worker",
+                group = kind.group(), task = kind.name, id = holder.id.get(),
+                thread, tid = holder.tid, held_seconds = held.as_secs_f64(),
+                "task came back after {}", brief(held)
+            );
+        });
+    }
+
+    fn all_stuck(&self, workers: usize) {
+        self.voice.log(move || {
+            let sentence = match workers {
+                1 => "the only worker is stuck".to_owned(),
+                n => format!("all {n} workers are stuck"),
+            };
+            tracing::warn!(
+                target: "headcount::worker", workers,
+                "{sentence}: no task runs until one comes back"
+            );
+        });
+    }
+}
+
+/// What the thread was registered as.
+fn thread_name(tid: u32) -> Option<String> {
+    let known = threads::all().into_iter().find(|known| known.tid == tid);
+    known.map(|known| known.name)
+}

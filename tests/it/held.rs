@@ -1,0 +1,200 @@
+//! Tasks that hold their threads: warned of while they do, and when they come back.
+
+use crate::heard::Heard;
+use crate::scenario::{Gate, alone, in_time, quiet, until};
+use headcount::{Builder, TaskGroup};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_millis(50);
+
+/// Runs a service on a thread of its own, for a test that listens meanwhile.
+fn serve(builder: Builder, main: impl AsyncFnOnce(&TaskGroup) + Send + 'static) -> impl FnOnce() {
+    let runtime = builder.hold_limit(LIMIT).build().unwrap();
+    let tasks = runtime.tasks().clone();
+    let thread = std::thread::spawn(move || {
+        let report = runtime.run(async |tasks| {
+            main(&tasks).await;
+            in_time(tasks.draining()).await;
+        });
+        assert_eq!(report.reason.to_string(), "enough");
+    });
+    move || {
+        tasks.stop("enough");
+        thread.join().unwrap();
+    }
+}
+
+/// A task that holds its thread until the gate opens.
+#[track_caller]
+fn hold(tasks: &TaskGroup, name: &str, gate: &Gate) {
+    let gate = gate.clone();
+    drop(tasks.spawn(name, async move { gate.wait() }));
+}
+
+#[test]
+fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() {
+    alone(|| {
+        let (heard, gate) = (Heard::begin(), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet(), async move |tasks| {
+            hold(&tasks.group("http"), "busy", &held);
+        });
+        let (told, seen) = heard.next();
+        let worker = if cfg!(tokio_unstable) {
+            " worker=N"
+        } else {
+            ""
+        };
+        let told = told.replace(worker, "");
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: task holds its thread for Ns in one poll: nothing else runs there group="http" task="busy" id=N spawned=tests/it/held.rs:N:N thread="headcount-work" tid=N held_seconds=N"#);
+        assert!(seen.starts_with("\"waiting on futex 0x"), "{seen}");
+        gate.open();
+        let (told, _) = heard.next();
+        insta::assert_snapshot!(told, @r#"INFO headcount::worker: task came back after Ns group="http" task="busy" id=N thread="headcount-work" tid=N held_seconds=N"#);
+        end();
+        assert_eq!(heard.rest(), [""; 0], "once an episode");
+    });
+}
+
+#[test]
+fn that_every_worker_is_stuck_is_said() {
+    alone(|| {
+        let (heard, gate) = (Heard::begin(), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet(), async move |tasks| {
+            hold(tasks, "first", &held);
+            hold(tasks, "second", &held);
+        });
+        let mut told = [heard.next().0, heard.next().0, heard.next().0];
+        told.sort();
+        assert!(told[1].contains("task=\"first\""), "{told:?}");
+        assert!(told[2].contains("task=\"second\""), "{told:?}");
+        insta::assert_snapshot!(told[0], @"WARN headcount::worker: all 2 workers are stuck: no task runs until one comes back workers=2");
+        gate.open();
+        end();
+    });
+}
+
+#[test]
+fn the_only_thread_of_a_runtime_is_watched_too() {
+    alone(|| {
+        let (heard, gate) = (Heard::begin(), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet().current_thread(), async move |tasks| {
+            hold(tasks, "busy", &held);
+        });
+        let (told, _) = heard.next();
+        assert!(told.contains("task=\"busy\""), "{told}");
+        let (told, _) = heard.next();
+        insta::assert_snapshot!(told, @"WARN headcount::worker: the only worker is stuck: no task runs until one comes back workers=1");
+        gate.open();
+        let (told, _) = heard.next();
+        assert!(told.contains("task came back"), "{told}");
+        end();
+    });
+}
+
+#[test]
+fn main_and_local_tasks_are_watched_too() {
+    alone(|| {
+        let (heard, gates) = (Heard::begin(), [Gate::default(), Gate::default()]);
+        let [first, second] = gates.clone();
+        let end = serve(quiet(), async move |tasks| {
+            first.wait();
+            let local = tokio::task::LocalSet::new();
+            let held = local.run_until(async {
+                let task = tasks.spawn_local("local", async move { second.wait() });
+                task.await.unwrap();
+            });
+            held.await;
+        });
+        for (gate, name) in gates.iter().zip(["main", "local"]) {
+            let (told, _) = heard.next();
+            assert!(told.contains("WARN"), "{told}");
+            assert!(told.contains(&format!("task=\"{name}\"")), "{told}");
+            gate.open();
+            let (told, _) = heard.next();
+            assert!(told.contains("task came back"), "{told}");
+        }
+        end();
+    });
+}
+
+/// The task that is warned of last has held its worker for less time than the others have worked.
+#[test]
+fn who_works_is_not_warned_of() {
+    alone(|| {
+        let (heard, gate, closure) = (Heard::begin(), Gate::default(), Gate::default());
+        let (held, inside) = (gate.clone(), closure.clone());
+        let polls = Arc::new(AtomicU64::new(0));
+        let over = Arc::new(AtomicBool::new(false));
+        let (counted, ended) = (Arc::clone(&polls), Arc::clone(&over));
+        let end = serve(quiet(), async move |tasks| {
+            drop(tasks.spawn_blocking("reindex", move || inside.wait()));
+            // Always on a thread, never in one poll for long.
+            let (count, over) = (Arc::clone(&counted), Arc::clone(&ended));
+            drop(tasks.spawn("eager", async move {
+                while !over.load(Ordering::Relaxed) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let begun = Instant::now();
+                    while begun.elapsed() < LIMIT / 10 {}
+                    tokio::task::yield_now().await;
+                }
+            }));
+            let begun = Instant::now();
+            until(|| begun.elapsed() > LIMIT * 3).await;
+            hold(tasks, "busy", &held);
+        });
+        let (told, _) = heard.next();
+        assert!(told.contains("task=\"busy\""), "{told}");
+        assert!(polls.load(Ordering::Relaxed) > 1);
+        over.store(true, Ordering::Relaxed);
+        closure.open();
+        gate.open();
+        let (told, _) = heard.next();
+        assert!(told.contains("came back"), "{told}");
+        end();
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+/// Its worker goes on elsewhere.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_task_that_blocks_in_place_holds_no_worker() {
+    alone(|| {
+        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (aside, held) = (gate.clone(), gate.clone());
+        let begun = Gate::default();
+        let inside = begun.clone();
+        let end = serve(quiet(), async move |tasks| {
+            drop(tasks.spawn("polite", async move {
+                tokio::task::block_in_place(|| {
+                    inside.open();
+                    aside.wait();
+                });
+            }));
+            begun.wait();
+            hold(tasks, "busy", &held);
+        });
+        let (told, _) = heard.next();
+        assert!(told.contains("task=\"busy\""), "{told}");
+        gate.open();
+        let (told, _) = heard.next();
+        assert!(told.contains("came back"), "{told}");
+        end();
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+#[test]
+fn nobody_is_watched_without_a_limit() {
+    alone(|| {
+        let runtime = quiet().hold_limit(None).build().unwrap();
+        drop(runtime.tasks().spawn("idler", std::future::pending::<()>()));
+        let dump = runtime.dump();
+        assert_eq!(dump.root.kinds[0].rows[0].last_poll, None);
+    });
+}
