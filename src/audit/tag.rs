@@ -23,14 +23,18 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u32);
 
+/// Every signal, as a thread has them blocked until its start is over (glibc 2.36, `start_thread` in
+/// nptl/pthread_create.c), and as one has them that blocks all.
+const ALL: u32 = (1 << BITS) - 1;
+
 // === impl Tag ===
 
 impl Tag {
     /// A tag that no thread has.
     pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Never 0: that is what untagged threads have.
-        Self(number % ((1 << BITS) - 1) + 1)
+        // Never 0: that is what untagged threads have. Nor all.
+        Self(number % (ALL - 1) + 1)
     }
 
     /// Marks the calling thread, and all that it will start.
@@ -58,9 +62,18 @@ impl Tag {
 
     /// Whether the thread of that number is marked with this.
     pub(crate) fn marks_thread(self, tid: u32) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status"));
-        status.is_ok_and(|status| blocked(&status) == Some(self.0))
+        pattern_of(tid) == Some(self.0)
     }
+}
+
+/// Whether the thread of that number may not have got the mark of its creator yet.
+pub(crate) fn may_be_starting(tid: u32) -> bool {
+    pattern_of(tid) == Some(ALL)
+}
+
+fn pattern_of(tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status"));
+    blocked(&status.ok()?)
 }
 
 /// The pattern in a `status` file.
@@ -69,14 +82,20 @@ fn blocked(status: &str) -> Option<u32> {
         .lines()
         .find_map(|line| line.strip_prefix("SigBlk:"))?;
     let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
-    let pattern = mask >> (FIRST_SIGNAL - 1) & ((1 << BITS) - 1);
+    let pattern = mask >> (FIRST_SIGNAL - 1) & u64::from(ALL);
     u32::try_from(pattern).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Tag;
+    use super::{ALL, Tag, blocked};
     use crate::threads::own_tid;
+
+    #[test]
+    fn a_thread_whose_start_is_not_over_has_all_signals_blocked() {
+        let status = "Name:\tx\nSigBlk:\tfffffffe7ffbfeff\nSigIgn:\t0\n";
+        assert_eq!(blocked(status), Some(ALL));
+    }
 
     #[test]
     fn a_thread_is_marked_by_the_one_that_started_it_and_no_other() {

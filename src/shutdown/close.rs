@@ -20,6 +20,8 @@ use tokio::time::{Instant, timeout_at};
 /// Between two audits.
 const LOOK_FIRST: Duration = Duration::from_micros(500);
 const LOOK_LAST: Duration = Duration::from_millis(50);
+/// How long a thread may take to start, on a machine that is busy.
+const STARTING: Duration = Duration::from_secs(5);
 /// The most threads that are listed.
 const LISTED: usize = 1000;
 
@@ -74,7 +76,8 @@ impl Pipeline {
         let (lingering, rest, children) = loop {
             let (lingering, rest) = self.split(audit::threads(&self.baseline));
             let children = self.children();
-            let done = children.is_empty() && lingering.is_empty();
+            let undecided = rest.iter().any(|thread| self.is_undecided(thread));
+            let done = children.is_empty() && lingering.is_empty() && !undecided;
             if done || Instant::now() >= until {
                 break (lingering, rest, children);
             }
@@ -154,6 +157,13 @@ impl Pipeline {
             None if thread.in_baseline || is_ours(&thread.os.comm) => false,
             None => self.plan.unknown_threads.lingers(thread) && self.rule_of(thread).is_none(),
         }
+    }
+
+    /// Whether a moment later it may be seen to linger.
+    fn is_undecided(&self, thread: &Audited) -> bool {
+        thread.known.is_none()
+            && !thread.in_baseline
+            && self.plan.unknown_threads.is_undecided(thread)
     }
 
     /// The rule that expects a thread that nobody registered. The service's own rules come first: their reasons are
@@ -311,6 +321,18 @@ impl UnknownThreads {
             #[cfg(target_os = "linux")]
             Self::LingerIfTagged(tag) => tag.marks_thread(thread.os.key.tid),
             Self::Expect => false,
+        }
+    }
+
+    /// Whether the thread may be in the middle of its start. One that has been there for long blocks all signals for
+    /// reasons of its own.
+    fn is_undecided(&self, thread: &Audited) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::LingerIfTagged(_) => {
+                thread.age < STARTING && audit::tag::may_be_starting(thread.os.key.tid)
+            }
+            Self::Linger | Self::Expect => false,
         }
     }
 
