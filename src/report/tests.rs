@@ -82,6 +82,7 @@ fn report(ignored: Vec<TaskFinding>, lingering: Vec<TaskFinding>) -> Report {
             tasks: 4,
             ended: 1,
             ignored,
+            panicked: Vec::new(),
         },
         cancel: CancelLayer {
             timing: timing(),
@@ -89,6 +90,7 @@ fn report(ignored: Vec<TaskFinding>, lingering: Vec<TaskFinding>) -> Report {
             untracked: Some(Vec::new()),
             lingering,
             starved: 0,
+            panicked: Vec::new(),
         },
         close: CloseLayer {
             timing: timing(),

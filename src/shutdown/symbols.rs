@@ -15,8 +15,8 @@ use std::sync::mpsc::{Sender, channel};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
-/// The outermost frames: they tell what a thread was started with.
-const ROOT: usize = 32;
+/// The outermost frames: they tell what a thread was started with, and whether a worker has something to do.
+const ROOT: usize = 64;
 
 /// Chains by the first task of a finding.
 pub(super) type Chains = HashMap<TaskId, Vec<Chain>>;
@@ -44,8 +44,8 @@ pub(super) struct Symbols {
 }
 
 type Job = Box<dyn FnOnce() + Send>;
-/// The functions of a thread's stack.
-pub(super) type Functions = (ThreadKey, Vec<String>);
+/// The calls of a thread's stack.
+pub(super) type Calls = (ThreadKey, Vec<String>);
 
 enum Named {
     Stack(usize, Trace),
@@ -96,7 +96,7 @@ impl Symbols {
     }
 
     /// Looks up what those threads were started with. None of them is disturbed.
-    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Functions> {
+    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Calls> {
         let (tell, told) = unbounded_channel();
         self.run(move || {
             let tids: Vec<u32> = threads.iter().map(|key| key.tid).collect();
@@ -106,8 +106,8 @@ impl Symbols {
                 let inner = stack.addresses.len().saturating_sub(ROOT);
                 stack.addresses.drain(..inner);
                 let frames = stack::frames(&stack).into_iter();
-                let functions = frames.map(|frame| frame.function).collect();
-                if tell.send((key, functions)).is_err() {
+                let calls = frames.map(|frame| frame.to_string()).collect();
+                if tell.send((key, calls)).is_err() {
                     return;
                 }
             }
