@@ -11,6 +11,7 @@ use super::{Means, Stack};
 use crate::threads::own_tid;
 use memory::Memory;
 use modules::Modules;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 use walk::Walker;
@@ -33,14 +34,20 @@ struct Reader {
 
 type Outcome = Result<Stack, String>;
 
+/// Whether the names are ready, or somebody makes them so.
+static WARMED: AtomicBool = AtomicBool::new(false);
+
 pub(super) fn prepare() {
     signal::install();
-    // It lists the modules under the loader's lock, once; later look-ups need no lock (backtrace 0.3, `Cache::new`).
-    backtrace::resolve(std::ptr::null_mut(), |_| ());
+    if !WARMED.swap(true, Ordering::SeqCst) {
+        // It lists the modules under the loader's lock, once; later look-ups need no lock (backtrace 0.3, `Cache::new`).
+        backtrace::resolve(std::ptr::null_mut(), |_| ());
+    }
 }
 
 pub(super) fn read(tids: &[u32], means: Means) -> Vec<Outcome> {
-    prepare();
+    // Not the names: they may take a lock.
+    signal::install();
     let none = |why: &str| tids.iter().map(|_| Err(why.to_owned())).collect();
     let Some(mut reader) = turn() else {
         return none("another reading of stacks is under way");

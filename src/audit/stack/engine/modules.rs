@@ -78,6 +78,14 @@ impl Modules {
         self.at(address).is_some()
     }
 
+    #[cfg(test)]
+    pub(super) fn code(&self) -> Vec<Range<u64>> {
+        self.loaded
+            .iter()
+            .map(|loaded| loaded.code.clone())
+            .collect()
+    }
+
     /// Where the function begins that the address is in, as far as its module tells.
     pub(super) fn function(&self, address: u64) -> Option<u64> {
         let (at, header) = self.at(address)?.header.as_ref()?;

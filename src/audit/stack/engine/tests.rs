@@ -1,3 +1,4 @@
+mod alone;
 mod figures;
 mod stress;
 mod threads;
@@ -40,4 +41,27 @@ fn await_call(tid: u32, call: i64) {
 fn functions(stack: &Stack) -> Vec<String> {
     let frames = folded(frames(stack));
     frames.into_iter().map(|frame| frame.function).collect()
+}
+
+/// Runs the test in a process of its own, as that user where this one may. Whether this is that process.
+fn is_alone(test: &str, uid: Option<u32>) -> bool {
+    use std::os::unix::process::CommandExt;
+    const ALONE: &str = "HEADCOUNT_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let this = std::env::current_exe().expect("a process knows its program");
+    let mut run = std::process::Command::new(this);
+    let test = format!("audit::stack::engine::tests::{test}");
+    run.args([&test, "--exact", "--include-ignored", "--nocapture"]);
+    if let Some(uid) = uid.filter(|_| rustix::process::getuid().is_root()) {
+        run.uid(uid).gid(uid);
+    }
+    let output = run.env(ALONE, "1").output().expect("the test program runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{}: {said}{errors}", output.status);
+    assert!(said.contains("1 passed"), "{said}{errors}");
+    false
 }

@@ -281,3 +281,6 @@ impl<'a> Window<'a> {
         places
     }
 }
+
+#[cfg(test)]
+mod tests;

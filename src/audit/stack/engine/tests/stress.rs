@@ -1,19 +1,17 @@
 //! Everything at once, in a process of its own, so that a crash is seen and harms nobody else.
 
-use super::{Means, frames, read, thread};
+use super::{Means, frames, is_alone, read, thread};
 use crate::audit::stack::give_back;
 use crate::threads::own_tid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const CHILD: &str = "HEADCOUNT_STRESS_CHILD";
 const SECONDS: &str = "HEADCOUNT_STRESS_SECONDS";
 const BLOCK: usize = 1009;
 
@@ -23,36 +21,19 @@ static PUMPED: AtomicU64 = AtomicU64::new(0);
 #[test]
 #[ignore = "20 s with all processors busy; HEADCOUNT_STRESS_SECONDS says how many"]
 fn stacks_are_read_under_stress() {
-    let this = std::env::current_exe().expect("a process knows its program");
-    let child = "audit::stack::engine::tests::stress::stressed";
-    let run = Command::new(this)
-        .args([child, "--exact", "--ignored", "--nocapture"])
-        .env(CHILD, "1")
-        .output();
-    let output = run.expect("the test program runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
-    assert!(output.status.success(), "{}: {said}{errors}", output.status);
-    assert!(said.contains("1 passed"), "{said}{errors}");
-}
-
-#[test]
-#[ignore = "what the test above starts; alone it does nothing"]
-fn stressed() {
-    if std::env::var_os(CHILD).is_none() {
+    if !is_alone("stress::stacks_are_read_under_stress", None) {
         return;
     }
     let seconds = std::env::var(SECONDS).map_or(20, |text| text.parse().expect("a number"));
     let roots = roots();
     let mut loads = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..2 {
         loads.push(load(churns));
-        loads.push(load(allocates));
         pump(&mut loads);
     }
-    loads.push(load(pumps_with_tokio));
-    loads.push(load(spins));
+    for work in [allocates, pumps_with_tokio, spins] {
+        loads.push(load(work));
+    }
     for _ in 0..50 {
         thread(std::thread::park);
     }
@@ -67,7 +48,7 @@ fn stressed() {
             Means::Any
         };
         let next = Instant::now() + Duration::from_millis(100);
-        look(means, rounds % 10 == 0, &roots, &mut seen);
+        look(means, rounds % 50 == 0, &roots, &mut seen);
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     STOP.store(true, Ordering::SeqCst);
@@ -251,7 +232,7 @@ fn pumps_with_tokio() {
         .build();
     runtime.expect("a runtime").block_on(async {
         let mut pairs = tokio::task::JoinSet::new();
-        for _ in 0..4 {
+        for _ in 0..2 {
             pairs.spawn(pump_with_tokio());
         }
         pairs.join_all().await;

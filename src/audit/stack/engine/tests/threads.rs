@@ -288,7 +288,7 @@ fn two_hundred_threads_that_come_and_go() {
         .collect();
     begun.wait();
     let mut complete = 0;
-    for means in [Means::Quiet, Means::Any, Means::Quiet, Means::Any] {
+    for means in [Means::Quiet, Means::Any] {
         let tids: Vec<u32> = std::fs::read_dir("/proc/self/task")
             .expect("it can be listed")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -303,4 +303,53 @@ fn two_hundred_threads_that_come_and_go() {
     for (_, churn) in churns {
         churn.join().expect("no panic");
     }
+}
+
+#[test]
+fn a_pool_of_rayon_is_known_by_what_its_threads_were_started_with() {
+    let (tell, told) = channel();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .start_handler(move |_| tell.send(own_tid()).expect("it is waited for"))
+        .build()
+        .expect("threads");
+    let tid = told.recv().expect("it starts");
+    await_call(tid, libc::SYS_futex);
+    let stack = read_one(tid, Means::Quiet).expect("it is read");
+    let frames = frames(&stack);
+    let functions: Vec<String> = frames.into_iter().map(|frame| frame.function).collect();
+    let rule = crate::threads::shipped()
+        .iter()
+        .find(|rule| rule.matches("any", Some(&functions)));
+    let reason = rule.map(crate::threads::ThreadRule::reason);
+    assert_eq!(
+        reason,
+        Some("rayon's global pool has no end"),
+        "{functions:#?}"
+    );
+    drop(pool);
+}
+
+#[test]
+fn a_thread_of_ours_shows_what_it_was_started_with_and_nothing_below() {
+    let (tell, told) = channel();
+    let site = std::panic::Location::caller();
+    let class = crate::threads::ThreadClass::Daemon;
+    let work = move || {
+        tell.send(own_tid()).expect("it is waited for");
+        std::thread::park(); // mark: work
+    };
+    let started = crate::threads::start(0, "ours", class, site, work).expect("a thread");
+    let tid = told.recv().expect("it tells");
+    await_call(tid, libc::SYS_futex);
+    let stack = read_one(tid, Means::Quiet).expect("it is read");
+    let outermost = folded(frames(&stack)).pop().expect("it has frames");
+    let test = "a_thread_of_ours_shows_what_it_was_started_with_and_nothing_below";
+    assert_eq!(outermost.function, format!("{HERE}{test}::{{closure}}"));
+    let marked = include_str!("threads.rs")
+        .lines()
+        .position(|line| line.ends_with("// mark: work"));
+    assert_eq!(outermost.line, marked.map(|line| line as u32 + 1));
+    started.thread().unpark();
+    started.join().expect("no panic");
 }
