@@ -164,9 +164,11 @@ fn roots(functions: &[String]) -> impl Iterator<Item = &str> {
     let begins = functions.iter().rposition(|name| name.contains(BEGINS));
     let inside = &functions[..begins.unwrap_or(functions.len())];
     let outermost = inside.iter().rev().map(|name| unwrapped(name));
+    // What has no name is its module and a number.
+    let says_nothing = |name: &str| name.starts_with('_') || name.contains("+0x");
     let outermost = outermost
         .into_iter()
-        .find(|name| !name.starts_with('_') && !STARTS.iter().any(|start| name.starts_with(start)));
+        .find(|name| !says_nothing(name) && !STARTS.iter().any(|start| name.starts_with(start)));
     let closure = begins.and_then(|at| functions[at].split_once(BEGINS));
     let closure = closure.map(|(_, generics)| unwrapped(generics));
     outermost.into_iter().chain(closure)

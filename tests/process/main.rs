@@ -8,6 +8,8 @@ mod reasons;
 #[cfg(feature = "service")]
 mod service;
 mod signals;
+#[cfg(all(feature = "stacks", debug_assertions))]
+mod stacks;
 mod stuck;
 mod terminal;
 mod text;

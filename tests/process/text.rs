@@ -48,8 +48,8 @@ pub(crate) fn steady_lines(lines: &[String]) -> String {
 pub(crate) fn is_of_stack(line: &str) -> bool {
     let content = line.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = line.chars().count() - content.chars().count();
-    let others = ["(this stack is ", "(no stack: ", "the stack of tid "];
-    let is_cut = content.starts_with("… ") && content.ends_with(" more");
+    let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
+    let is_cut = content.starts_with("… ") && content.contains(" more, ");
     let is_frame = content
         .split_once(' ')
         .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());
@@ -82,8 +82,12 @@ pub(crate) fn steady(line: &str) -> String {
         Some((line, _)) => line,
         None => line,
     };
+    steady_but_locks(&without_lock(line))
+}
+
+/// The same, with what the stack tells of what a thread waits for.
+pub(crate) fn steady_but_locks(line: &str) -> String {
     let line = without_waits(line);
-    let line = without_lock(&line);
     let mut steady = String::new();
     let mut before = "";
     for word in line.split_inclusive(' ') {
@@ -274,8 +278,10 @@ fn lines_of_stacks_are_told_from_others() {
     for line in [
         "│  │     0 recv",
         "│        11 db::read (src/db.rs:112)",
-        "│        … 8 more",
+        "│        … 8 more, down to run (src/db.rs:80)",
+        "│        … 58 more, of the runtime",
         "│  │  └─ 0 recv",
+        "│  │  └─ at libc.so.6+0x101829 ← orders+0x8e2101",
         "   │  ├─ (no stack: it ended)",
         "   │  └─ the stack of tid 17",
     ] {
