@@ -3,6 +3,7 @@
 mod after;
 mod culprits;
 mod dumps;
+mod innocent;
 mod program;
 mod reasons;
 #[cfg(feature = "service")]

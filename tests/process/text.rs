@@ -1,7 +1,7 @@
 //! What differs from run to run in what headcount prints is taken out, so that whole lines can be compared.
 
 /// The programs' own text: a place in them is shown by the mark that its line ends with.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 10] = [
     ("tests/process/scenario.rs", include_str!("scenario.rs")),
     (
         "tests/process/hangs/dependency.rs",
@@ -27,6 +27,14 @@ const SOURCES: [(&str, &str); 8] = [
     (
         "tests/process/hangs/workers.rs",
         include_str!("hangs/workers.rs"),
+    ),
+    (
+        "tests/process/innocent/main.rs",
+        include_str!("innocent/main.rs"),
+    ),
+    (
+        "tests/process/innocent/other_runtime.rs",
+        include_str!("innocent/other_runtime.rs"),
     ),
 ];
 

@@ -14,31 +14,35 @@ use tokio::net::{TcpListener, TcpStream};
 /// Long enough for names in a debug build on a busy machine; what is expected ends the layer before.
 const AMPLE: Duration = Duration::from_secs(30);
 
+/// What is left is left.
+const SHORT: Duration = Duration::from_millis(300);
+
 /// Kept as long as the process, as services do.
 static KEPT: OnceLock<Box<dyn Send + Sync>> = OnceLock::new();
 
 fn main() -> ExitCode {
     let name = std::env::args().nth(1).unwrap_or_default();
     let report = match name.as_str() {
-        "rayon" => run(rayon_pool),
-        "tracing-appender" => run(tracing_appender_worker),
-        "reqwest" => run(reqwest_client),
-        "notify" => run(notify_watcher),
-        "postgres" => run(postgres),
-        "other-runtime" => run(other_runtime::in_a_static),
-        "other-runtime-in-use" => run(other_runtime::at_work),
+        "rayon" => run(AMPLE, rayon_pool),
+        "rayon-in-use" => run(SHORT, rayon_job),
+        "tracing-appender" => run(AMPLE, tracing_appender_worker),
+        "reqwest" => run(AMPLE, reqwest_client),
+        "notify" => run(AMPLE, notify_watcher),
+        "postgres" => run(AMPLE, postgres),
+        "other-runtime" => run(AMPLE, other_runtime::in_a_static),
+        "other-runtime-in-use" => run(SHORT, other_runtime::at_work),
         other => panic!("no program '{other}'"),
     };
     report.report()
 }
 
-fn run(main: impl AsyncFnOnce(TaskGroup)) -> Report {
+fn run(close: Duration, main: impl AsyncFnOnce(TaskGroup)) -> Report {
     let runtime = Runtime::builder()
         .name("innocent")
         .worker_threads(2)
         .drain_budget(AMPLE)
         .cancel_budget(AMPLE)
-        .close_budget(AMPLE)
+        .close_budget(close)
         .build()
         .expect("the system has threads");
     runtime.run(async |tasks| {
@@ -58,6 +62,17 @@ async fn rayon_pool(tasks: TaskGroup) {
         rayon::join(|| (0..1000).sum::<u64>(), || (0..2000).sum::<u64>())
     });
     assert_eq!(sums.await.expect("it ends"), (499_500, 1_999_000));
+}
+
+async fn rayon_job(_tasks: TaskGroup) {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    rayon::spawn(|| resize_images(begun));
+    begins.await.expect("it begins");
+}
+
+fn resize_images(begun: tokio::sync::oneshot::Sender<()>) {
+    begun.send(()).expect("somebody waits");
+    std::thread::sleep(Duration::from_secs(24 * 60 * 60)); // mark: at work in rayon
 }
 
 async fn tracing_appender_worker(_tasks: TaskGroup) {
