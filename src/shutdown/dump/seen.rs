@@ -168,9 +168,10 @@ pub(super) fn tell(
     for at in order {
         let Ok(stack) = &stacks[at] else { continue };
         if !tell(Told::Named(at, Trace::by_name(stack))) {
-            return;
+            break;
         }
     }
+    stack::give_back();
 }
 
 /// Whose names come first, if there is no time for all: those who may be to blame.

@@ -1,6 +1,7 @@
 //! Programs whose stacks tell what nothing else does. A line that a stack must name has a mark at its end.
 
 use super::{hangs_in_close, patient, ready, run, wait_for_ever};
+use headcount::threads::Stop;
 use headcount::{TaskGroup, ThreadKind};
 use std::ffi::c_void;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ pub(super) fn scenario(name: &str) -> Option<ExitCode> {
         "one-mutex" => run(hangs_in_close(), one_mutex),
         "posix-lock-order" => run(hangs_in_close(), posix_lock_order),
         "deep-recursion" => run(hangs_in_close(), deep_recursion),
+        "many-threads" => run(hangs_in_close(), many_threads),
         "rayon-pool" => run(patient(), rayon_pool),
         "in-loader-callback" => run(hangs_in_close(), in_loader_callback),
         "control-wedged-in-loader-callback" => run(super::hangs_everywhere(), async |tasks| {
@@ -137,6 +139,23 @@ async fn deep_recursion(tasks: TaskGroup) {
     tasks.spawn_thread("deep", ThreadKind::Tracked, || {
         std::hint::black_box(deeper(5_000));
     });
+    ready(tasks).await;
+}
+
+/// More than are listed.
+async fn many_threads(tasks: TaskGroup) {
+    const MANY: usize = 1200;
+    let all = Arc::new(Barrier::new(MANY + 1));
+    for _ in 0..MANY {
+        let begun = Arc::clone(&all);
+        let work = move |_: &Stop| {
+            begun.wait();
+            wait_for_ever();
+        };
+        let thread = tasks.thread("pool").daemon().stack_size(64 * 1024);
+        thread.spawn(work).expect("the system has threads");
+    }
+    all.wait();
     ready(tasks).await;
 }
 
