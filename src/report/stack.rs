@@ -44,17 +44,45 @@ fn functions(stack: &[Frame]) -> Vec<String> {
         Some(_) if around < own.len() => &own[..own.len() - around],
         _ => own,
     };
-    let shown = own.iter().take(SHOWN).enumerate();
-    let mut lines: Vec<String> = shown.map(|(at, frame)| format!("{at} {frame}")).collect();
-    let more = stack.len() - lines.len();
-    match &stack[lines.len()..] {
+    let mut lines = Vec::new();
+    let mut next = 0;
+    for at in shown(own) {
+        if at > next {
+            lines.push(format!("… {} more", at - next));
+        }
+        lines.push(format!("{at} {}", stack[at]));
+        next = at + 1;
+    }
+    let more = stack.len() - next;
+    match &stack[next..] {
         [] => {}
         // It takes a line either way.
-        [last] => lines.push(format!("{} {last}", lines.len())),
+        [last] => lines.push(format!("{next} {last}")),
         _ if task.is_some() => lines.push(format!("… {more} more, of the runtime")),
         [.., last] => lines.push(format!("… {more} more, down to {last}")),
     }
     lines
+}
+
+/// The innermost frames; and where they are all of libraries, those of the program that called them.
+fn shown(own: &[Frame]) -> Vec<usize> {
+    let first = own.len().min(SHOWN);
+    let outside = (first..own.len()).any(|at| is_of_program(&own[at]));
+    if !outside || own[..first].iter().any(is_of_program) {
+        return (0..first).collect();
+    }
+    let program = (first..own.len()).filter(|at| is_of_program(&own[*at]));
+    let half = SHOWN / 2;
+    (0..half).chain(program.take(half)).collect()
+}
+
+/// Neither of the standard library nor of a package with a version.
+fn is_of_program(frame: &Frame) -> bool {
+    let package = frame.file.as_deref().and_then(|file| file.split_once('/'));
+    let version = package.and_then(|(name, _)| name.rsplit_once('-'));
+    let has_version =
+        version.is_some_and(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
+    !is_library(frame) && !has_version
 }
 
 /// As addr2line(1) takes them.

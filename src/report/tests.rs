@@ -162,6 +162,42 @@ fn a_deep_stack_is_cut_and_ends_with_where_it_began() {
     assert_eq!(below, "\n      0 f0 (src/db.rs:0)");
 }
 
+/// A task that blocks in a library is deep in it.
+#[test]
+fn of_a_deep_stack_of_libraries_what_the_program_called_is_shown() {
+    let of = |file: &str, line| Frame {
+        file: Some(file.to_owned()),
+        ..frame(&format!("f{line}"), line)
+    };
+    let mut stack: Vec<_> = (0..20)
+        .map(|at| of("tokio-1.54.1/src/park.rs", at))
+        .collect();
+    let libraries = shown(&stack);
+    assert_eq!(libraries[11], "11 f11 (tokio-1.54.1/src/park.rs:11)");
+    assert_eq!(
+        libraries[12],
+        "… 8 more, down to f19 (tokio-1.54.1/src/park.rs:19)"
+    );
+    stack.push(frame("orders::bridge", 20));
+    stack.push(of("hyper-1.2.0/src/server.rs", 21));
+    stack.push(frame("orders::serve", 22));
+    stack.push(of("tokio-1.54.1/src/worker.rs", 23));
+    stack.push(of("tokio-1.54.1/src/worker.rs", 24));
+    let program = shown(&stack);
+    assert_eq!(program[5], "5 f5 (tokio-1.54.1/src/park.rs:5)");
+    let rest = [
+        "… 14 more",
+        "20 orders::bridge (src/db.rs:20)",
+        "… 1 more",
+        "22 orders::serve (src/db.rs:22)",
+        "… 2 more, down to f24 (tokio-1.54.1/src/worker.rs:24)",
+    ];
+    assert_eq!(program[6..], rest);
+    // One of the program's own is near enough.
+    stack.insert(3, frame("orders::hook", 3));
+    assert_eq!(shown(&stack).len(), 13);
+}
+
 #[test]
 fn addresses_are_one_line() {
     let address = |at: usize| Frame {

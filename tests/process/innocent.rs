@@ -2,46 +2,75 @@
 //!
 //! Which threads are expected is told by their names, or by their stacks: those need the feature `stacks`.
 
-use crate::program::{Program, example};
+use crate::program::{Ended, Program, example};
+#[cfg(feature = "stacks")]
 use crate::text::marked;
 use rustix::process::Signal;
 
-/// Its report after SIGTERM, steady. How many threads a library has depends on the machine.
+/// Starts it, stops it, and has its end.
 #[track_caller]
-fn report(program: &str, arguments: &[&str], code: i32) -> String {
-    let mut program = Program::start(example(program, arguments));
+fn stopped(program: &str, name: &[&str], code: i32) -> Ended {
+    let mut command = example(program, name);
+    command.env("RAYON_NUM_THREADS", "2");
+    let mut program = Program::start(command);
     assert_eq!(program.line(), "ready");
     let ended = program.stop(Signal::TERM);
     ended.assert_code(code);
-    let text = ended.report();
-    let words = text.split_inclusive(' ').map(|word| {
-        let is_number = word.trim_end().parse::<u32>().is_ok();
-        if is_number { "N " } else { word }
-    });
-    words.collect()
+    ended
+}
+
+/// The report of one that stops well.
+#[track_caller]
+fn report(name: &str) -> String {
+    stopped("innocent", &[name], 0).report()
+}
+
+/// How many threads jemalloc has, and how many of the blocking pool there were, depends on the machine.
+fn threads(ended: &Ended) -> String {
+    let report = ended.report();
+    let number = |word: &str| {
+        let bare = word.trim_start_matches('(');
+        let rest = bare.trim_start_matches(|c: char| c.is_ascii_digit());
+        let is_count = rest == " " && (bare.len() < word.len() || bare.len() > rest.len());
+        if is_count {
+            word.replace(bare, "N ")
+        } else {
+            word.to_owned()
+        }
+    };
+    report.split_inclusive(' ').map(number).collect()
+}
+
+/// Function, file and line of the mark stand together in the report.
+#[cfg(feature = "stacks")]
+#[track_caller]
+fn assert_leads_to(ended: &Ended, mark: &str) {
+    let (function, place) = marked(mark);
+    let leads = |line: &String| line.contains(&function) && line.contains(&place);
+    assert!(ended.stderr.iter().any(leads), "{ended:#?}");
 }
 
 #[cfg(feature = "stacks")]
 #[test]
 fn the_global_pool_of_rayon() {
-    insta::assert_snapshot!(report("innocent", &["rayon"], 0), @r"
+    insta::assert_snapshot!(report("rayon"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  the only task ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (3 ended)
-    │  └─ · N threads expected: rayon's global pool has no end
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (3 ended)
+    │  └─ · 2 threads expected: rayon's global pool has no end
     └─ clean  total T
     ");
 }
 
 #[test]
 fn the_worker_of_tracing_appender() {
-    insta::assert_snapshot!(report("innocent", &["tracing-appender"], 0), @r"
+    insta::assert_snapshot!(report("tracing-appender"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  the only task ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (2 ended)
-    │  └─ · N thread expected: tracing-appender's worker ends with its guard
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (2 ended)
+    │  └─ · 1 thread expected: tracing-appender's worker ends with its guard
     └─ clean  total T
     ");
 }
@@ -50,13 +79,13 @@ fn the_worker_of_tracing_appender() {
 #[cfg(feature = "stacks")]
 #[test]
 fn the_blocking_client_of_reqwest() {
-    insta::assert_snapshot!(report("innocent", &["reqwest"], 0), @r"
+    insta::assert_snapshot!(report("reqwest"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  the only task ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (3 ended)
-    │  ├─ · N thread expected: reqwest's blocking client keeps its runtime until it is dropped
-    │  └─ · N thread expected: idle, of a tokio runtime that is not headcount's
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (3 ended)
+    │  ├─ · 1 thread expected: reqwest's blocking client keeps its runtime until it is dropped
+    │  └─ · 1 thread expected: idle, of a tokio runtime that is not headcount's
     ├─ tasks of other tokio runtimes: not observed (1 thread is named like theirs)
     └─ clean  total T
     ");
@@ -64,23 +93,23 @@ fn the_blocking_client_of_reqwest() {
 
 #[test]
 fn a_watcher_of_notify() {
-    insta::assert_snapshot!(report("innocent", &["notify"], 0), @r"
+    insta::assert_snapshot!(report("notify"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  the only task ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (2 ended)
-    │  └─ · N thread expected: notify watches until its watcher is dropped
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (2 ended)
+    │  └─ · 1 thread expected: notify watches until its watcher is dropped
     └─ clean  total T
     ");
 }
 
 #[test]
 fn the_background_threads_of_jemalloc() {
-    insta::assert_snapshot!(report("innocent_jemalloc", &[], 0), @r"
+    insta::assert_snapshot!(threads(&stopped("innocent_jemalloc", &[], 0)), @r"
     headcount innocent: stopping (SIGTERM)
     ├─ N drain  T of 5s  the only task ended
     ├─ N cancel  T of 2s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (5 ended)
+    ├─ N close  T of 30s  no thread lingers (N ended)
     │  └─ · N threads expected: jemalloc's background threads have no end
     └─ clean  total T
     ");
@@ -88,11 +117,11 @@ fn the_background_threads_of_jemalloc() {
 
 #[test]
 fn a_connection_of_tokio_postgres() {
-    insta::assert_snapshot!(report("innocent", &["postgres"], 0), @r"
+    insta::assert_snapshot!(report("postgres"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  all N tasks ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (2 ended)
+    ├─ 1 drain  T of 30s  all 4 tasks ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (2 ended)
     └─ clean  total T
     ");
 }
@@ -100,12 +129,12 @@ fn a_connection_of_tokio_postgres() {
 #[cfg(feature = "stacks")]
 #[test]
 fn the_runtime_of_a_library_that_has_nothing_to_do() {
-    insta::assert_snapshot!(report("innocent", &["other-runtime"], 0), @r"
+    insta::assert_snapshot!(report("other-runtime"), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 30s  the only task ended
-    ├─ N cancel  T of 30s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (2 ended)
-    │  └─ · N threads expected: idle, of a tokio runtime that is not headcount's
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (2 ended)
+    │  └─ · 3 threads expected: idle, of a tokio runtime that is not headcount's
     ├─ tasks of other tokio runtimes: not observed (3 threads are named like theirs)
     └─ clean  total T
     ");
@@ -115,13 +144,8 @@ fn the_runtime_of_a_library_that_has_nothing_to_do() {
 #[cfg(feature = "stacks")]
 #[test]
 fn the_runtime_of_a_library_that_is_at_work_is_no_innocent() {
-    let mut program = Program::start(example("innocent", &["other-runtime-in-use"]));
-    assert_eq!(program.line(), "ready");
-    let ended = program.stop(Signal::TERM);
-    ended.assert_code(3);
-    let (function, place) = marked("at work in another runtime");
-    let leads = |line: &String| line.contains(&function) && line.contains(&place);
-    assert!(ended.stderr.iter().any(leads), "{ended:#?}");
+    let ended = stopped("innocent", &["other-runtime-in-use"], 3);
+    assert_leads_to(&ended, "at work in another runtime");
     insta::assert_snapshot!(ended.report(), @r#"
     headcount innocent: stopping (SIGTERM)
     ├─ 1 drain  T of 30s  the only task ended
@@ -138,13 +162,8 @@ fn the_runtime_of_a_library_that_is_at_work_is_no_innocent() {
 #[cfg(feature = "stacks")]
 #[test]
 fn a_job_of_rayon_that_does_not_end_is_no_innocent() {
-    let mut program = Program::start(example("innocent", &["rayon-in-use"]));
-    assert_eq!(program.line(), "ready");
-    let ended = program.stop(Signal::TERM);
-    ended.assert_code(3);
-    let (function, place) = marked("at work in rayon");
-    let leads = |line: &String| line.contains(&function) && line.contains(&place);
-    assert!(ended.stderr.iter().any(leads), "{ended:#?}");
+    let ended = stopped("innocent", &["rayon-in-use"], 3);
+    assert_leads_to(&ended, "at work in rayon");
     insta::assert_snapshot!(ended.report(), @r#"
     headcount innocent: stopping (SIGTERM)
     ├─ 1 drain  T of 30s  the only task ended
