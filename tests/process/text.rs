@@ -57,7 +57,8 @@ pub(crate) fn is_of_stack(line: &str) -> bool {
     let content = line.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = line.chars().count() - content.chars().count();
     let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
-    let is_cut = content.starts_with("… ") && content.contains(" more, ");
+    let more = content.strip_prefix("… ").map(without_digits);
+    let is_cut = more.is_some_and(|more| more.starts_with(" more"));
     let is_frame = content
         .split_once(' ')
         .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());
@@ -152,6 +153,11 @@ fn address(word: &str) -> Option<String> {
         "A{}",
         rest.trim_start_matches(|c: char| c.is_ascii_hexdigit())
     ))
+}
+
+/// What comes after the digits at the beginning.
+pub(crate) fn without_digits(text: &str) -> &str {
+    text.trim_start_matches(|c: char| c.is_ascii_digit())
 }
 
 /// Digits at the beginning become `N`.
@@ -288,6 +294,7 @@ fn lines_of_stacks_are_told_from_others() {
         "│        11 db::read (src/db.rs:112)",
         "│        … 8 more, down to run (src/db.rs:80)",
         "│        … 58 more, of the runtime",
+        "│        … 58 more",
         "│  │  └─ 0 recv",
         "│  │  └─ at libc.so.6+0x101829 ← orders+0x8e2101",
         "   │  ├─ (no stack: it ended)",

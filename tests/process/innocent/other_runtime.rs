@@ -16,7 +16,6 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// The call of the library, which waits for a task of its own runtime, and for a file that this reads.
 async fn settings() -> String {
     let read = async { tokio::fs::read_to_string("/proc/self/comm").await };
-    #[expect(clippy::disallowed_methods, reason = "it is a library")]
     let read = RUNTIME.spawn(read);
     let text = read.await.expect("it does not panic");
     text.expect("every process has a name")
@@ -30,7 +29,6 @@ pub(crate) async fn in_a_static(_tasks: TaskGroup) {
 /// A task of its runtime holds a worker when the service stops.
 pub(crate) async fn at_work(_tasks: TaskGroup) {
     let (begun, begins) = tokio::sync::oneshot::channel();
-    #[expect(clippy::disallowed_methods, reason = "it is a library")]
     RUNTIME.spawn(refresh(begun));
     begins.await.expect("it begins");
 }
