@@ -5,6 +5,7 @@
 use crate::program::{Ended, Program, example};
 #[cfg(feature = "stacks")]
 use crate::text::marked;
+use crate::text::without_digits;
 use rustix::process::Signal;
 
 /// Starts it, stops it, and has its end.
@@ -26,19 +27,16 @@ fn report(name: &str) -> String {
 }
 
 /// How many threads jemalloc has, and how many of the blocking pool there were, depends on the machine.
-fn threads(ended: &Ended) -> String {
-    let report = ended.report();
-    let number = |word: &str| {
-        let bare = word.trim_start_matches('(');
-        let rest = bare.trim_start_matches(|c: char| c.is_ascii_digit());
-        let is_count = rest == " " && (bare.len() < word.len() || bare.len() > rest.len());
-        if is_count {
-            word.replace(bare, "N ")
-        } else {
-            word.to_owned()
-        }
-    };
-    report.split_inclusive(' ').map(number).collect()
+fn without_counts(ended: &Ended) -> String {
+    ["(", "· "].iter().fold(ended.report(), |text, before| {
+        let mut parts = text.split(before);
+        let first = parts.next().unwrap_or_default().to_owned();
+        let rest = parts.map(|part| match without_digits(part) {
+            rest if rest.len() < part.len() => format!("{before}N{rest}"),
+            _ => format!("{before}{part}"),
+        });
+        first + &rest.collect::<String>()
+    })
 }
 
 /// Function, file and line of the mark stand together in the report.
@@ -105,11 +103,11 @@ fn a_watcher_of_notify() {
 
 #[test]
 fn the_background_threads_of_jemalloc() {
-    insta::assert_snapshot!(threads(&stopped("innocent_jemalloc", &[], 0)), @r"
+    insta::assert_snapshot!(without_counts(&stopped("innocent_jemalloc", &[], 0)), @r"
     headcount innocent: stopping (SIGTERM)
-    ├─ N drain  T of 5s  the only task ended
-    ├─ N cancel  T of 2s  nothing to cancel
-    ├─ N close  T of 30s  no thread lingers (N ended)
+    ├─ 1 drain  T of 5s  the only task ended
+    ├─ 2 cancel  T of 2s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (N ended)
     │  └─ · N threads expected: jemalloc's background threads have no end
     └─ clean  total T
     ");
