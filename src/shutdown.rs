@@ -246,7 +246,7 @@ impl Control {
             panics: Panics::default(),
             children: HashSet::new(),
             symbols: Symbols::new(root.number),
-            functions: HashMap::new(),
+            calls: HashMap::new(),
         };
         let site = Location::caller();
         threads::start(

@@ -4,6 +4,7 @@
 //! the name of the one that started it. What nobody registered is `unknown`; `audit` finds those.
 
 mod expected;
+mod idle;
 mod known;
 mod stop;
 

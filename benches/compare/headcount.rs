@@ -47,6 +47,17 @@ pub(crate) fn three_layers(tasks: usize) -> Option<Duration> {
     Some(report.total)
 }
 
+/// Takes a dump of the process each time it is called.
+pub(crate) fn dumps() -> impl Fn() {
+    let runtime = runtime(2);
+    let dumper = runtime.dumper();
+    move || {
+        // The runtime lives as long as its dumps are taken.
+        let _runtime = &runtime;
+        drop(std::hint::black_box(dumper.dump().to_text()));
+    }
+}
+
 fn runtime(workers: usize) -> headcount::Runtime {
     headcount::Runtime::builder()
         .worker_threads(workers)

@@ -1,7 +1,8 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `hooks`, `memory`, `cancel`, `list`, `shutdown`, `churn`; without any, all run.
+//! one of `spawn`, `hooks`, `memory`, `cancel`, `list`, `shutdown`, `churn`, `stacks`; without any, all
+//! run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -21,6 +22,7 @@ mod peers;
 mod rounds;
 mod shutdown;
 mod spawn;
+mod stacks;
 mod table;
 
 use harness::Scale;
@@ -30,7 +32,7 @@ use table::Section;
 type Measure = fn(&Scale) -> Vec<Section>;
 
 /// The measures by the names that select them.
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: [(&str, Measure); 8] = [
     ("spawn", spawn::measure),
     ("hooks", hooks::measure),
     ("memory", memory::measure),
@@ -38,6 +40,7 @@ const MEASURES: [(&str, Measure); 7] = [
     ("list", list::measure),
     ("shutdown", shutdown::measure),
     ("churn", churn::measure),
+    ("stacks", stacks::measure),
 ];
 
 struct Arguments {

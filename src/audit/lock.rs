@@ -41,8 +41,8 @@ impl Lock {
         frames.iter().take(LOOKED_AT).find_map(Self::of_frame)
     }
 
-    /// By the file, because an optimised program names inlined functions without their paths; by the name where there
-    /// is no file, as in glibc.
+    /// By the file, because an optimised program names inlined functions without their paths; by the name where the
+    /// file does not tell, as in glibc.
     fn of_frame(frame: &Frame) -> Option<Self> {
         const FILES: [(&str, Lock); 9] = [
             ("sys/sync/mutex/futex.rs", Lock::Mutex),
@@ -68,14 +68,14 @@ impl Lock {
             ("std::sys::sync::condvar::", Lock::Condition),
             ("std::sys::sync::thread_parking::", Lock::Park),
         ];
-        let found = if let Some(file) = frame.file.as_deref() {
-            let is_parking_lot = file.starts_with("parking_lot-");
-            let mut files = FILES.into_iter();
-            files.find(|(end, _)| file.ends_with(end) && (end.starts_with("sys") || is_parking_lot))
-        } else {
-            let name = frame.function.trim_start_matches(['_', '<']);
-            NAMES.into_iter().find(|(start, _)| name.starts_with(start))
-        };
+        let file = frame.file.as_deref().unwrap_or_default();
+        let is_parking_lot = file.starts_with("parking_lot-");
+        let of_file = FILES
+            .into_iter()
+            .find(|(end, _)| file.ends_with(end) && (end.starts_with("sys") || is_parking_lot));
+        let name = frame.function.trim_start_matches(['_', '<']);
+        let of_name = || NAMES.into_iter().find(|(start, _)| name.starts_with(start));
+        let found = of_file.or_else(of_name);
         found.map(|(_, lock)| lock)
     }
 

@@ -20,8 +20,8 @@ pub(crate) struct Trace {
     pub(crate) none: Option<String>,
     /// What it waits for, if it is on a futex.
     pub(crate) lock: Option<Lock>,
-    /// The functions, those of the standard library among them; none when it has no names.
-    pub(crate) functions: Vec<String>,
+    /// The calls, those of the standard library among them; none when it has no names.
+    pub(crate) calls: Vec<String>,
 }
 
 // === impl Trace ===
@@ -51,7 +51,7 @@ impl Trace {
             note: note(stack, true),
             none: None,
             lock: Lock::of(&frames),
-            functions: frames.iter().map(|frame| frame.function.clone()).collect(),
+            calls: frames.iter().map(ToString::to_string).collect(),
             frames: bounded(stack::folded(frames)),
         }
     }

@@ -82,6 +82,7 @@ fn report(ignored: Vec<TaskFinding>, lingering: Vec<TaskFinding>) -> Report {
             tasks: 4,
             ended: 1,
             ignored,
+            panicked: Vec::new(),
         },
         cancel: CancelLayer {
             timing: timing(),
@@ -89,6 +90,7 @@ fn report(ignored: Vec<TaskFinding>, lingering: Vec<TaskFinding>) -> Report {
             untracked: Some(Vec::new()),
             lingering,
             starved: 0,
+            panicked: Vec::new(),
         },
         close: CloseLayer {
             timing: timing(),
@@ -143,25 +145,98 @@ fn a_stack_is_shown_once_where_its_thread_is_named_last() {
     "#);
 }
 
+fn shown(stack: &[Frame]) -> Vec<String> {
+    super::stack::lines(stack, None, None)
+}
+
 #[test]
-fn a_deep_stack_is_cut_between_where_it_is_and_where_it_began() {
-    let shown = |frames| super::stack::lines(&deep(frames), None, None);
-    assert_eq!(shown(12).len(), 12);
-    let cut = shown(100);
+fn a_deep_stack_is_cut_and_ends_with_where_it_began() {
+    assert_eq!(shown(&deep(12)).len(), 12);
+    let one_more = shown(&deep(13));
+    assert_eq!(one_more[12], "12 f12 (src/db.rs:12)");
+    let cut = shown(&deep(100));
     assert_eq!(cut.len(), 13);
+    assert_eq!(cut[11], "11 f11 (src/db.rs:11)");
+    assert_eq!(cut[12], "… 88 more, down to f99 (src/db.rs:99)");
+    let below = super::stack::below(&deep(1), None, None);
+    assert_eq!(below, "\n      0 f0 (src/db.rs:0)");
+}
+
+/// A task that blocks in a library is deep in it.
+#[test]
+fn of_a_deep_stack_of_libraries_what_the_program_called_is_shown() {
+    let of = |file: &str, line| Frame {
+        file: Some(file.to_owned()),
+        ..frame(&format!("f{line}"), line)
+    };
+    let mut stack: Vec<_> = (0..20)
+        .map(|at| of("tokio-1.54.1/src/park.rs", at))
+        .collect();
+    let libraries = shown(&stack);
+    assert_eq!(libraries[11], "11 f11 (tokio-1.54.1/src/park.rs:11)");
     assert_eq!(
-        cut[9..],
-        [
-            "9 f9 (src/db.rs:9)",
-            "… 88 more",
-            "98 f98 (src/db.rs:98)",
-            "99 f99 (src/db.rs:99)",
-        ]
+        libraries[12],
+        "… 8 more, down to f19 (tokio-1.54.1/src/park.rs:19)"
     );
-    assert_eq!(
-        super::stack::below(&deep(1), None, None),
-        "\n      0 f0 (src/db.rs:0)"
-    );
+    stack.push(frame("orders::bridge", 20));
+    stack.push(of("hyper-1.2.0/src/server.rs", 21));
+    stack.push(frame("orders::serve", 22));
+    stack.push(of("tokio-1.54.1/src/worker.rs", 23));
+    stack.push(of("tokio-1.54.1/src/worker.rs", 24));
+    let program = shown(&stack);
+    assert_eq!(program[5], "5 f5 (tokio-1.54.1/src/park.rs:5)");
+    let rest = [
+        "… 14 more",
+        "20 orders::bridge (src/db.rs:20)",
+        "… 1 more",
+        "22 orders::serve (src/db.rs:22)",
+        "… 2 more, down to f24 (tokio-1.54.1/src/worker.rs:24)",
+    ];
+    assert_eq!(program[6..], rest);
+    // One of the program's own is near enough.
+    stack.insert(3, frame("orders::hook", 3));
+    assert_eq!(shown(&stack).len(), 13);
+}
+
+#[test]
+fn addresses_are_one_line() {
+    let address = |at: usize| Frame {
+        function: format!("{at:#x}"),
+        file: (at > 16).then(|| format!("orders+{:#x}", at - 16)),
+        line: None,
+    };
+    let stack: Vec<_> = (16..50).map(address).collect();
+    let [line] = &*shown(&stack) else { panic!() };
+    assert!(line.starts_with("at 0x10 ← orders+0x1 ← "), "{line}");
+    assert!(line.ends_with(" ← orders+0x1f ← 2 more"), "{line}");
+}
+
+#[test]
+fn what_is_around_every_wait_and_every_task_is_left_out() {
+    let at = |function: &str, file: Option<&str>| Frame {
+        function: function.to_owned(),
+        file: file.map(str::to_owned),
+        line: file.map(|_| 1),
+    };
+    let mut stack = vec![
+        at("syscall", None),
+        at("futex_wait", Some("std/src/sys/pal/unix/futex.rs")),
+        at("std::thread::park", Some("std/src/thread/functions.rs")),
+        at("orders::wait", Some("src/db.rs")),
+        at("call_once", Some("core/src/ops/function.rs")),
+    ];
+    assert_eq!(shown(&stack[..3]).len(), 3, "it is all there is");
+    let own = [
+        "0 std::thread::park (std/src/thread/functions.rs:1)",
+        "1 orders::wait (src/db.rs:1)",
+        "2 call_once (core/src/ops/function.rs:1)",
+    ];
+    assert_eq!(shown(&stack), own);
+    stack.push(at("poll", Some("src/registry/tracked.rs")));
+    stack.push(at("run", Some("tokio-1.54.1/src/worker.rs")));
+    assert_eq!(shown(&stack)[..2], own[..2]);
+    assert_eq!(shown(&stack)[2..], ["… 3 more, of the runtime"]);
+    assert_eq!(shown(&stack[3..])[0], "0 orders::wait (src/db.rs:1)");
 }
 
 #[test]

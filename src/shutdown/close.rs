@@ -84,7 +84,7 @@ impl Pipeline {
             roots.ask(&lingering, &mut self.symbols);
             let pause_now = pause.min(layer.left());
             let found = self.guarded(&mut layer, roots.wait(pause_now)).await;
-            self.functions.extend(found.into_iter().flatten());
+            self.calls.extend(found.into_iter().flatten());
             pause = (pause * 2).min(LOOK_LAST);
         };
         drop(last_resort);
@@ -116,9 +116,8 @@ impl Pipeline {
             .filter(|thread| thread.known.is_none())
         {
             let trace = traces.get(&thread.os.key.tid);
-            if let Some(trace) = trace.filter(|trace| !trace.functions.is_empty()) {
-                let functions = trace.functions.clone();
-                self.functions.insert(thread.os.key, functions);
+            if let Some(trace) = trace.filter(|trace| !trace.calls.is_empty()) {
+                self.calls.insert(thread.os.key, trace.calls.clone());
             }
         }
         let (lingering, excused) = self.split(std::mem::take(&mut left.lingering));
@@ -170,8 +169,8 @@ impl Pipeline {
     /// the better known ones.
     fn rule_of(&self, thread: &Audited) -> Option<&ThreadRule> {
         let mut rules = self.plan.expected.iter().chain(threads::shipped());
-        let functions = self.functions.get(&thread.os.key);
-        rules.find(|rule| rule.matches(&thread.os.comm, functions.map(Vec::as_slice)))
+        let calls = self.calls.get(&thread.os.key);
+        rules.find(|rule| rule.matches(&thread.os.comm, calls.map(Vec::as_slice)))
     }
 
     /// Those that would linger if no rule expected them, in the order of the first of each.

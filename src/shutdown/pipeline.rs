@@ -53,7 +53,7 @@ pub(super) struct Pipeline {
     pub(super) children: HashSet<u32>,
     pub(super) symbols: Symbols,
     /// Those of the stacks of unknown threads, as far as they were looked up.
-    pub(super) functions: HashMap<ThreadKey, Vec<String>>,
+    pub(super) calls: HashMap<ThreadKey, Vec<String>>,
 }
 
 /// What was there when the shutdown began.

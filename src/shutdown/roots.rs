@@ -1,6 +1,6 @@
 //! What unknown threads were started with: rules go by it, and nobody waits for a thread that a rule expects.
 
-use super::symbols::{Functions, Symbols};
+use super::symbols::{Calls, Symbols};
 use crate::audit::{Audited, ThreadKey};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 pub(super) struct Roots {
     begun: Instant,
     asked: HashSet<ThreadKey>,
-    coming: Option<UnboundedReceiver<Functions>>,
+    coming: Option<UnboundedReceiver<Calls>>,
 }
 
 // === impl Roots ===
@@ -46,7 +46,7 @@ impl Roots {
     }
 
     /// Waits so long, or until something was found.
-    pub(super) async fn wait(&mut self, pause: Duration) -> Vec<Functions> {
+    pub(super) async fn wait(&mut self, pause: Duration) -> Vec<Calls> {
         let Some(coming) = &mut self.coming else {
             sleep(pause).await;
             return Vec::new();

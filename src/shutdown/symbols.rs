@@ -15,8 +15,8 @@ use std::sync::mpsc::{Sender, channel};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
-/// The outermost frames: they tell what a thread was started with.
-const ROOT: usize = 32;
+/// The outermost frames: they tell what a thread was started with, and whether a worker has something to do.
+const ROOT: usize = 64;
 
 /// Chains by the first task of a finding.
 pub(super) type Chains = HashMap<TaskId, Vec<Chain>>;
@@ -44,8 +44,8 @@ pub(super) struct Symbols {
 }
 
 type Job = Box<dyn FnOnce() + Send>;
-/// The functions of a thread's stack.
-pub(super) type Functions = (ThreadKey, Vec<String>);
+/// The calls of a thread's stack.
+pub(super) type Calls = (ThreadKey, Vec<String>);
 
 enum Named {
     Stack(usize, Trace),
@@ -96,7 +96,7 @@ impl Symbols {
     }
 
     /// Looks up what those threads were started with. None of them is disturbed.
-    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Functions> {
+    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Calls> {
         let (tell, told) = unbounded_channel();
         self.run(move || {
             let tids: Vec<u32> = threads.iter().map(|key| key.tid).collect();
@@ -106,8 +106,8 @@ impl Symbols {
                 let inner = stack.addresses.len().saturating_sub(ROOT);
                 stack.addresses.drain(..inner);
                 let frames = stack::frames(&stack).into_iter();
-                let functions = frames.map(|frame| frame.function).collect();
-                if tell.send((key, functions)).is_err() {
+                let calls = frames.map(|frame| frame.to_string()).collect();
+                if tell.send((key, calls)).is_err() {
                     return;
                 }
             }
@@ -129,9 +129,57 @@ impl Symbols {
 
 fn start(root: u64) -> Option<Sender<Job>> {
     let (jobs, to_do) = channel::<Job>();
-    let work = move || to_do.into_iter().for_each(|job| job());
+    let work = move || {
+        to_do.into_iter().for_each(|job| job());
+        stack::give_back();
+    };
     let site = Location::caller();
     let class = ThreadClass::Control;
     let started = threads::start(root, "headcount-symbols", class, site, work);
     started.is_ok().then_some(jobs)
+}
+
+#[cfg(all(test, feature = "stacks", target_os = "linux"))]
+mod tests {
+    use super::{Instant, Nameless, Symbols, stack};
+    use crate::threads;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// The stack of a thread that waits for `held`.
+    fn waiting(held: std::sync::mpsc::Receiver<()>) -> stack::Stack {
+        let (tell, told) = channel();
+        let thread = std::thread::Builder::new().spawn(move || {
+            tell.send(threads::own_tid()).expect("the test waits");
+            // Until the test is over.
+            held.recv().ok();
+        });
+        thread.expect("a thread");
+        let tid = told.recv().expect("it begins");
+        let mut stacks = stack::read(&[tid], stack::Means::Any);
+        stacks.remove(0).expect("it is readable")
+    }
+
+    #[tokio::test]
+    async fn who_looks_for_names_for_ever_holds_up_nobody_and_others_are_named_afterwards() {
+        let (_hold, held) = channel();
+        let stack = waiting(held);
+        let nameless = || Nameless {
+            stacks: vec![stack.clone()],
+            ..Nameless::default()
+        };
+        let mut symbols = Symbols::new(0);
+        let (release, stuck) = channel::<()>();
+        symbols.run(move || drop(stuck.recv()));
+        let late = symbols.name(nameless(), Instant::now()).await;
+        assert_eq!((late.stacks.len(), late.awaits.len()), (0, 0));
+        drop(release);
+        let soon = Instant::now() + Duration::from_secs(60);
+        let named = symbols.name(nameless(), soon).await;
+        let trace = &named.stacks[&0];
+        assert!(
+            !trace.frames.is_empty() && trace.none.is_none(),
+            "{trace:?}"
+        );
+    }
 }

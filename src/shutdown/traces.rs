@@ -127,7 +127,10 @@ impl Pipeline {
         for task in &mut report.drain.ignored {
             show(task, task.tid.and_then(|tid| drained.get(&tid)));
         }
-        for task in &mut report.cancel.lingering {
+        let lingering = &mut report.cancel.lingering;
+        // Unless another task holds it, which then is where it is shown.
+        let main = main.filter(|main| lingering.iter().all(|task| task.tid != Some(*main)));
+        for task in lingering {
             let main = main.filter(|_| task.kind == TaskKind::Main);
             show(task, task.tid.or(main).and_then(|tid| last.get(&tid)));
         }

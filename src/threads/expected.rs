@@ -1,5 +1,6 @@
 //! Rules that say which threads of other libraries may live when all else has ended, and why.
 
+use super::idle::Pool;
 use std::borrow::Cow;
 
 /// The kernel keeps so many bytes of a thread's name (pthread_setname_np(3)).
@@ -9,8 +10,8 @@ const KEPT: usize = 15;
 ///
 /// A thread that headcount did not start is reported as lingering when it lives at the end; where it lives by design,
 /// such as the pool of a library that has no end, a rule says so. It is then counted as expected, and the report gives
-/// the reason, once a rule. Rules for what many meet are there already: the pool of rayon, the workers of
-/// tracing-appender, of OpenTelemetry, and the like.
+/// the reason, once a rule. Rules for what many meet are there already: the pool of rayon and other
+/// runtimes of tokio while they have nothing to do, the workers of tracing-appender, of OpenTelemetry, and the like.
 ///
 /// A rule never excuses a thread that is registered: a worker, one of [`spawn_thread`](crate::TaskGroup::spawn_thread).
 ///
@@ -35,6 +36,7 @@ pub struct ThreadRule {
 enum Whose {
     Named(Cow<'static, str>),
     RootedIn(Cow<'static, str>),
+    IdleIn(Pool),
 }
 
 // === impl ThreadRule ===
@@ -68,9 +70,9 @@ impl ThreadRule {
         &self.reason
     }
 
-    /// Whether the thread is one of those: by the name that the kernel keeps, or by the functions of its stack, the
-    /// innermost first, where they are known, those of the standard library among them.
-    pub(crate) fn matches(&self, name: &str, functions: Option<&[String]>) -> bool {
+    /// Whether the thread is one of those: by the name that the kernel keeps, or by the calls of its stack, the
+    /// innermost first, where they are known, those of the standard library among them: function, file and line.
+    pub(crate) fn matches(&self, name: &str, calls: Option<&[String]>) -> bool {
         match &self.whose {
             Whose::Named(pattern) => {
                 let is_cut = name.len() >= KEPT;
@@ -83,8 +85,9 @@ impl ThreadRule {
                 fits(pattern.as_bytes(), name.as_bytes(), is_cut)
             }
             Whose::RootedIn(prefix) => {
-                functions.is_some_and(|names| roots(names).any(|root| root.starts_with(&**prefix)))
+                calls.is_some_and(|calls| roots(calls).any(|root| root.starts_with(&**prefix)))
             }
+            Whose::IdleIn(pool) => calls.is_some_and(|calls| pool.is_idle(calls, roots(calls))),
         }
     }
 
@@ -97,9 +100,12 @@ impl ThreadRule {
 }
 
 /// The rules that hold for every service.
-static SHIPPED: [ThreadRule; 11] = [
-    // rayon-core 1.13, src/registry.rs: `DefaultSpawn::spawn` starts the threads, unnamed unless the pool names them.
-    rooted("rayon_core::registry::", "rayon's global pool has no end"),
+static SHIPPED: [ThreadRule; 12] = [
+    idle(Pool::Rayon, "rayon's global pool has no end"),
+    idle(
+        Pool::Tokio,
+        "idle, of a tokio runtime that is not headcount's",
+    ),
     // tracing-appender 0.2.5, src/non_blocking.rs, `NonBlockingBuilder::default`.
     named(
         "tracing-appender",
@@ -139,8 +145,8 @@ const fn named(pattern: &'static str, reason: &'static str) -> ThreadRule {
     ThreadRule::of(Whose::Named(Cow::Borrowed(pattern)), reason)
 }
 
-const fn rooted(function: &'static str, reason: &'static str) -> ThreadRule {
-    ThreadRule::of(Whose::RootedIn(Cow::Borrowed(function)), reason)
+const fn idle(pool: Pool, reason: &'static str) -> ThreadRule {
+    ThreadRule::of(Whose::IdleIn(pool), reason)
 }
 
 pub(crate) fn shipped() -> &'static [ThreadRule] {
@@ -158,9 +164,11 @@ fn roots(functions: &[String]) -> impl Iterator<Item = &str> {
     let begins = functions.iter().rposition(|name| name.contains(BEGINS));
     let inside = &functions[..begins.unwrap_or(functions.len())];
     let outermost = inside.iter().rev().map(|name| unwrapped(name));
+    // What has no name is its module and a number.
+    let says_nothing = |name: &str| name.starts_with('_') || name.contains("+0x");
     let outermost = outermost
         .into_iter()
-        .find(|name| !name.starts_with('_') && !STARTS.iter().any(|start| name.starts_with(start)));
+        .find(|name| !says_nothing(name) && !STARTS.iter().any(|start| name.starts_with(start)));
     let closure = begins.and_then(|at| functions[at].split_once(BEGINS));
     let closure = closure.map(|(_, generics)| unwrapped(generics));
     outermost.into_iter().chain(closure)

@@ -111,8 +111,8 @@ pub(crate) fn is_of_stack(line: &str) -> bool {
     }
     let content = plain.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = plain.chars().count() - content.chars().count();
-    let others = ["(this stack is ", "(no stack: ", "the stack of tid "];
-    let is_cut = content.starts_with("… ") && content.ends_with(" more");
+    let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
+    let is_cut = content.starts_with("… ") && content.contains(" more, ");
     let is_frame = content
         .split_once(' ')
         .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());

@@ -175,7 +175,8 @@ fn with_its_only_worker_blocked_a_service_still_reports() {
     │  └─ ✗ starved  ignored drain for T, spawned <starved>
     ├─ 2 cancel  T of 200ms  nothing to cancel
     │  ├─ ✗ blocker  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
-    │  └─ ✗ starved  was cancelled and lives, age T, spawned <starved>
+    │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
+    │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  1 thread lingers (0 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker
     └─ lingering: 2 tasks, 1 thread  total T
@@ -192,7 +193,8 @@ fn with_all_its_workers_blocked_a_service_still_reports() {
     │  └─ ✗ starved  ignored drain for T, spawned <starved>
     ├─ 2 cancel  T of 200ms  nothing to cancel
     │  ├─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
-    │  └─ ✗ starved  was cancelled and lives, age T, spawned <starved>
+    │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
+    │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  2 threads linger (0 ended, N expected)
     │  ├─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker
     │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker

@@ -3,11 +3,14 @@
 mod after;
 mod culprits;
 mod dumps;
+mod innocent;
 mod program;
 mod reasons;
 #[cfg(feature = "service")]
 mod service;
 mod signals;
+#[cfg(all(feature = "stacks", debug_assertions))]
+mod stacks;
 mod stuck;
 mod terminal;
 mod text;

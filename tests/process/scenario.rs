@@ -3,6 +3,9 @@
 //! Each prints "ready" when the test may go on. A spawn that a report must name has a mark at the end of its line,
 //! by which the test knows the line.
 
+#[path = "scenario/stacks.rs"]
+mod stacks;
+
 use headcount::{Builder, Report, Runtime, TaskGroup, ThreadKind};
 use std::future::pending;
 use std::process::{ExitCode, Termination};
@@ -42,14 +45,14 @@ fn main() -> ExitCode {
         "child-lingers" => run(hangs_in_close(), child_lingers),
         "ignores-drain" => run(hangs_in_drain(), ignores_drain),
         "untracked" => run(patient(), untracked),
-        "blocking-closure" => run(hangs_everywhere(), blocking_closure),
-        "busy-worker" => run(hangs_everywhere(), busy_worker),
-        "sleeping-worker" => run(hangs_everywhere(), sleeping_worker),
+        "blocking-closure" => run(hangs_with_time_for_names(), blocking_closure),
+        "busy-worker" => run(hangs_with_time_for_names(), busy_worker),
+        "sleeping-worker" => run(hangs_with_time_for_names(), sleeping_worker),
         "all-workers-blocked" => run(
-            hangs_everywhere().worker_threads(workers),
+            hangs_with_time_for_names().worker_threads(workers),
             async move |tasks| all_workers_blocked(&tasks, workers).await,
         ),
-        "drop-blocks" => run(hangs_everywhere(), drop_blocks),
+        "drop-blocks" => run(hangs_with_time_for_names(), drop_blocks),
         "drop-panics" => run(hangs_in_drain(), drop_panics),
         "hundred-thousand" => run(hangs_in_drain(), hundred_thousand),
         "drain-waits" => run(patient(), drain_waits),
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
             watch_refusal(&tasks);
             wedge_main(tasks).await;
         }),
-        "main-wedged" => run(hangs_everywhere(), wedge_main),
+        "main-wedged" => run(hangs_with_time_for_names(), wedge_main),
         "main-wedged-holding-stderr" => run(hangs_everywhere(), async |tasks| {
             let _locked = std::io::stderr().lock();
             wedge_main(tasks).await;
@@ -92,7 +95,7 @@ fn main() -> ExitCode {
             service(patient(), async |_| {});
             run(patient(), waits)
         }
-        other => panic!("no scenario '{other}'"),
+        other => stacks::scenario(other).unwrap_or_else(|| panic!("no scenario '{other}'")),
     }
 }
 
@@ -119,12 +122,17 @@ fn hangs_in_drain() -> Builder {
 
 /// A thread or child lingers.
 fn hangs_in_close() -> Builder {
-    budgets(AMPLE, AMPLE, SHORT * 2)
+    budgets(AMPLE, AMPLE, SHORT * 2).deadline(AMPLE * 3)
 }
 
 /// Nothing helps.
 fn hangs_everywhere() -> Builder {
     budgets(SHORT, SHORT * 2, SHORT * 2).deadline(Duration::from_secs(2))
+}
+
+/// The same, with time for a debug build to find the names of functions on a busy machine.
+fn hangs_with_time_for_names() -> Builder {
+    budgets(SHORT, SHORT * 2, SHORT * 2).deadline(AMPLE)
 }
 
 /// No layer ends within the test.
@@ -281,7 +289,7 @@ async fn busy_worker(tasks: TaskGroup) {
     let work = async move {
         begun.send(()).expect("main waits");
         loop {
-            std::hint::spin_loop();
+            std::hint::spin_loop(); // mark: spins
         }
     };
     tasks.spawn("spinner", work); // mark: spinner

@@ -5,7 +5,7 @@ mod threads;
 mod workers;
 
 use crate::program::{Ended, Program, example};
-use crate::text::marked;
+use crate::text::{marked, without_digits};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -81,10 +81,6 @@ impl Ended {
         let words = text.split_inclusive([' ', '(', ')', ',']);
         words.map(steady).collect()
     }
-}
-
-fn without_digits(text: &str) -> &str {
-    text.trim_start_matches(|c: char| c.is_ascii_digit())
 }
 
 /// Whoever adds a culprit adds its test, and runs the table again.

@@ -1,7 +1,7 @@
 //! What differs from run to run in what headcount prints is taken out, so that whole lines can be compared.
 
 /// The programs' own text: a place in them is shown by the mark that its line ends with.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 10] = [
     ("tests/process/scenario.rs", include_str!("scenario.rs")),
     (
         "tests/process/hangs/dependency.rs",
@@ -28,6 +28,14 @@ const SOURCES: [(&str, &str); 8] = [
         "tests/process/hangs/workers.rs",
         include_str!("hangs/workers.rs"),
     ),
+    (
+        "tests/process/innocent/main.rs",
+        include_str!("innocent/main.rs"),
+    ),
+    (
+        "tests/process/innocent/other_runtime.rs",
+        include_str!("innocent/other_runtime.rs"),
+    ),
 ];
 
 /// What every report says without `tokio_unstable`, and one of nothing untracked only then.
@@ -48,8 +56,9 @@ pub(crate) fn steady_lines(lines: &[String]) -> String {
 pub(crate) fn is_of_stack(line: &str) -> bool {
     let content = line.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = line.chars().count() - content.chars().count();
-    let others = ["(this stack is ", "(no stack: ", "the stack of tid "];
-    let is_cut = content.starts_with("… ") && content.ends_with(" more");
+    let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
+    let more = content.strip_prefix("… ").map(without_digits);
+    let is_cut = more.is_some_and(|more| more.starts_with(" more"));
     let is_frame = content
         .split_once(' ')
         .is_some_and(|(number, frame)| !frame.starts_with(' ') && number.parse::<usize>().is_ok());
@@ -82,8 +91,12 @@ pub(crate) fn steady(line: &str) -> String {
         Some((line, _)) => line,
         None => line,
     };
+    steady_but_locks(&without_lock(line))
+}
+
+/// The same, with what the stack tells of what a thread waits for.
+pub(crate) fn steady_but_locks(line: &str) -> String {
     let line = without_waits(line);
-    let line = without_lock(&line);
     let mut steady = String::new();
     let mut before = "";
     for word in line.split_inclusive(' ') {
@@ -140,6 +153,11 @@ fn address(word: &str) -> Option<String> {
         "A{}",
         rest.trim_start_matches(|c: char| c.is_ascii_hexdigit())
     ))
+}
+
+/// What comes after the digits at the beginning.
+pub(crate) fn without_digits(text: &str) -> &str {
+    text.trim_start_matches(|c: char| c.is_ascii_digit())
 }
 
 /// Digits at the beginning become `N`.
@@ -274,8 +292,11 @@ fn lines_of_stacks_are_told_from_others() {
     for line in [
         "│  │     0 recv",
         "│        11 db::read (src/db.rs:112)",
-        "│        … 8 more",
+        "│        … 8 more, down to run (src/db.rs:80)",
+        "│        … 58 more, of the runtime",
+        "│        … 58 more",
         "│  │  └─ 0 recv",
+        "│  │  └─ at libc.so.6+0x101829 ← orders+0x8e2101",
         "   │  ├─ (no stack: it ended)",
         "   │  └─ the stack of tid 17",
     ] {

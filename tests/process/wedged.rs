@@ -76,7 +76,8 @@ fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
     │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N), spawned <sleeper on one thread>
     ├─ 2 cancel  T of 200ms  nothing to cancel
     │  ├─ ✗ main  was cancelled and lives, age T, spawned <main>
-    │  └─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N), age T, spawned <sleeper on one thread>
+    │  ├─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N), age T, spawned <sleeper on one thread>
+    │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  no thread lingers (0 ended)
     └─ forced: 2 tasks  total T
     "#);

@@ -64,6 +64,12 @@ fn the_innermost_frames_tell_what_lock_it_is() {
     ] {
         assert_eq!(of(&[("__lll_lock_wait", None), (name, None)]), Some(lock));
     }
+    // With the debug information of glibc.
+    let glibc = Some("./nptl/pthread_mutex_lock.c");
+    assert_eq!(
+        of(&[("___pthread_mutex_lock", glibc)]),
+        Some(Lock::PosixMutex)
+    );
     let mut deep = vec![("a", None); super::LOOKED_AT];
     deep.push(("pthread_mutex_lock", None));
     assert_eq!(of(&deep), None, "it may be where the thread was started");

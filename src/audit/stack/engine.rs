@@ -11,14 +11,15 @@ use super::{Means, Stack};
 use crate::threads::own_tid;
 use memory::Memory;
 use modules::Modules;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 use walk::Walker;
 
 /// For all threads of one reading. A service may have thousands, and a report has seconds.
 const BUDGET: Duration = Duration::from_secs(2);
-/// How long another reading is waited for.
-const TURN: Duration = Duration::from_millis(500);
+/// How long another reading is waited for: as long as it may take.
+const TURN: Duration = BUDGET;
 const LOOK: Duration = Duration::from_millis(1);
 
 /// One reading at a time.
@@ -33,15 +34,20 @@ struct Reader {
 
 type Outcome = Result<Stack, String>;
 
+/// Whether the names are ready, or somebody makes them so.
+static WARMED: AtomicBool = AtomicBool::new(false);
+
 pub(super) fn prepare() {
     signal::install();
-    // It lists the modules under the loader's lock, once; later look-ups need no lock (backtrace 0.3, `Cache::new`).
-    backtrace::resolve(std::ptr::null_mut(), |_| ());
+    if !WARMED.swap(true, Ordering::SeqCst) {
+        // It lists the modules under the loader's lock, once; later look-ups need no lock (backtrace 0.3, `Cache::new`).
+        backtrace::resolve(std::ptr::null_mut(), |_| ());
+    }
 }
 
 pub(super) fn read(tids: &[u32], means: Means) -> Vec<Outcome> {
-    prepare();
-    let until = Instant::now() + BUDGET;
+    // Not the names: they may take a lock.
+    signal::install();
     let none = |why: &str| tids.iter().map(|_| Err(why.to_owned())).collect();
     let Some(mut reader) = turn() else {
         return none("another reading of stacks is under way");
@@ -56,7 +62,7 @@ pub(super) fn read(tids: &[u32], means: Means) -> Vec<Outcome> {
         Some(reader) => reader,
         empty => empty.insert(Reader::new()),
     };
-    reader.read(tids, means, until)
+    reader.read(tids, means, Instant::now() + BUDGET)
 }
 
 /// The reader, when nobody else uses it.
@@ -91,7 +97,9 @@ impl Reader {
         if let Err(why) = self.memory.check() {
             return tids.iter().map(|_| Err(why.clone())).collect();
         }
-        self.modules.refresh(&self.memory);
+        if self.modules.refresh(&self.memory) {
+            super::names::forget();
+        }
         let own = own_tid();
         let mut outcomes = Vec::with_capacity(tids.len());
         let mut to_signal = Vec::new();

@@ -2,6 +2,8 @@
 
 use super::Stack;
 use crate::audit::frame::{self, Frame};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where a thread of ours, or of the standard library, begins with what it was started with.
 const BEGINS: [&str; 2] = ["__headcount_begin", "__rust_begin_short_backtrace"];
@@ -23,43 +25,118 @@ const PLUMBING: [&str; 5] = [
     "std/src/panicking.rs",
     "std/src/panic.rs",
 ];
+/// So many addresses are kept with their names.
+const KEPT: usize = 4096;
+
+/// What was looked up: threads have most of their addresses in common.
+static NAMES: Mutex<Option<HashMap<usize, Vec<Frame>>>> = Mutex::new(None);
 
 pub(super) fn frames(stack: &Stack) -> Vec<Frame> {
-    let address = |(index, address): (usize, &usize)| match index {
-        // Names are looked up for the instruction before a return address; this one is no return address.
-        0 => address + 1,
-        _ => *address,
-    };
-    let addresses = stack.addresses.iter().enumerate().map(address);
-    let mut frames: Vec<Frame> = addresses.flat_map(frame::resolve).collect();
+    let mut frames = Vec::new();
+    for (index, address) in stack.addresses.iter().enumerate() {
+        // Names are looked up for the instruction before a return address; the first one is no return address.
+        let address = if index == 0 { address + 1 } else { *address };
+        let known = kept()
+            .as_ref()
+            .and_then(|names| names.get(&address).cloned());
+        frames.extend(known.unwrap_or_else(|| {
+            // Not under the lock: it may take long.
+            let found = look_up(address);
+            keep(address, &found);
+            found
+        }));
+    }
+    frames
+}
+
+/// Gives back what the debug information took, and keeps the names.
+pub(super) fn give_back() {
+    #[cfg(feature = "stacks")]
+    backtrace::clear_symbol_cache();
+}
+
+/// Forgets all names: something was unloaded, and something else may be in its place.
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub(super) fn forget() {
+    *kept() = None;
+}
+
+fn keep(address: usize, found: &[Frame]) {
+    let mut kept = kept();
+    let names = kept.get_or_insert_default();
+    if names.len() >= KEPT {
+        names.clear();
+    }
+    names.insert(address, found.to_vec());
+}
+
+fn kept() -> MutexGuard<'static, Option<HashMap<usize, Vec<Frame>>>> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The functions at an address, or what else can be said of it.
+fn look_up(address: usize) -> Vec<Frame> {
+    let mut frames = frame::resolve(address);
     for frame in &mut frames {
         frame.function = with_plain_closures(&frame.function);
     }
+    if frames.is_empty() {
+        frames.push(Frame {
+            function: unnamed(address),
+            file: None,
+            line: None,
+        });
+    }
     frames
+}
+
+/// `libfoo.so+0x1a2b`, which other programs can look up.
+fn unnamed(address: usize) -> String {
+    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
+    let module = maps.lines().find_map(|line| {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let number = |digits| usize::from_str_radix(digits, 16).ok();
+        let (start, end) = (number(start)?, number(end)?);
+        let offset = number(fields.nth(1)?)?;
+        let path = fields.nth(2)?.trim_start();
+        let name = path.rsplit('/').next().filter(|name| !name.is_empty())?;
+        (start..end)
+            .contains(&address)
+            .then(|| format!("{name}+{:#x}", address - start + offset))
+    });
+    module.unwrap_or_else(|| format!("+{address:#x}"))
 }
 
 pub(super) fn folded(mut frames: Vec<Frame>) -> Vec<Frame> {
-    let begins = BEGINS.iter().find_map(|begins| {
-        frames
-            .iter()
-            .rposition(|frame| frame.function.contains(begins))
-    });
-    match begins {
-        Some(begins) => frames.truncate(begins),
-        None => {
-            while frames.len() > 1 && frames.last().is_some_and(is_start) {
-                frames.pop();
-            }
-        }
+    let begin = |begins: &&str| {
+        let function = |frame: &Frame| frame.function.contains(*begins);
+        frames.iter().rposition(function)
+    };
+    match BEGINS.iter().find_map(begin) {
+        Some(begins) => frames.truncate(begins.max(1)),
+        None => drop_last_while(&mut frames, is_start),
     }
-    while frames.len() > 1 && frames.last().is_some_and(is_plumbing) {
-        frames.pop();
-    }
+    drop_last_while(&mut frames, is_plumbing);
+    let named = frames.iter().position(|frame| !frame.is_unnamed());
+    frames.drain(..named.unwrap_or(0));
     frames
 }
 
+/// Something is left.
+fn drop_last_while(frames: &mut Vec<Frame>, is_dropped: impl Fn(&Frame) -> bool) {
+    while frames.len() > 1 && frames.last().is_some_and(&is_dropped) {
+        frames.pop();
+    }
+}
+
 fn is_start(frame: &Frame) -> bool {
-    STARTS.contains(&frame.function.as_str())
+    frame.is_unnamed() || STARTS.contains(&frame.function.as_str())
 }
 
 fn is_plumbing(frame: &Frame) -> bool {
@@ -78,4 +155,13 @@ fn with_plain_closures(function: &str) -> String {
         rest = after.split_once('}').map_or("", |(_, rest)| rest);
     }
     plain + rest
+}
+
+// === impl Frame ===
+
+impl Frame {
+    /// Whether it is no function, but a place in a module that has no names.
+    fn is_unnamed(&self) -> bool {
+        self.file.is_none() && self.function.contains("+0x")
+    }
 }

@@ -152,6 +152,8 @@ pub(super) fn tell(
     let tell = |told| tell.send(told).is_ok();
     let found = source.look(held);
     let tids: Vec<u32> = found.facts.iter().map(|thread| thread.tid).collect();
+    let mut order: Vec<usize> = (0..tids.len()).collect();
+    order.sort_by_key(|at| rank(&found.threads[*at]));
     tell(Told::Seen(found));
     let (stacks, places) = (stack::read(&tids, Means::Quiet), Places::read());
     let trace = |stack: &Result<Stack, String>| match stack {
@@ -163,11 +165,22 @@ pub(super) fn tell(
     let Some(_one) = NAMING.begin().filter(|_| is_heard) else {
         return;
     };
-    for (at, stack) in stacks.iter().enumerate() {
-        let Ok(stack) = stack else { continue };
+    for at in order {
+        let Ok(stack) = &stacks[at] else { continue };
         if !tell(Told::Named(at, Trace::by_name(stack))) {
-            return;
+            break;
         }
+    }
+    stack::give_back();
+}
+
+/// Whose names come first, if there is no time for all: those who may be to blame.
+fn rank(thread: &Thread) -> u8 {
+    match thread.class {
+        _ if thread.task.is_some() => 0,
+        ThreadClass::Main | ThreadClass::Tracked | ThreadClass::Unknown => 1,
+        ThreadClass::Control => 3,
+        _ => 2,
     }
 }
 

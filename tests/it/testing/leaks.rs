@@ -224,3 +224,61 @@ fn a_child_process_that_is_left_behind_is_named_with_its_command() {
         ]
     );
 }
+
+/// What the test would be searched for, if it said no more than names.
+#[cfg(all(feature = "stacks", debug_assertions))]
+#[test]
+fn what_is_left_behind_is_shown_with_what_it_awaits_and_with_its_stack() {
+    #[inline(never)]
+    fn held_back(gate: &Gate) {
+        gate.wait();
+    }
+    async fn hears_nothing() {
+        let (_told, tells) = tokio::sync::oneshot::channel::<()>();
+        tells.await.ok();
+    }
+    let gate = Gate::default();
+    let (held, stuck) = (gate.clone(), gate.clone());
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        quick().run(async move |tasks| {
+            drop(tasks.spawn("listener", hears_nothing()));
+            drop(tasks.spawn_thread("watcher", ThreadKind::Tracked, move || held_back(&held)));
+            let told = Gate::default();
+            let inside = told.clone();
+            drop(tasks.spawn("blocker", async move {
+                inside.open();
+                held_back(&stuck);
+            }));
+            told.wait();
+        });
+    }));
+    gate.open();
+    let text = failed.expect_err("it leaks").downcast::<String>();
+    let text = *text.expect("it says what is left");
+    let row = |name: &str| {
+        let row = text.lines().find(|line| line.contains(name));
+        row.unwrap_or_else(|| panic!("no {name}: {text}"))
+    };
+    let awaits = row("task listener");
+    assert!(awaits.contains(", awaiting "), "{text}");
+    assert!(
+        awaits.contains("hears_nothing (tests/it/testing/leaks.rs:"),
+        "{text}"
+    );
+    assert!(
+        row("thread \"watcher\"").contains("waiting for a condition"),
+        "{text}"
+    );
+    let below = |name: &str| {
+        let (_, rest) = text.split_once(row(name)).expect("it is there");
+        rest.lines().skip(1).take(5).collect::<Vec<_>>().join("\n")
+    };
+    for name in ["thread \"watcher\"", "task blocker"] {
+        let stack = below(name);
+        assert!(stack.starts_with("      0 std::sync::"), "{text}");
+        assert!(
+            stack.contains("held_back (tests/it/testing/leaks.rs:"),
+            "{text}"
+        );
+    }
+}

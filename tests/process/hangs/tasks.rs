@@ -98,7 +98,7 @@ struct SaysGoodbye(std::net::TcpStream);
 impl Drop for SaysGoodbye {
     fn drop(&mut self) {
         use std::io::Read;
-        self.0.read(&mut [0]).ok(); // mark: drop-blocks
+        self.0.read_exact(&mut [0]).ok(); // mark: drop-blocks
     }
 }
 

@@ -56,14 +56,17 @@ fn a_task_that_begins_again_when_it_is_told_to_stop() {
 
 #[test]
 fn a_task_that_loops_over_what_is_ready_when_it_is_told_to_stop() {
-    insta::assert_snapshot!(report("spins-when-told", 0), @r#"
+    let report = report("spins-when-told", 0);
+    // Every now and then it gives its worker back.
+    let report = report.replace(", on thread \"headcount-work\" (tid N)", "");
+    insta::assert_snapshot!(report, @r"
     headcount spins-when-told: stopping (SIGTERM)
     ├─ 1 drain  T of 150ms  1 of 2 tasks ended
-    │  └─ ✗ poller  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of spins-when-told>
+    │  └─ ✗ poller  ignored drain for T, spawned <spawn of spins-when-told>
     ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 20s  no thread lingers (2 ended)
     └─ cancelled  total T
-    "#);
+    ");
 }
 
 #[test]

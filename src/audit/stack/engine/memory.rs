@@ -58,11 +58,6 @@ impl Memory {
         usize::try_from(read).unwrap_or(0)
     }
 
-    pub(super) fn word(&self, address: u64) -> Option<u64> {
-        let mut word = [0; 8];
-        (self.read(address, &mut word) == 8).then(|| u64::from_le_bytes(word))
-    }
-
     /// All of it, or nothing.
     pub(super) fn bytes(&self, address: u64, length: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; length];

@@ -50,15 +50,16 @@ struct Segment {
 // === impl Modules ===
 
 impl Modules {
-    /// Takes notice of what was loaded or unloaded. It takes no lock, a millisecond after a change, and less without.
-    pub(super) fn refresh(&mut self, memory: &Memory) {
+    /// Takes notice of what was loaded or unloaded, and says whether anything was. It takes no lock, a millisecond after a
+    /// change, and less without.
+    pub(super) fn refresh(&mut self, memory: &Memory) -> bool {
         let Ok(maps) = std::fs::read("/proc/self/maps") else {
-            return;
+            return false;
         };
         let maps = String::from_utf8_lossy(&maps);
         let code = maps.lines().filter(|line| is_code(line));
         if code.clone().eq(self.lines.iter().map(String::as_str)) {
-            return;
+            return false;
         }
         self.lines = code.map(str::to_owned).collect();
         self.loaded.clear();
@@ -70,10 +71,19 @@ impl Modules {
             }
         }
         self.loaded.sort_by_key(|loaded| loaded.code.start);
+        true
     }
 
     pub(super) fn has_code(&self, address: u64) -> bool {
         self.at(address).is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn code(&self) -> Vec<Range<u64>> {
+        self.loaded
+            .iter()
+            .map(|loaded| loaded.code.clone())
+            .collect()
     }
 
     /// Where the function begins that the address is in, as far as its module tells.

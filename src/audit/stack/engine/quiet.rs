@@ -21,7 +21,7 @@ pub(super) enum Glance {
     /// It is on a processor, or waits for one.
     Runs,
     Failed(String),
-    /// It cannot be read from outside, for this reason; a signal may do.
+    /// It waits, and cannot be read from outside, for this reason; a signal may do.
     Hidden(String),
 }
 
@@ -71,10 +71,7 @@ pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut 
         let Some(place) = Place::parse(&before) else {
             return match before.trim_ascii_end() {
                 "running" => Glance::Runs,
-                _ => ended_or(
-                    tid,
-                    Glance::Hidden("the kernel does not tell where it is".to_owned()),
-                ),
+                _ => hidden(tid, "the kernel does not tell where it is".to_owned()),
             };
         };
         let mut window = Window::new(memory, place.sp);
@@ -82,16 +79,16 @@ pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut 
         let stayed = file(tid, "syscall").is_ok_and(|after| after == before);
         let ran_not = ran.is_some() && file(tid, "schedstat").ok() == ran;
         stack.is_exact &= stayed && ran_not;
-        let done = stayed && ran_not;
         last = Glance::Waits {
             stack,
             takes_signals: place.call != Some(arch::RT_SIGTIMEDWAIT),
         };
-        if done {
+        if stayed && ran_not {
             return last;
         }
     }
-    match ended_or(tid, last) {
+    match last {
+        _ if is_over(tid) => Glance::Failed("it ended".to_owned()),
         // It works, and was seen between two of its system calls.
         Glance::Waits { stack, .. } if !stack.is_complete => Glance::Runs,
         glance => glance,
@@ -99,26 +96,29 @@ pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut 
 }
 
 fn unreadable(tid: u32, error: &io::Error) -> Glance {
-    let why = format!("where it is cannot be read: {}", error.kind());
-    // wchan(5): the kernel's function; a thread in sigwait would take the signal for one of its own.
-    let place = file(tid, "wchan").unwrap_or_default();
-    if place.starts_with("do_sigtimedwait") {
-        return Glance::Failed(why);
-    }
-    ended_or(tid, Glance::Hidden(why))
+    hidden(tid, format!("where it is cannot be read: {}", error.kind()))
 }
 
-/// A thread that is over has no files any more, or says that it is a zombie.
-fn ended_or(tid: u32, glance: Glance) -> Glance {
-    if is_over(tid) {
-        return Glance::Failed("it ended".to_owned());
+fn hidden(tid: u32, why: String) -> Glance {
+    match state(tid) {
+        None => Glance::Failed("it ended".to_owned()),
+        Some('R') => Glance::Runs,
+        // The kernel's function (proc_pid_wchan(5)): a thread in sigwait would take the signal for one of its own.
+        Some(_) => match file(tid, "wchan").unwrap_or_default() {
+            place if place.starts_with("do_sigtimedwait") => Glance::Failed(why),
+            _ => Glance::Hidden(why),
+        },
     }
-    glance
 }
 
 pub(super) fn is_over(tid: u32) -> bool {
+    state(tid).is_none()
+}
+
+/// The kernel's letter; `None` for a thread that is over: it has no files any more, or is a zombie.
+fn state(tid: u32) -> Option<char> {
     let stat = file(tid, "stat").unwrap_or_default();
-    crate::audit::parse_stat(tid, &stat).is_none()
+    crate::audit::parse_stat(tid, &stat).map(|thread| thread.state)
 }
 
 /// Whether a thread blocks a signal.

@@ -1,33 +1,67 @@
-use super::super::{Means, folded, frames};
-use super::read;
+mod alone;
+mod figures;
+mod stress;
+mod threads;
+
+use super::super::{Means, Stack, folded, frames, read};
 use crate::threads::own_tid;
 use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 
 /// Starts a thread that tells its number and goes on.
-fn thread(work: impl FnOnce() + Send + 'static) -> u32 {
+#[track_caller]
+fn thread(work: impl FnOnce() + Send + 'static) -> (u32, JoinHandle<()>) {
     let (tell, told) = channel();
-    std::thread::Builder::new()
-        .spawn(move || {
-            tell.send(own_tid()).expect("it is waited for");
-            work();
-        })
-        .expect("a thread");
-    told.recv().expect("it tells")
+    let started = std::thread::Builder::new().spawn(move || {
+        tell.send(own_tid()).expect("it is waited for");
+        work();
+    });
+    let thread = started.expect("a thread");
+    (told.recv().expect("it tells"), thread)
 }
 
-#[test]
-fn a_thread_on_a_processor_is_read_by_signal() {
-    let spins = thread(|| {
-        loop {
-            std::hint::spin_loop();
+fn read_one(tid: u32, means: Means) -> Result<Stack, String> {
+    let mut stacks = read(&[tid], means);
+    assert_eq!(stacks.len(), 1);
+    stacks.remove(0)
+}
+
+/// Waits until the thread waits in the system call of that number.
+fn await_call(tid: u32, call: i64) {
+    let call = format!("{call} ");
+    loop {
+        let line = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+        if line.is_ok_and(|line| line.starts_with(&call)) {
+            return;
         }
-    });
-    let [stack] = &read(&[spins], Means::Quiet)[..] else {
-        panic!("one was asked for");
-    };
-    let stack = stack.as_ref().expect("it answers");
-    assert!(stack.is_complete && stack.is_exact);
-    let outermost = folded(frames(stack)).pop().expect("it has frames");
-    let here = "headcount::audit::stack::engine::tests::thread::{closure}";
-    assert_eq!(outermost.function, here);
+        std::thread::yield_now();
+    }
+}
+
+fn functions(stack: &Stack) -> Vec<String> {
+    let frames = folded(frames(stack));
+    frames.into_iter().map(|frame| frame.function).collect()
+}
+
+/// Runs the test in a process of its own, as that user where this one may. Whether this is that process.
+fn is_alone(test: &str, uid: Option<u32>) -> bool {
+    use std::os::unix::process::CommandExt;
+    const ALONE: &str = "HEADCOUNT_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let this = std::env::current_exe().expect("a process knows its program");
+    let mut run = std::process::Command::new(this);
+    let test = format!("audit::stack::engine::tests::{test}");
+    run.args([&test, "--exact", "--include-ignored", "--nocapture"]);
+    if let Some(uid) = uid.filter(|_| rustix::process::getuid().is_root()) {
+        run.uid(uid).gid(uid);
+    }
+    let output = run.env(ALONE, "1").output().expect("the test program runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{}: {said}{errors}", output.status);
+    assert!(said.contains("1 passed"), "{said}{errors}");
+    false
 }

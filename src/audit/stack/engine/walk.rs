@@ -12,7 +12,7 @@ const FRAMES: usize = 512;
 /// How far above the stack pointer the frame of a thread that is read from outside is searched.
 const WINDOW: u64 = 4096;
 /// So many places of a frame are tried.
-const TRIES: usize = 64;
+const TRIES: usize = 32;
 
 /// Keeps what unwinding has learned.
 pub(super) struct Walker {
@@ -80,22 +80,35 @@ impl Walker {
             .addresses
             .last()
             .and_then(|pc| modules.function(*pc as u64));
-        // One whose caller calls this very function is right, or left from an earlier call of it.
-        let places = memory.frames(sp, lacks.sp(), modules);
-        let is_called = |place: &Place| function.is_some() && place.called == function;
-        let (likely, others): (Vec<Place>, Vec<Place>) = places.into_iter().partition(is_called);
-        let mut ends = |place| {
-            let walk = self.resume(&known, lacks, place, memory, modules);
-            walk.is_complete.then_some(walk)
+        let mut places = memory.frames(sp, lacks.sp(), modules);
+        // One whose caller calls this very function is right, or left from an earlier call of it. A caller that does not
+        // tell whom it calls is likelier than one that calls another, which may have jumped here.
+        let rank = |place: &Place| match place.called {
+            Some(_) if place.called == function => 0,
+            None => 1,
+            Some(_) => 2,
         };
-        let mut found = likely.iter().filter_map(&mut ends);
-        if let Some(walk) = found.next() {
-            let is_only = found.next().is_none();
-            return walk.into_stack(is_only);
-        }
-        match others.iter().find_map(ends) {
-            Some(walk) => walk.into_stack(false),
-            None => known.into_stack(true),
+        places.sort_by_key(rank);
+        let mut longest = None;
+        let mut found = places.iter().filter_map(|place| {
+            let walk = self.resume(&known, lacks, place, memory, modules);
+            let rank = rank(place);
+            // A stack that is too deep is never complete.
+            if walk.is_complete || walk.addresses.len() >= FRAMES {
+                return Some((walk, rank));
+            }
+            let length = |walk: &Option<Walk>| walk.as_ref().map_or(0, |walk| walk.addresses.len());
+            if rank == 0 && walk.addresses.len() > length(&longest) {
+                longest = Some(walk);
+            }
+            None
+        });
+        match found.next() {
+            Some((walk, rank)) => {
+                let is_only = rank == 0 && found.next().is_none_or(|(_, rank)| rank > 0);
+                walk.into_stack(is_only)
+            }
+            None => longest.unwrap_or(known).into_stack(false),
         }
     }
 
@@ -159,7 +172,7 @@ impl Walker {
             at = address;
             walk.addresses.push(next as usize);
         }
-        walk.is_complete = !walk.lacks.is_some() && self.is_root(at, modules);
+        walk.is_complete = walk.lacks.is_none() && self.is_root(at, modules);
         walk
     }
 
@@ -268,3 +281,6 @@ impl<'a> Window<'a> {
         places
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! Everything at once, in a process of its own, so that a crash is seen and harms nobody else.
+
+use super::{Means, frames, is_alone, read, thread};
+use crate::audit::stack::give_back;
+use crate::threads::own_tid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SECONDS: &str = "HEADCOUNT_STRESS_SECONDS";
+const BLOCK: usize = 1009;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static PUMPED: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+#[ignore = "20 s with all processors busy; HEADCOUNT_STRESS_SECONDS says how many"]
+fn stacks_are_read_under_stress() {
+    if !is_alone("stress::stacks_are_read_under_stress", None) {
+        return;
+    }
+    let seconds = std::env::var(SECONDS).map_or(20, |text| text.parse().expect("a number"));
+    let roots = roots();
+    let mut loads = Vec::new();
+    for _ in 0..2 {
+        loads.push(load(churns));
+        pump(&mut loads);
+    }
+    for work in [allocates, pumps_with_tokio, spins] {
+        loads.push(load(work));
+    }
+    for _ in 0..50 {
+        thread(std::thread::park);
+    }
+    let mut seen = BTreeMap::<String, usize>::new();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut rounds = 0;
+    while Instant::now() < until {
+        rounds += 1;
+        let means = if rounds % 2 == 0 {
+            Means::Quiet
+        } else {
+            Means::Any
+        };
+        let next = Instant::now() + Duration::from_millis(100);
+        look(means, rounds % 50 == 0, &roots, &mut seen);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    STOP.store(true, Ordering::SeqCst);
+    for load in loads {
+        load.join().expect("no load fails");
+    }
+    let pumped = PUMPED.load(Ordering::SeqCst);
+    println!("{rounds} readings in {seconds} s, {pumped} bytes pumped: {seen:#?}");
+    assert!(pumped > 0);
+}
+
+/// Where threads begin, by another unwinder.
+fn roots() -> BTreeSet<usize> {
+    let roots = Arc::new(Mutex::new(BTreeSet::new()));
+    let noted = Arc::clone(&roots);
+    let note = move || {
+        let mut last = 0;
+        backtrace::trace(|frame| {
+            // The end may be one without an address.
+            last = match frame.ip().addr() {
+                0 => last,
+                address => address,
+            };
+            true
+        });
+        noted.lock().expect("nobody panics").insert(last);
+    };
+    thread(note).1.join().expect("no panic");
+    let roots = roots.lock().expect("nobody panics").clone();
+    assert_eq!(roots.len(), 1);
+    roots
+}
+
+fn load(work: fn()) -> JoinHandle<()> {
+    thread(work).1
+}
+
+fn look(
+    means: Means,
+    with_names: bool,
+    roots: &BTreeSet<usize>,
+    seen: &mut BTreeMap<String, usize>,
+) {
+    let main = std::process::id();
+    let tids: Vec<u32> = std::fs::read_dir("/proc/self/task")
+        .expect("it can be listed")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|tid| *tid != own_tid() && *tid != main)
+        .collect();
+    for stack in read(&tids, means) {
+        let what = match &stack {
+            Ok(stack) if stack.is_complete => {
+                let last = stack.addresses.last().expect("it has addresses");
+                assert!(
+                    roots.contains(last),
+                    "false end: {stack:x?}, not {roots:x?}"
+                );
+                if stack.is_exact {
+                    "exact"
+                } else {
+                    "approximate"
+                }
+            }
+            Ok(stack) => {
+                assert!(!stack.addresses.is_empty());
+                if stack.is_exact {
+                    "incomplete, stopped"
+                } else {
+                    "incomplete"
+                }
+            }
+            Err(why) => why,
+        };
+        *seen.entry(format!("{means:?}: {what}")).or_default() += 1;
+        if with_names && let Ok(stack) = &stack {
+            assert!(!frames(stack).is_empty());
+        }
+    }
+    if with_names {
+        give_back();
+    }
+}
+
+fn churns() {
+    while !STOP.load(Ordering::Relaxed) {
+        let threads = [(); 4].map(|()| thread(|| drop(vec![1_u8; 10_000])).1);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
+fn allocates() {
+    let mut kept = Vec::new();
+    let mut size = 1;
+    while !STOP.load(Ordering::Relaxed) {
+        size = size * 7919 % 65_537;
+        kept.push(vec![0_u8; size]);
+        if kept.len() > 100 {
+            kept.swap_remove(size % 100);
+        }
+    }
+}
+
+fn spins() {
+    while !STOP.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
+/// The bytes that are pumped, by their place.
+fn block(number: u64) -> [u8; BLOCK] {
+    std::array::from_fn(|at| (number as usize + at) as u8)
+}
+
+/// A writer and a reader, until the writer closes; no byte may be lost, and no call may fail.
+fn pump(loads: &mut Vec<JoinHandle<()>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    loads.push(
+        thread(move || {
+            let mut writer = TcpStream::connect(address).expect("it listens");
+            let mut number = 0;
+            while !STOP.load(Ordering::Relaxed) {
+                writer.write_all(&block(number)).expect("it is read");
+                number += 1;
+            }
+            writer.write_all(&[0; BLOCK]).expect("it is read");
+            writer.write_all(&number.to_le_bytes()).expect("it is read");
+        })
+        .1,
+    );
+    loads.push(
+        thread(move || {
+            let (mut reader, _) = listener.accept().expect("it connects");
+            let mut all = Vec::new();
+            let mut number = 0;
+            let mut bytes = [0; 4096];
+            loop {
+                // Not `read_exact`, which goes on after an interruption.
+                let read = reader.read(&mut bytes).expect("no call is interrupted");
+                all.extend_from_slice(&bytes[..read]);
+                number = checked(&mut all, number);
+                if read == 0 {
+                    break;
+                }
+            }
+            assert_end(&all, number);
+        })
+        .1,
+    );
+}
+
+/// Checks all blocks but those that may be the end.
+fn checked(all: &mut Vec<u8>, mut number: u64) -> u64 {
+    let mut done = 0;
+    while all.len() - done > 2 * BLOCK {
+        assert!(all[done..done + BLOCK] == block(number), "a byte was lost");
+        number += 1;
+        done += BLOCK;
+    }
+    all.drain(..done);
+    PUMPED.fetch_add(done as u64, Ordering::Relaxed);
+    number
+}
+
+/// A last block, one of zeroes, and the number of blocks.
+fn assert_end(all: &[u8], mut number: u64) {
+    let (blocks, end) = all.split_at(all.len() - BLOCK - 8);
+    for bytes in blocks.chunks(BLOCK) {
+        assert!(bytes == block(number), "a byte was lost");
+        number += 1;
+    }
+    assert_eq!(end[BLOCK..], number.to_le_bytes());
+}
+
+fn pumps_with_tokio() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let mut pairs = tokio::task::JoinSet::new();
+        for _ in 0..2 {
+            pairs.spawn(pump_with_tokio());
+        }
+        pairs.join_all().await;
+    });
+}
+
+async fn pump_with_tokio() {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    let mut writer = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("it listens");
+    let (mut reader, _) = listener.accept().await.expect("it connects");
+    let write = async move {
+        let mut number = 0;
+        while !STOP.load(Ordering::Relaxed) {
+            writer.write_all(&block(number)).await.expect("it is read");
+            number += 1;
+            tokio::task::yield_now().await;
+        }
+        number
+    };
+    let read = async move {
+        let mut number = 0;
+        let mut bytes = [0; BLOCK];
+        while reader.read_exact(&mut bytes).await.is_ok() {
+            assert!(bytes == block(number), "a byte was lost");
+            number += 1;
+            PUMPED.fetch_add(BLOCK as u64, Ordering::Relaxed);
+        }
+        number
+    };
+    let (written, read) = tokio::join!(write, read);
+    assert_eq!(written, read);
+}
