@@ -28,11 +28,16 @@ fn stopped(scenario: &[&str], code: i32) -> Ended {
 /// The rows of findings, and what is below them.
 fn findings(ended: &Ended) -> String {
     let of_row = |line: &&String| line.starts_with("│  ") || line.starts_with("│   ");
-    ended.stderr.iter().filter(of_row).map(shown).collect()
+    ended
+        .stderr
+        .iter()
+        .filter(of_row)
+        .map(|line| shown(line))
+        .collect()
 }
 
 /// The line without what differs from run to run, and from one version of a library to the next.
-fn shown(line: &String) -> String {
+fn shown(line: &str) -> String {
     let line = if is_of_stack(line) {
         frame(line)
     } else {
