@@ -90,6 +90,7 @@ impl Root {
     #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
+        self.scope.set_hooked();
     }
 
     /// Whether a required task ended before the shutdown.
