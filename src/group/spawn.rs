@@ -5,7 +5,7 @@ use crate::registry::clock;
 use crate::registry::kind::{self, Options};
 use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
 use crate::registry::untracked;
-use crate::task::{TaskError, TaskKind};
+use crate::task::{TaskError, TaskKind, TaskOutcome};
 use std::fmt::Display;
 use std::future::Future;
 use std::panic::Location;
@@ -143,8 +143,8 @@ impl<'a> Spawn<'a> {
 
     fn row(&self, site: &'static Location<'static>) -> Row {
         let scope = self.group.scope();
-        let kind = kind::intern(scope.path(), self.name, site, &self.options);
-        Row::start(kind, scope)
+        let found = kind::intern(scope.path(), self.name, site, &self.options);
+        Row::start(found, scope)
     }
 }
 
@@ -159,8 +159,8 @@ pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
     future: F,
 ) -> Tracked<F, J> {
     let scope = group.scope();
-    let kind = kind::intern(scope.path(), name, site, options);
-    Tracked::new(Row::start(kind, scope), judge, future)
+    let found = kind::intern(scope.path(), name, site, options);
+    Tracked::new(Row::start(found, scope), judge, future)
 }
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.
@@ -171,7 +171,7 @@ fn run<T>(work: impl FnOnce() -> T, mut row: Row) -> Result<T, TaskError> {
     }
     match row.poll(work) {
         Ok(output) => {
-            row.end_with(None);
+            row.end(TaskOutcome::Completed);
             Ok(output)
         }
         Err(payload) => Err(row.end_panicked(payload)),

@@ -102,6 +102,7 @@ impl Root {
     #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
+        self.scope.set_hooked();
     }
 
     /// Whether it is known when its tasks were polled last.

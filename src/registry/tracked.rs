@@ -3,11 +3,12 @@
 //! A row begins when the task is spawned and ends after its future is dropped, however that happens: by completion, by
 //! cancel, by a panic, or by the runtime that goes away.
 
-use super::kind::{self, Kind};
+use super::kind::{self, Found, Kind};
 use super::root::{self, Event, PanicText};
 use super::scope::{self, Scope};
+use super::shard::{self, Shard};
 use super::slot::{Entry, Slot};
-use super::{cancels, chains, clock, panics, pulse, shard, slots, untracked};
+use super::{cancels, chains, clock, panics, pulse, slots, untracked};
 use crate::audit::asking::Asking;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
@@ -112,32 +113,55 @@ impl<F: Future, J> Tracked<F, J> {
 impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
     type Output = Result<F::Output, TaskError>;
 
-    #[inline]
+    // Into tokio's own poll: as a function of its own it saves and restores registers at every poll of the task.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let mut polled = Ok(Poll::Pending);
+        // Most polls are of a task that was asked for nothing and has parked before: what they need comes first, and
+        // all else is in functions of its own, which keep registers and stores out of it.
         match this.row.turn() {
             Turn::Poll => {}
             Turn::End => return Poll::Ready(Err(cancel(this.row, this.future))),
-            Turn::Answer => polled = answer(this.row, this.future.as_mut(), cx.waker()),
+            Turn::Answer => match answer(this.row, this.future.as_mut(), cx.waker()) {
+                Ok(Poll::Pending) => {}
+                over => return end(this.row, this.judge, this.future, over),
+            },
         }
-        if let Ok(Poll::Pending) = polled {
-            polled = poll(this.row, this.future.as_mut(), cx);
-        }
-        match polled {
-            Ok(Poll::Pending) if this.row.park(cx.waker()) => Poll::Pending,
+        match poll(this.row, this.future.as_mut(), cx) {
+            Ok(Poll::Pending) if this.row.published || this.row.publish(cx.waker()) => {
+                Poll::Pending
+            }
             Ok(Poll::Pending) => Poll::Ready(Err(cancel(this.row, this.future))),
-            Ok(Poll::Ready(output)) => {
-                this.row.end_with(this.judge.failure(&output));
-                Poll::Ready(Ok(output))
-            }
-            Err(payload) => {
-                // What the panic left of the future is dropped before the row ends, and may panic again.
-                drop(catch_unwind(AssertUnwindSafe(|| this.future.set(None))));
-                Poll::Ready(Err(this.row.end_panicked(payload)))
-            }
+            over => end(this.row, this.judge, this.future, over),
         }
     }
+}
+
+/// Ends the row of a future that returned or panicked.
+#[inline]
+fn end<F: Future, J: Judge<F::Output>>(
+    row: &mut Row,
+    judge: &J,
+    future: Pin<&mut Option<F>>,
+    over: Result<Poll<F::Output>, Payload>,
+) -> Poll<Result<F::Output, TaskError>> {
+    match over {
+        Ok(polled) => polled.map(|output| {
+            match judge.failure(&output) {
+                None => row.end(TaskOutcome::Completed),
+                Some(error) => row.end_failed(&error),
+            }
+            Ok(output)
+        }),
+        Err(payload) => Poll::Ready(Err(panicked(row, future, payload))),
+    }
+}
+
+#[cold]
+fn panicked<F>(row: &mut Row, mut future: Pin<&mut Option<F>>, payload: Payload) -> TaskError {
+    // What the panic left of the future is dropped before the row ends, and may panic again.
+    drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
+    row.end_panicked(payload)
 }
 
 #[inline]
@@ -180,19 +204,18 @@ fn cancel<F>(row: &mut Row, mut future: Pin<&mut Option<F>>) -> TaskError {
 impl Row {
     /// Enters a task. From here on it is counted and listed.
     #[inline]
-    pub(crate) fn start(kind: &'static Kind, scope: &'static Scope) -> Self {
+    pub(crate) fn start(found: Found, scope: &'static Scope) -> Self {
         let started = clock::raw();
-        // Before the slot is filled: whoever cancels from here on finds the slot, and changes the word.
-        let seen = cancels::now();
+        let kind = found.kind;
+        found.bump(|counters| &counters.started);
         let slot = slots::take();
-        shard::with(|shard| {
+        shard::with(move |shard| {
             let entry = Entry {
                 id: shard.next_id(),
                 started,
                 kind: kind.number,
                 scope: scope.number,
             };
-            shard::bump(&shard.kind(kind.number).started);
             let counters = shard.scope(scope.number).of(kind.options.daemon);
             shard::bump(&counters.started);
             slot.occupy(entry);
@@ -202,11 +225,7 @@ impl Row {
             live: true,
             polled: false,
             published: false,
-            seen: if cancels::is_under_way(seen) {
-                cancels::NEVER
-            } else {
-                seen
-            },
+            seen: cancels::NEVER,
         }
     }
 
@@ -222,13 +241,6 @@ impl Row {
     /// What the task was asked to do. Called before each poll.
     #[inline]
     pub(crate) fn turn(&mut self) -> Turn {
-        if !self.polled {
-            self.polled = true;
-            self.slot.mark_polled(pulse::last());
-            if scope::at(self.slot.own_scope()).is_cancelling() {
-                return Turn::End;
-            }
-        }
         let word = cancels::now();
         if word == self.seen {
             Turn::Poll
@@ -237,12 +249,28 @@ impl Row {
         }
     }
 
-    #[cold]
+    /// Looks into the slot: in the first poll, and when somebody may have been asked for something.
+    #[inline(never)]
     fn look(&mut self, word: u64) -> Turn {
         if !cancels::is_under_way(word) {
             self.seen = word;
         }
         self.slot.mark_polled(pulse::last());
+        if !self.polled {
+            self.polled = true;
+            if scope::at(self.slot.own_scope()).is_cancelling() {
+                return Turn::End;
+            }
+        }
+        if self.slot.is_asked() {
+            self.asked()
+        } else {
+            Turn::Poll
+        }
+    }
+
+    #[cold]
+    fn asked(&mut self) -> Turn {
         if self.slot.lost_waker() {
             self.published = false;
         }
@@ -259,42 +287,30 @@ impl Row {
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let Some(shard) = shard::own() else {
-            // One of the few threads without a shard of its own.
-            return catch_unwind(AssertUnwindSafe(f));
-        };
-        let before = shard.set_current(self.slot.place());
+        let shard = shard::for_notes();
+        let before = shard.replace_current(self.slot.place());
         let result = catch_unwind(AssertUnwindSafe(f));
         shard.set_current(before);
         result
     }
 
     /// Leaves the waker where a canceller finds it; false when one came before.
-    #[inline]
-    fn park(&mut self, waker: &Waker) -> bool {
-        if !self.published {
-            self.published = true;
-            self.slot.publish(waker);
-            return !self.slot.is_cancelling();
-        }
-        true
+    #[inline(never)]
+    fn publish(&mut self, waker: &Waker) -> bool {
+        self.published = true;
+        self.slot.publish(waker);
+        !self.slot.is_cancelling()
     }
 
-    /// Ends the row of a task that returned.
-    #[inline]
-    pub(crate) fn end_with(&mut self, failure: Option<String>) {
-        match failure {
-            None => self.end(TaskOutcome::Completed),
-            Some(error) => {
-                let kind = kind::at(self.slot.own_entry().kind);
-                tracing::warn!(
-                    target: "headcount::task",
-                    group = kind.group(), task = kind.name, id = self.id().get(), error,
-                    "task failed"
-                );
-                self.end(TaskOutcome::Failed);
-            }
-        }
+    #[cold]
+    fn end_failed(&mut self, error: &str) {
+        let kind = kind::at(self.slot.own_entry().kind);
+        tracing::warn!(
+            target: "headcount::task",
+            group = kind.group(), task = kind.name, id = self.id().get(), error,
+            "task failed"
+        );
+        self.end(TaskOutcome::Failed);
     }
 
     /// Ends the row of a task that was dropped before it returned; `dropped` tells whether the drop panicked.
@@ -331,29 +347,38 @@ impl Row {
         TaskError::Panicked(panic)
     }
 
-    #[inline]
-    fn end(&mut self, outcome: TaskOutcome) {
+    /// Ends the row: of a task that returned, or whose future is dropped.
+    #[inline(never)]
+    pub(crate) fn end(&mut self, outcome: TaskOutcome) {
         self.live = false;
         let entry = self.slot.own_entry();
         let kind = kind::at(entry.kind);
         let scope = scope::at(entry.scope);
         // Once the end is counted the scope may serve another runtime.
-        let root = scope.root();
+        let (root, is_hooked) = (scope.root(), scope.is_hooked());
         let nanos = clock::nanos_between(entry.started, clock::raw());
         self.slot.vacate(self.published);
-        shard::with(|shard| {
-            shard::bump(&shard.kind(entry.kind).ended[outcome as usize]);
-            shard.duration(kind.label).record(nanos);
-            let counters = shard.scope(entry.scope).of(kind.options.daemon);
-            shard::bump_seq_cst(&counters.ended);
-        });
+        match shard::own() {
+            Some(shard) => count_end(shard, kind, entry.scope, outcome, nanos),
+            None => shard::with(move |shard| count_end(shard, kind, entry.scope, outcome, nanos)),
+        }
         slots::give(self.slot);
         scope.after_end();
-        untracked::tracked_task_ended();
+        if is_hooked {
+            untracked::tracked_task_ended();
+        }
         if kind.options.required {
             root::tell(root, Event::RequiredEnded(kind, outcome));
         }
     }
+}
+
+#[inline]
+fn count_end(shard: &Shard, kind: &Kind, scope: u32, outcome: TaskOutcome, nanos: u64) {
+    shard::bump(&shard.kind(kind.number).ended[outcome as usize]);
+    shard.duration(kind.label).record(nanos);
+    let counters = shard.scope(scope).of(kind.options.daemon);
+    shard::bump_seq_cst(&counters.ended);
 }
 
 impl Drop for Row {
