@@ -10,11 +10,12 @@ mod episodes;
 mod told;
 
 use super::voice::Voice;
+use crate::registry::heartbeats;
 use crate::registry::holders::{self, Holder};
 use crate::registry::pulse;
 use crate::registry::root::Root;
 use crate::threads::{self, Known, ThreadClass};
-use episodes::{Change, Episodes};
+use episodes::{Allowance, Change, Episodes};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,9 +79,11 @@ impl Vigil {
         let mut watched = Watched::begin(self.pause * 2);
         let mut episodes = Episodes::new(self.limit.unwrap_or(Duration::MAX));
         let mut were_stuck = false;
+        let mut allowance = Allowance::full();
         loop {
             sleep(self.pause).await;
             let now = watched.now();
+            look_for_beats(&self.root, now, &mut allowance, &news);
             if self.limit.is_some() {
                 self.look(&mut episodes, now, &mut were_stuck, &news);
                 // Right after the look: a poll that was seen and one that has noted this pulse are two.
@@ -202,4 +205,26 @@ impl Watched {
         self.last = now;
         self.total
     }
+}
+
+/// Who has missed its heartbeat, and who beats again.
+fn look_for_beats(
+    root: &Root,
+    now: Duration,
+    allowance: &mut Allowance,
+    news: &UnboundedSender<News>,
+) {
+    heartbeats::look(root, now, |change| {
+        let is_stalled = change.is_stalled;
+        let more = if is_stalled {
+            allowance.take(now)
+        } else {
+            Some(0)
+        };
+        if let Some(more) = more {
+            // Nobody hears it after the end.
+            news.send(News::Heartbeat { change, more }).ok();
+        }
+        is_stalled && more.is_some()
+    });
 }

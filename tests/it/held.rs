@@ -36,7 +36,7 @@ fn hold(tasks: &TaskGroup, name: &str, gate: &Gate) {
 #[test]
 fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet(), async move |tasks| {
             hold(&tasks.group("http"), "busy", &held);
@@ -61,7 +61,7 @@ fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() 
 #[test]
 fn that_every_worker_is_stuck_is_said() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet(), async move |tasks| {
             hold(tasks, "first", &held);
@@ -80,7 +80,7 @@ fn that_every_worker_is_stuck_is_said() {
 #[test]
 fn the_only_thread_of_a_runtime_is_watched_too() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet().current_thread(), async move |tasks| {
             hold(tasks, "busy", &held);
@@ -99,7 +99,10 @@ fn the_only_thread_of_a_runtime_is_watched_too() {
 #[test]
 fn main_and_local_tasks_are_watched_too() {
     alone(|| {
-        let (heard, gates) = (Heard::begin(), [Gate::default(), Gate::default()]);
+        let (heard, gates) = (
+            Heard::of("headcount::worker"),
+            [Gate::default(), Gate::default()],
+        );
         let [first, second] = gates.clone();
         let end = serve(quiet(), async move |tasks| {
             first.wait();
@@ -126,7 +129,11 @@ fn main_and_local_tasks_are_watched_too() {
 #[test]
 fn who_works_is_not_warned_of() {
     alone(|| {
-        let (heard, gate, closure) = (Heard::begin(), Gate::default(), Gate::default());
+        let (heard, gate, closure) = (
+            Heard::of("headcount::worker"),
+            Gate::default(),
+            Gate::default(),
+        );
         let (held, inside) = (gate.clone(), closure.clone());
         let polls = Arc::new(AtomicU64::new(0));
         let over = Arc::new(AtomicBool::new(false));
@@ -165,7 +172,7 @@ fn who_works_is_not_warned_of() {
 #[test]
 fn a_task_that_blocks_in_place_holds_no_worker() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let (aside, held) = (gate.clone(), gate.clone());
         let begun = Gate::default();
         let inside = begun.clone();

@@ -2,6 +2,7 @@
 
 use super::super::voice::Voice;
 use super::described::{Described, describe};
+use crate::registry::heartbeats;
 use crate::registry::holders::Holder;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
@@ -27,6 +28,12 @@ pub(in crate::shutdown) enum News {
     },
     /// It has left its thread after so long.
     CameBack { holder: Holder, held: Duration },
+    /// A task has missed its heartbeat, or beats again.
+    Heartbeat {
+        change: heartbeats::Change,
+        /// How many more missed theirs and are not told of.
+        more: u32,
+    },
     /// Every worker is held.
     AllStuck { workers: usize },
 }
@@ -73,6 +80,7 @@ impl Teller {
                         self.came_back(holder, held);
                     }
                 }
+                News::Heartbeat { change, more } => self.heartbeat(change, more),
                 News::AllStuck { workers } => self.all_stuck(workers),
             }
         }
@@ -110,6 +118,29 @@ impl Teller {
                 thread, tid = holder.tid, held_seconds = held.as_secs_f64(),
                 "task came back after {}", brief(held)
             );
+        });
+    }
+
+    fn heartbeat(&self, change: heartbeats::Change, more: u32) {
+        let more = (more > 0).then_some(more);
+        self.voice.log(move || {
+            let (kind, id, silent) = (change.kind, change.id.get(), brief(change.silent));
+            if change.is_stalled {
+                let (every, required) = (brief(change.every), kind.options.required);
+                tracing::warn!(
+                    target: "headcount::task",
+                    group = kind.group(), task = kind.name, id, spawned = %kind.site, required,
+                    silent_seconds = change.silent.as_secs_f64(), unsaid = more,
+                    "task is stalled: no heartbeat for {silent}, and it declared one every {every}"
+                );
+            } else {
+                tracing::info!(
+                    target: "headcount::task",
+                    group = kind.group(), task = kind.name, id,
+                    silent_seconds = change.silent.as_secs_f64(),
+                    "task beats again after {silent}"
+                );
+            }
         });
     }
 
