@@ -7,6 +7,7 @@ use super::watchdog::{EXIT_CODE, Watchdog};
 use super::{Message, Messages, Owned, Plan, Print, Standing};
 use crate::audit::{self, Baseline, ThreadKey};
 use crate::group::Drain;
+use crate::registry::chains::Answers;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
 use crate::registry::{Tally, TallyRow};
@@ -114,8 +115,8 @@ impl Pipeline {
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
         self.phase.set(Phase::Draining);
-        let drain = self.drain(&before).await;
-        let chains = self.ask(&drain.ignored).await;
+        let (drain, mut chains) = self.drain(&before).await;
+        chains.extend(self.ask(&drain.ignored).await);
         self.phase.set(Phase::Cancelling);
         let (cancel, closing) = self.cancel(&before, &drain).await;
         self.phase.set(Phase::Closing);
@@ -182,11 +183,12 @@ impl Pipeline {
         }
     }
 
-    async fn drain(&mut self, before: &Before) -> DrainLayer {
+    /// The layer, and what tasks awaited that were cancelled in it.
+    async fn drain(&mut self, before: &Before) -> (DrainLayer, Answers) {
         let scope = self.root.scope;
         let (live, started) = (scope.live(), scope.started());
         let mut layer = self.layer("drain", self.plan.drain, before);
-        let drain = Drain::new(layer.left());
+        let drain = Drain::new(layer.left()).asking();
         if self.signals_seen < 2 {
             let (root, until) = (Arc::clone(&self.root), layer.until);
             let wait_for_untracked = self.plan.wait_for_untracked;
@@ -200,14 +202,15 @@ impl Pipeline {
         } else {
             layer.cut = true;
         }
-        let ignored = drain.ignored(scope);
+        let (ignored, awaits) = drain.ignored(scope);
         let tasks = live + (scope.started() - started);
-        DrainLayer {
+        let layer = DrainLayer {
             timing: layer.timing(),
             tasks,
             ended: tasks.saturating_sub(ignored.count()),
             ignored: findings(&ignored),
-        }
+        };
+        (layer, awaits)
     }
 
     /// Begins a layer, which ends with its budget or with the deadline.
