@@ -205,3 +205,50 @@ fn nobody_is_watched_without_a_limit() {
         assert_eq!(dump.root.kinds[0].rows[0].last_poll, None);
     });
 }
+
+/// Nobody knows which task it is, but the worker sleeps where tokio does not.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_worker_on_which_an_untracked_task_sleeps_is_told_of() {
+    alone(|| {
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet(), async move |_| {
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            drop(tokio::spawn(async move { held.wait() }));
+        });
+        let (told, seen) = heard.next();
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked task sleeps on its worker for Ns: nothing else runs there thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        assert!(seen.starts_with("\"waiting on futex 0x"), "{seen}");
+        gate.open();
+        let (told, _) = heard.next();
+        insta::assert_snapshot!(told, @r#"INFO headcount::worker: worker came back after Ns thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        end();
+        assert_eq!(
+            heard.rest(),
+            [""; 0],
+            "the other worker only waits for work"
+        );
+    });
+}
+
+#[cfg(tokio_unstable)]
+#[test]
+fn tracked_and_untracked_tasks_together_may_hold_all_workers() {
+    alone(|| {
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
+        let (first, second) = (gate.clone(), gate.clone());
+        let end = serve(quiet(), async move |tasks| {
+            hold(tasks, "first", &first);
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            drop(tokio::spawn(async move { second.wait() }));
+        });
+        let mut told = [heard.next().0, heard.next().0, heard.next().0];
+        told.sort();
+        assert!(told[0].contains("all 2 workers are stuck"), "{told:?}");
+        assert!(told[1].contains("task=\"first\""), "{told:?}");
+        assert!(told[2].contains("untracked task sleeps"), "{told:?}");
+        gate.open();
+        end();
+    });
+}
