@@ -102,7 +102,9 @@ fn a_required_task_without_its_heartbeat_makes_the_service_unready_until_it_beat
         run(async |tasks| {
             let (tell, task) = beats_when_told();
             let group = tasks.clone();
-            let task = async move { drop(group.until_draining(task).await) };
+            let task = async move {
+                group.until_draining(task).await;
+            };
             drop(tasks.task("reader").required().heartbeat(EVERY).spawn(task));
             assert!(tasks.is_ready());
             until(|| !tasks.is_ready()).await;

@@ -13,6 +13,7 @@ const LIMIT: Duration = Duration::from_millis(50);
 fn serve(builder: Builder, main: impl AsyncFnOnce(&TaskGroup) + Send + 'static) -> impl FnOnce() {
     let runtime = builder.hold_limit(LIMIT).build().unwrap();
     let tasks = runtime.tasks().clone();
+    #[expect(clippy::disallowed_methods, reason = "it is the process's main thread")]
     let thread = std::thread::spawn(move || {
         let report = runtime.run(async |tasks| {
             main(&tasks).await;

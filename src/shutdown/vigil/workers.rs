@@ -108,7 +108,7 @@ impl Seen {
 
     fn ended(self, now: Duration) -> Option<Change> {
         let held = now - self.since;
-        self.told.then(|| Change::Ended(self.asleep, held))
+        self.told.then_some(Change::Ended(self.asleep, held))
     }
 }
 

@@ -196,10 +196,10 @@ fn a_hundred_thousand_tasks_that_ignore_draining_are_one_row() {
 fn a_task_that_its_own_budget_cancels_is_named_with_what_it_awaited() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
-            let (ask, request) = tokio::sync::oneshot::channel::<()>();
+            let (ask, request) = oneshot::channel::<()>();
             let group = tasks.group("group");
             drop(group.spawn("holds", async move {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
                 drop(ask);
             }));
             let ignores = group.task("ignores").drain_budget(SHORT);
