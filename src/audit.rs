@@ -129,6 +129,19 @@ pub(crate) fn threads(baseline: &Baseline) -> Vec<Audited> {
         .collect()
 }
 
+/// How long and how often a thread has run, while it sleeps (`schedstat`, in the kernel's `scheduler/sched-stats`): it has
+/// slept all the while when this stays the same. `None` when it runs, could run, or is over, and where the kernel does
+/// not count.
+#[cfg(tokio_unstable)]
+pub(crate) fn asleep(tid: u32) -> Option<String> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/task/{tid}/{file}"));
+    let ran = read("schedstat").ok()?;
+    let thread = parse_stat(tid, &read("stat").ok()?)?;
+    let is_counted = ran.starts_with(|c: char| matches!(c, '1'..='9'));
+    // One that waits for a processor has not run either.
+    (matches!(thread.state, 'S' | 'D') && is_counted).then_some(ran)
+}
+
 fn os_threads() -> Vec<OsThread> {
     task_folder()
         .filter_map(|entry| {

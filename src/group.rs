@@ -347,11 +347,19 @@ impl TaskGroup {
         self.inner.root.tell(Event::Requested(reason.to_owned()));
     }
 
-    /// Whether the service should get work: no shutdown has begun, and no required task has ended. This is what a
-    /// readiness probe answers; it fails before the first group is told to drain.
+    /// Whether the service should get work: no shutdown has begun, no required task has ended, and none misses its
+    /// heartbeat. This is what a readiness probe answers; it fails before the first group is told to drain.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.inner.root.is_stopping() && !self.inner.root.has_lost_required()
+        let root = &self.inner.root;
+        !root.is_stopping() && !root.has_lost_required() && !root.has_stalled_required()
+    }
+
+    /// Says that the task that runs on this thread is well: its heartbeat, if it has declared one by
+    /// [`Spawn::heartbeat`]. Fit for loops: it counts under a lock that few share. It does nothing outside of a tracked
+    /// task, and in one that has declared none.
+    pub fn beat() {
+        crate::registry::heartbeats::beat();
     }
 
     /// Every live task of the group and those in it, and for the root the untracked ones.

@@ -7,6 +7,7 @@
 mod cancels;
 pub(crate) mod chains;
 pub(crate) mod clock;
+pub(crate) mod heartbeats;
 mod histogram;
 pub(crate) mod holders;
 pub(crate) mod kind;
@@ -31,6 +32,7 @@ use kind::Kind;
 use root::Root;
 use scope::Scope;
 use slot::{Reading, Slot};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 pub(crate) use tally::{Tally, TallyRow};
@@ -59,7 +61,9 @@ pub(crate) fn live_tasks(scope: &'static Scope) -> Vec<LiveTask> {
     let now = clock::raw();
     let mut tasks = Vec::with_capacity(scope.size_hint());
     // Not `collect`: from the inside the walk is one loop.
-    readings(scope).for_each(|(slot, reading)| tasks.push(live_task(slot, &reading, now)));
+    let stalled = heartbeats::stalled();
+    readings(scope)
+        .for_each(|(slot, reading)| tasks.push(live_task(slot, &reading, now, &stalled)));
     tasks
 }
 
@@ -99,12 +103,19 @@ impl LiveTask {
     }
 }
 
-fn live_task(slot: &'static Slot, reading: &Reading, now: u64) -> LiveTask {
+fn live_task(
+    slot: &'static Slot,
+    reading: &Reading,
+    now: u64,
+    stalled: &HashSet<(usize, u64)>,
+) -> LiveTask {
     let entry = &reading.entry;
     let state = if reading.cancelling {
         TaskState::Cancelling
     } else if scope::at(entry.scope).is_draining() {
         TaskState::Draining
+    } else if !stalled.is_empty() && stalled.contains(&(slot.place(), entry.id)) {
+        TaskState::Stalled
     } else if reading.polled != 0 {
         TaskState::Running
     } else {

@@ -26,6 +26,7 @@ fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
     for rule in &config.expected_threads {
         builder = builder.expect_threads(rule.clone());
     }
+    builder = builder.hold_limit(config.runtime.hold_limit);
     if let Some(workers) = config.runtime.worker_threads {
         builder = builder.worker_threads(workers);
     }

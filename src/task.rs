@@ -43,6 +43,8 @@ pub enum TaskState {
     Created,
     /// Polled at least once.
     Running,
+    /// It has missed the [`heartbeat`](crate::Spawn::heartbeat) that it declared.
+    Stalled,
     /// Its group was told to drain.
     Draining,
     /// Asked to be dropped at its next await.
@@ -138,6 +140,7 @@ impl TaskState {
         match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::Stalled => "stalled",
             Self::Draining => "draining",
             Self::Cancelling => "cancelling",
         }

@@ -2,7 +2,7 @@
 
 use super::TaskGroup;
 use crate::registry::kind::{self, Kind};
-use crate::registry::{self, Counts};
+use crate::registry::{self, Counts, heartbeats};
 use crate::task::TaskOutcome;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct TaskCounters {
     pub panicked: u64,
     /// How many were dropped before they returned.
     pub cancelled: u64,
+    /// How many live without the heartbeat that they declared.
+    pub stalled: u64,
 }
 
 /// How long the tasks of a group lived that have ended.
@@ -43,7 +45,7 @@ pub struct GroupDurations {
 // === impl TaskCounters ===
 
 impl TaskCounters {
-    fn new(kind: &Kind, counts: &Counts) -> Self {
+    fn new(kind: &Kind, counts: &Counts, stalled: u64) -> Self {
         let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
         Self {
             group: kind.group(),
@@ -53,6 +55,7 @@ impl TaskCounters {
             failed: ended(TaskOutcome::Failed),
             panicked: ended(TaskOutcome::Panicked),
             cancelled: ended(TaskOutcome::Cancelled),
+            stalled,
         }
     }
 
@@ -63,6 +66,7 @@ impl TaskCounters {
         self.failed += other.failed;
         self.panicked += other.panicked;
         self.cancelled += other.cancelled;
+        self.stalled += other.stalled;
     }
 
     /// How many have not ended.
@@ -90,10 +94,14 @@ impl TaskGroup {
     /// in the process, share them. They add up when nothing starts or ends meanwhile.
     #[must_use]
     pub fn counters(&self) -> Vec<TaskCounters> {
+        let stalled = heartbeats::stalled_by_kind();
         let mut rows: Vec<TaskCounters> = registry::all_counts()
             .into_iter()
             .filter(|(kind, _)| !kind.options.untracked && is_within(kind.group(), self.name()))
-            .map(|(kind, counts)| TaskCounters::new(kind, &counts))
+            .map(|(kind, counts)| {
+                let stalled = stalled.get(&kind.number).copied().unwrap_or(0);
+                TaskCounters::new(kind, &counts, stalled)
+            })
             .collect();
         rows.sort_unstable_by_key(|row| (row.group, row.name));
         rows.dedup_by(|same, row| {

@@ -3,13 +3,14 @@
 //! It runs on the control runtime: its clock runs when every worker is stuck.
 
 use super::{TaskGroup, empty};
+use crate::registry::chains::{Answers, Question};
 use crate::registry::scope::Scope;
 use crate::registry::{self, LiveTask, Tally};
 use crate::task::TaskId;
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,6 +27,12 @@ const LOOK_LAST: Duration = Duration::from_millis(20);
 /// A walk takes a processor from those who end, so it may take no more than this share of the time.
 const WALK_SHARE: u32 = 4;
 
+/// How long tasks that are about to be cancelled may take to say what they await. One that is in a poll does not.
+const ANSWER: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_micros(500);
+/// Of so many kinds one task is asked, in one drain.
+const KINDS: usize = 32;
+
 /// What a drain or a cancel left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -36,6 +43,8 @@ pub struct Drained {
 #[derive(Debug)]
 pub(crate) struct Drain {
     until: Instant,
+    /// Whether somebody wants to know what tasks awaited that are cancelled.
+    asks: bool,
     ignored: Mutex<Ignored>,
 }
 
@@ -44,6 +53,8 @@ pub(crate) struct Drain {
 struct Ignored {
     tally: Tally,
     counted: HashSet<TaskId>,
+    /// What some of them awaited before they were cancelled.
+    awaits: Answers,
 }
 
 // === impl Drained ===
@@ -66,29 +77,67 @@ impl Drain {
     pub(crate) fn new(budget: Duration) -> Self {
         Self {
             until: Instant::now() + budget,
+            asks: false,
             ignored: Mutex::default(),
         }
     }
 
-    /// The tasks that had to be cancelled, and those that live; daemons left out, because nobody waits for them.
-    pub(crate) fn ignored(self, scope: &'static Scope) -> Tally {
-        self.count(scope, |_| true);
-        let ignored = self.ignored.into_inner();
-        ignored.unwrap_or_else(PoisonError::into_inner).tally
+    /// Tasks whose budget ends before that of the drain are asked what they await before they are cancelled.
+    pub(crate) fn asking(self) -> Self {
+        Self { asks: true, ..self }
     }
 
-    fn count(&self, scope: &'static Scope, chosen: impl Fn(&LiveTask) -> bool) {
-        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ignored { tally, counted } = &mut *ignored;
+    /// The tasks that had to be cancelled, and those that live; daemons left out, because nobody waits for them.
+    /// With what some of them awaited that were cancelled before.
+    pub(crate) fn ignored(self, scope: &'static Scope) -> (Tally, Answers) {
+        self.count(scope, |_| true);
+        let ignored = self.ignored.into_inner();
+        let ignored = ignored.unwrap_or_else(PoisonError::into_inner);
+        (ignored.tally, ignored.awaits)
+    }
+
+    /// Counts those that were not counted before. The first task of each kind that is among them.
+    fn count(&self, scope: &'static Scope, chosen: impl Fn(&LiveTask) -> bool) -> Vec<TaskId> {
+        let mut ignored = self.ignored_now();
+        let Ignored { tally, counted, .. } = &mut *ignored;
         let mut found = HashSet::new();
-        tally.merge(Tally::of(scope, |task| {
+        let new = Tally::of(scope, |task| {
             let new = !task.kind.options.daemon && chosen(task) && !counted.contains(&task.id);
             if new {
                 found.insert(task.id);
             }
             new
-        }));
+        });
         counted.extend(found);
+        let first = new.rows().into_iter().filter(|row| row.on_thread.is_none());
+        let first = first.filter_map(|row| row.ids.first().copied()).collect();
+        tally.merge(new);
+        first
+    }
+
+    /// Asks what they await, unless there is no time.
+    async fn ask(&self, scope: &'static Scope, mut tasks: Vec<TaskId>) {
+        tasks.truncate(KINDS.saturating_sub(self.ignored_now().awaits.len()));
+        let may_ask = cfg!(feature = "stacks") && self.asks && Instant::now() < self.until;
+        if tasks.is_empty() || !may_ask {
+            return;
+        }
+        let until = Instant::now() + ANSWER;
+        let question = loop {
+            match Question::ask(scope, tasks.iter().copied()) {
+                Some(question) => break question,
+                None if Instant::now() >= until => return,
+                None => sleep(LOOK).await,
+            }
+        };
+        while !question.is_answered() && Instant::now() < until {
+            sleep(LOOK).await;
+        }
+        self.ignored_now().awaits.extend(question.answers());
+    }
+
+    fn ignored_now(&self) -> MutexGuard<'_, Ignored> {
+        self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drains one group while the rest of the service goes on.
@@ -96,7 +145,7 @@ impl Drain {
         let scope = group.scope();
         self.tree(scope, self.until).await;
         if scope.live() > 0 && scope.drain_budget().is_some() {
-            self.cancel_ignorant(scope);
+            self.cancel_ignorant(scope).await;
             let until = Instant::now() + group.inner.budgets.cancel;
             self.wait(scope, until).await;
         }
@@ -126,7 +175,7 @@ impl Drain {
                     Some(budget) => {
                         self.tree(child.scope(), until.min(now + budget)).await;
                         if child.scope().live() > 0 && now + budget <= until {
-                            self.cancel_ignorant(child.scope());
+                            self.cancel_ignorant(child.scope()).await;
                         }
                     }
                     None => {
@@ -154,18 +203,20 @@ impl Drain {
             }
             self.cancel_where(scope, |budget, drained| {
                 budget.is_some_and(|budget| budget <= drained)
-            });
+            })
+            .await;
         }
     }
 
     /// The group's own budget is over: cancels all but tasks with a longer one.
-    fn cancel_ignorant(&self, scope: &'static Scope) {
+    async fn cancel_ignorant(&self, scope: &'static Scope) {
         self.cancel_where(scope, |budget, drained| {
             budget.is_none_or(|budget| budget <= drained)
-        });
+        })
+        .await;
     }
 
-    fn cancel_where(
+    async fn cancel_where(
         &self,
         scope: &'static Scope,
         over: impl Fn(Option<Duration>, Duration) -> bool,
@@ -175,7 +226,8 @@ impl Drain {
                 .draining_for()
                 .is_some_and(|drained| over(kind.options.drain_budget, drained))
         };
-        self.count(scope, |task| chosen(task.kind, task.scope()));
+        let ignorant = self.count(scope, |task| chosen(task.kind, task.scope()));
+        self.ask(scope, ignorant).await;
         registry::cancel(scope, chosen);
     }
 }

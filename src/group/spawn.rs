@@ -25,6 +25,7 @@ pub struct Spawn<'a> {
     group: &'a TaskGroup,
     name: &'a str,
     options: Options,
+    heartbeat: Option<Duration>,
 }
 
 // === impl Spawn ===
@@ -35,6 +36,7 @@ impl<'a> Spawn<'a> {
             group,
             name,
             options: Options::of(TaskKind::Async),
+            heartbeat: None,
         }
     }
 
@@ -62,6 +64,31 @@ impl<'a> Spawn<'a> {
     /// drain layer.
     pub fn drain_budget(mut self, budget: Duration) -> Self {
         self.options.drain_budget = Some(budget.min(clock::LONGEST));
+        self
+    }
+
+    /// It calls [`TaskGroup::beat`] at least so often, or it is *stalled*: warned of by a `tracing` event of the target
+    /// `headcount::task`, once until it beats again, and shown so in snapshots, dumps and counters. While a
+    /// [`required`](Self::required) task is stalled the service is not ready.
+    ///
+    /// A poll is no beat: a task that is polled for ever may get nowhere. It is looked at ten times a second, so a
+    /// heartbeat is late by a tenth more. A task that drains need not beat.
+    ///
+    /// ```
+    /// # use headcount::TaskGroup;
+    /// # use std::time::Duration;
+    /// # headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
+    /// # let group = tasks.clone();
+    /// tasks.task("ticker").heartbeat(Duration::from_secs(5)).spawn(async move {
+    ///     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    ///     while group.until_draining(tick.tick()).await.is_some() {
+    ///         TaskGroup::beat();
+    ///     }
+    /// });
+    /// # });
+    /// ```
+    pub fn heartbeat(mut self, every: Duration) -> Self {
+        self.heartbeat = Some(every);
         self
     }
 
@@ -100,6 +127,9 @@ impl<'a> Spawn<'a> {
         }
         let site = Location::caller();
         let tracked = tracked(self.group, self.name, site, &self.options, judge, future);
+        if let Some(every) = self.heartbeat {
+            tracked.row().expect_beats(every);
+        }
         let _mark = untracked::mark_tracked();
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
         TaskHandle::new(self.group.handle().spawn(tracked))
@@ -122,6 +152,9 @@ impl<'a> Spawn<'a> {
         self.options.runs = TaskKind::Local;
         let site = Location::caller();
         let tracked = tracked(self.group, self.name, site, &self.options, Any, future);
+        if let Some(every) = self.heartbeat {
+            tracked.row().expect_beats(every);
+        }
         let _mark = untracked::mark_tracked();
         TaskHandle::new(tokio::task::spawn_local(tracked))
     }
@@ -144,7 +177,11 @@ impl<'a> Spawn<'a> {
     fn row(&self, site: &'static Location<'static>) -> Row {
         let scope = self.group.scope();
         let found = kind::intern(scope.path(), self.name, site, &self.options);
-        Row::start(found, scope)
+        let row = Row::start(found, scope);
+        if let Some(every) = self.heartbeat {
+            row.expect_beats(every);
+        }
+        row
     }
 }
 

@@ -8,34 +8,35 @@ use super::{cancels, readings};
 use crate::audit::asking::Chain;
 use crate::task::TaskId;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The answers of tasks.
+pub(crate) type Answers = HashMap<TaskId, Vec<Chain>>;
 
 /// What was asked, and the answers so far. One at a time.
 static ASKED: Mutex<Option<Asked>> = Mutex::new(None);
-static ONE: Mutex<()> = Mutex::new(());
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug)]
 struct Asked {
     of: HashSet<u64>,
-    answers: HashMap<TaskId, Vec<Chain>>,
+    answers: Answers,
 }
 
 /// A question under way.
 #[derive(Debug)]
-pub(crate) struct Question {
-    _one: MutexGuard<'static, ()>,
-}
+pub(crate) struct Question(());
 
 // === impl Question ===
 
 impl Question {
     /// Asks those tasks in `scope` and below it; `None` while another question is under way.
     pub(crate) fn ask(scope: &'static Scope, of: impl IntoIterator<Item = TaskId>) -> Option<Self> {
-        let one = match ONE.try_lock() {
-            Ok(one) => one,
-            Err(std::sync::TryLockError::Poisoned(one)) => one.into_inner(),
-            Err(std::sync::TryLockError::WouldBlock) => return None,
-        };
+        if UNDER_WAY.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let question = Self(());
         let of: HashSet<u64> = of.into_iter().map(TaskId::get).collect();
         *asked() = Some(Asked {
             of: of.clone(),
@@ -43,11 +44,19 @@ impl Question {
         });
         if !of.is_empty() && cfg!(feature = "stacks") {
             let _walk = cancels::Walk::begin();
+            let mut found = HashSet::with_capacity(of.len());
             readings(scope)
                 .filter(|(_, reading)| of.contains(&reading.entry.id))
-                .for_each(|(slot, reading)| slot.ask(&reading));
+                .for_each(|(slot, reading)| {
+                    slot.ask(&reading);
+                    found.insert(reading.entry.id);
+                });
+            // Those that have ended do not answer.
+            if let Some(asked) = &mut *asked() {
+                asked.of = found;
+            }
         }
-        Some(Self { _one: one })
+        Some(question)
     }
 
     /// Whether all that were asked have answered.
@@ -58,7 +67,7 @@ impl Question {
     }
 
     /// The chains of awaits of those who answered; a task that waits for several things has several.
-    pub(crate) fn answers(self) -> HashMap<TaskId, Vec<Chain>> {
+    pub(crate) fn answers(self) -> Answers {
         asked()
             .take()
             .map(|asked| asked.answers)
@@ -69,6 +78,7 @@ impl Question {
 impl Drop for Question {
     fn drop(&mut self) {
         *asked() = None;
+        UNDER_WAY.store(false, Ordering::Release);
     }
 }
 

@@ -5,7 +5,7 @@ use super::scope::{self, Scope};
 use crate::task::TaskOutcome;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -43,6 +43,8 @@ pub(crate) struct Root {
     /// Set when the shutdown begins.
     stopping: AtomicBool,
     required_lost: AtomicBool,
+    /// How many required tasks miss their heartbeats.
+    required_stalled: AtomicU32,
     /// Whether the runtime's hooks tell of untracked tasks.
     hooked: AtomicBool,
     /// Whether its tasks note when they are polled.
@@ -61,6 +63,7 @@ impl Root {
             refusing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             required_lost: AtomicBool::new(false),
+            required_stalled: AtomicU32::new(0),
             hooked: AtomicBool::new(false),
             has_pulse: AtomicBool::new(false),
             scope: scope::create(None, number, super::kind::ROOT_PATH),
@@ -120,6 +123,15 @@ impl Root {
         self.required_lost.load(Ordering::Acquire)
     }
 
+    /// Whether a required task misses its heartbeat.
+    pub(crate) fn has_stalled_required(&self) -> bool {
+        self.required_stalled.load(Ordering::Acquire) > 0
+    }
+
+    pub(super) fn set_stalled_required(&self, stalled: u32) {
+        self.required_stalled.store(stalled, Ordering::Release);
+    }
+
     pub(crate) fn tell(&self, event: Event) {
         if matches!(event, Event::Panicked(..)) && !self.is_stopping() {
             // It was logged, and is counted.
@@ -139,6 +151,7 @@ impl Drop for Root {
         if let Some(roots) = roots().as_mut() {
             roots.remove(&self.number);
         }
+        super::heartbeats::forget(self.number);
         super::kind::release(self.number);
         self.scope.release();
     }

@@ -8,7 +8,7 @@ use super::root::{self, Event, PanicText};
 use super::scope::{self, Scope};
 use super::shard::{self, Shard};
 use super::slot::{Entry, Slot};
-use super::{cancels, chains, clock, panics, pulse, slots, untracked};
+use super::{cancels, chains, clock, heartbeats, panics, pulse, slots, untracked};
 use crate::audit::asking::Asking;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
@@ -17,6 +17,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 pin_project! {
     /// A future whose life is a row of the registry.
@@ -107,6 +108,10 @@ impl<F: Future, J> Tracked<F, J> {
             judge,
             future: Some(future),
         }
+    }
+
+    pub(crate) fn row(&self) -> &Row {
+        &self.row
     }
 }
 
@@ -231,6 +236,11 @@ impl Row {
 
     pub(crate) fn id(&self) -> TaskId {
         TaskId(self.slot.own_id())
+    }
+
+    /// The task is to say at least so often that it is well.
+    pub(crate) fn expect_beats(&self, every: Duration) {
+        heartbeats::declare(self.slot, every);
     }
 
     #[inline]

@@ -118,7 +118,7 @@ pub struct Kind {
         serde(rename = "oldest_seconds", serialize_with = "super::seconds")
     )]
     pub oldest: Duration,
-    /// At most five of them: those that hold a thread, then the oldest.
+    /// At most five of them: those that hold a thread, those that are stalled, then the oldest.
     pub rows: Vec<Task>,
 }
 
@@ -131,6 +131,8 @@ pub struct States {
     pub created: u64,
     /// Polled at least once.
     pub running: u64,
+    /// Without the heartbeat that they declared.
+    pub stalled: u64,
     /// Told to drain.
     pub draining: u64,
     /// Asked to be dropped at their next await.
@@ -281,6 +283,7 @@ impl States {
         match state {
             TaskState::Created => self.created += 1,
             TaskState::Running => self.running += 1,
+            TaskState::Stalled => self.stalled += 1,
             TaskState::Draining => self.draining += 1,
             TaskState::Cancelling => self.cancelling += 1,
         }

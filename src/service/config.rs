@@ -77,10 +77,12 @@ pub(crate) struct ShutdownSettings {
 }
 
 /// The tokio runtime that the tasks run on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RuntimeSettings {
     /// `None` is one for each CPU.
     pub(crate) worker_threads: Option<usize>,
+    /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
+    pub(crate) hold_limit: Option<Duration>,
 }
 
 /// A declared task.
@@ -126,6 +128,15 @@ impl Default for LogSettings {
         Self {
             filter: Targets::new().with_default(tracing::Level::INFO),
             format: LogFormat::Human,
+        }
+    }
+}
+
+impl Default for RuntimeSettings {
+    fn default() -> Self {
+        Self {
+            worker_threads: None,
+            hold_limit: Some(Duration::from_secs(1)),
         }
     }
 }

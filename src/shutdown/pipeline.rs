@@ -9,6 +9,7 @@ use super::watchdog::{EXIT_CODE, Watchdog};
 use super::{Message, Messages, Owned, Plan, Print, Standing};
 use crate::audit::{self, Baseline, ThreadKey};
 use crate::group::Drain;
+use crate::registry::chains::Answers;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
 use crate::registry::{Tally, TallyRow};
@@ -127,8 +128,8 @@ impl Pipeline {
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
         self.phase.set(Phase::Draining);
-        let drain = self.drain(&before).await;
-        let looked = self.look(&drain.ignored).await;
+        let (drain, awaits) = self.drain(&before).await;
+        let looked = self.look(&drain.ignored, awaits).await;
         self.phase.set(Phase::Cancelling);
         let (mut cancel, closing) = self.cancel(&before, &drain).await;
         self.phase.set(Phase::Closing);
@@ -204,11 +205,12 @@ impl Pipeline {
         }
     }
 
-    async fn drain(&mut self, before: &Before) -> DrainLayer {
+    /// The layer, and what tasks awaited that were cancelled in it.
+    async fn drain(&mut self, before: &Before) -> (DrainLayer, Answers) {
         let scope = self.root.scope;
         let (live, started) = (scope.live(), scope.started());
         let mut layer = self.layer("drain", self.plan.drain, before);
-        let drain = Drain::new(layer.left());
+        let drain = Drain::new(layer.left()).asking();
         if self.signals_seen < 2 {
             let (root, until) = (Arc::clone(&self.root), layer.until);
             let wait_for_untracked = self.plan.wait_for_untracked;
@@ -222,15 +224,16 @@ impl Pipeline {
         } else {
             layer.cut = true;
         }
-        let ignored = drain.ignored(scope);
+        let (ignored, awaits) = drain.ignored(scope);
         let tasks = live + (scope.started() - started);
-        DrainLayer {
+        let layer = DrainLayer {
             timing: layer.timing(),
             tasks,
             ended: tasks.saturating_sub(ignored.count()),
             ignored: findings(&ignored),
             panicked: self.take_panics(),
-        }
+        };
+        (layer, awaits)
     }
 
     /// Begins a layer, which ends with its budget or with the deadline.

@@ -49,12 +49,13 @@ struct Stacks {
 type Traces = HashMap<u32, Trace>;
 
 impl Pipeline {
-    /// Asks one task of each kind what it awaits, and looks at the threads that tasks hold.
-    pub(super) async fn look(&self, ignored: &[TaskFinding]) -> Looked {
+    /// Asks one task of each kind what it awaits, and looks at the threads that tasks hold. `chains`: of tasks that have
+    /// answered before.
+    pub(super) async fn look(&self, ignored: &[TaskFinding], mut chains: Chains) -> Looked {
         let until = Instant::now() + ANSWER;
         let held = ignored.iter().filter_map(|task| task.tid).take(KINDS);
         let stacks = self.read(held.collect(), Means::Quiet, until).await;
-        let chains = self.ask(ignored).await;
+        chains.extend(self.ask(ignored).await);
         Looked { chains, stacks }
     }
 

@@ -8,13 +8,16 @@
 mod described;
 mod episodes;
 mod told;
+#[cfg(tokio_unstable)]
+mod workers;
 
 use super::voice::Voice;
+use crate::registry::heartbeats;
 use crate::registry::holders::{self, Holder};
 use crate::registry::pulse;
 use crate::registry::root::Root;
 use crate::threads::{self, Known, ThreadClass};
-use episodes::{Change, Episodes};
+use episodes::{Allowance, Change, Episodes};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +41,15 @@ pub(super) struct Vigil {
     /// How long a poll may take; `None` for as long as it likes.
     limit: Option<Duration>,
     pause: Duration,
+}
+
+/// What is seen of polls under way.
+#[derive(Debug)]
+struct Polls {
+    tracked: Episodes,
+    #[cfg(tokio_unstable)]
+    untracked: workers::Workers,
+    were_stuck: bool,
 }
 
 /// The time that was watched. While the process was stopped, or had no processor for the vigil, nobody watched: what
@@ -76,50 +88,57 @@ impl Vigil {
     /// Watches until it is dropped with the runtime that runs it.
     pub(super) async fn run(self, news: UnboundedSender<News>) {
         let mut watched = Watched::begin(self.pause * 2);
-        let mut episodes = Episodes::new(self.limit.unwrap_or(Duration::MAX));
-        let mut were_stuck = false;
+        let mut polls = Polls::new(self.limit.unwrap_or(Duration::MAX));
+        let mut allowance = Allowance::full();
         loop {
             sleep(self.pause).await;
             let now = watched.now();
+            look_for_beats(&self.root, now, &mut allowance, &news);
             if self.limit.is_some() {
-                self.look(&mut episodes, now, &mut were_stuck, &news);
+                self.look(&mut polls, now, &news);
                 // Right after the look: a poll that was seen and one that has noted this pulse are two.
                 pulse::beat();
             }
         }
     }
 
-    fn look(
-        &self,
-        episodes: &mut Episodes,
-        now: Duration,
-        were_stuck: &mut bool,
-        news: &UnboundedSender<News>,
-    ) {
+    fn look(&self, polls: &mut Polls, now: Duration, news: &UnboundedSender<News>) {
         let silent = self.root.is_stopping();
         let holders = holders::holders(self.root.scope);
-        let changes = episodes.look(now, &holders, |holder| !silent && self.holds_worker(holder));
-        if changes.is_empty() && !*were_stuck {
-            return;
+        let counts = |holder: &Holder| !silent && self.holds_worker(holder);
+        let changes = polls.tracked.look(now, &holders, counts);
+        let mut heard: Vec<News> = changes
+            .into_iter()
+            .map(|change| self.news(change))
+            .collect();
+        #[cfg(tokio_unstable)]
+        if self.has_workers() && !silent {
+            let is_held = |tid| holders.iter().any(|holder| holder.tid == tid);
+            let limit = self.limit.unwrap_or(Duration::MAX);
+            let changes = polls.untracked.look(&self.work, now, limit, is_held);
+            heard.extend(changes.into_iter().map(News::from));
         }
-        for change in changes {
+        let stuck = self.all_stuck(&polls.long(now));
+        if let Some(workers) = stuck.filter(|_| !polls.were_stuck && !silent) {
+            heard.push(News::AllStuck { workers });
+        }
+        polls.were_stuck = stuck.is_some();
+        for one in heard {
             // Nobody hears it after the end.
-            news.send(match change {
-                Change::Began { holder, held, more } => News::Holds {
-                    worker: self.worker_of(holder.tid),
-                    holder,
-                    held,
-                    more,
-                },
-                Change::Ended { holder, held } => News::CameBack { holder, held },
-            })
-            .ok();
+            news.send(one).ok();
         }
-        let stuck = self.all_stuck(&episodes.long(now));
-        if let Some(workers) = stuck.filter(|_| !*were_stuck && !silent) {
-            news.send(News::AllStuck { workers }).ok();
+    }
+
+    fn news(&self, change: Change) -> News {
+        match change {
+            Change::Began { holder, held, more } => News::Holds {
+                worker: self.worker_of(holder.tid),
+                holder,
+                held,
+                more,
+            },
+            Change::Ended { holder, held } => News::CameBack { holder, held },
         }
-        *were_stuck = stuck.is_some();
     }
 
     /// The number of workers, if each is held by one of these threads.
@@ -138,20 +157,37 @@ impl Vigil {
             let held = all.iter().filter(is_worker);
             held.filter(|known| tids.contains(&known.tid)).count()
         };
-        (stuck >= workers).then_some(workers)
+        (stuck >= workers && self.none_is_parked(workers)).then_some(workers)
+    }
+
+    /// Whether no worker waits for work. One whose task blocks in place may be another thread's by now.
+    fn none_is_parked(&self, workers: usize) -> bool {
+        #[cfg(target_has_atomic = "64")]
+        {
+            let metrics = self.work.metrics();
+            (0..workers).all(|worker| metrics.worker_park_unpark_count(worker).is_multiple_of(2))
+        }
+        #[cfg(not(target_has_atomic = "64"))]
+        {
+            workers > 0
+        }
     }
 
     fn has_one_thread(&self) -> bool {
         self.work.runtime_flavor() == RuntimeFlavor::CurrentThread
     }
 
+    /// Whether we know the threads that are its workers.
+    #[cfg(tokio_unstable)]
+    fn has_workers(&self) -> bool {
+        self.is_ours && !self.has_one_thread()
+    }
+
     /// Whether the thread would run other tasks. One on which a task runs `block_in_place` has given its worker away.
     #[cfg(tokio_unstable)]
     fn holds_worker(&self, holder: &Holder) -> bool {
-        let may_give_away = self.is_ours
-            && !self.has_one_thread()
-            && holder.kind.options.runs == crate::task::TaskKind::Async;
-        !may_give_away || self.worker_of(holder.tid).is_some()
+        let is_async = holder.kind.options.runs == crate::task::TaskKind::Async;
+        !self.has_workers() || !is_async || self.worker_of(holder.tid).is_some()
     }
 
     /// The same; without tokio's word for it the stack tells, when the warning is made.
@@ -184,6 +220,37 @@ impl Vigil {
     }
 }
 
+// === impl Polls ===
+
+impl Polls {
+    fn new(limit: Duration) -> Self {
+        Self {
+            tracked: Episodes::new(limit),
+            #[cfg(tokio_unstable)]
+            untracked: workers::Workers::default(),
+            were_stuck: false,
+        }
+    }
+
+    /// The threads that are held for longer than the limit.
+    fn long(&self, now: Duration) -> HashSet<u32> {
+        let held = self.tracked.long(now);
+        #[cfg(tokio_unstable)]
+        let held = held.into_iter().chain(self.untracked.long()).collect();
+        held
+    }
+}
+
+#[cfg(tokio_unstable)]
+impl From<workers::Change> for News {
+    fn from(change: workers::Change) -> Self {
+        match change {
+            workers::Change::Began(asleep, held) => Self::Sleeps { asleep, held },
+            workers::Change::Ended(asleep, held) => Self::Awoke { asleep, held },
+        }
+    }
+}
+
 // === impl Watched ===
 
 impl Watched {
@@ -202,4 +269,26 @@ impl Watched {
         self.last = now;
         self.total
     }
+}
+
+/// Who has missed its heartbeat, and who beats again.
+fn look_for_beats(
+    root: &Root,
+    now: Duration,
+    allowance: &mut Allowance,
+    news: &UnboundedSender<News>,
+) {
+    heartbeats::look(root, now, |change| {
+        let is_stalled = change.is_stalled;
+        let more = if is_stalled {
+            allowance.take(now)
+        } else {
+            Some(0)
+        };
+        if let Some(more) = more {
+            // Nobody hears it after the end.
+            news.send(News::Heartbeat { change, more }).ok();
+        }
+        is_stalled && more.is_some()
+    });
 }

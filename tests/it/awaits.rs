@@ -120,7 +120,7 @@ mod chains {
                 let counted = Arc::clone(&polls);
                 let parked = std::future::poll_fn(move |cx| {
                     counted.fetch_add(1, Ordering::Relaxed);
-                    std::mem::drop(cx.waker().clone());
+                    drop(cx.waker().clone());
                     std::task::Poll::<()>::Pending
                 });
                 drop(tasks.spawn("parked", parked));

@@ -63,7 +63,7 @@ fn every_problem_of_a_file_is_told_at_once_in_the_order_of_the_file() {
          [service]\nname = \"my service\"\n\
          [log]\nfilter = \"inof\"\nformat = \"xml\"\n\
          [shutdown]\ndrain = 5\ncancel = \"2 parsecs\"\nclose = \"0s\"\n\
-         [runtime]\nworker_threads = 0\n\
+         [runtime]\nworker_threads = 0\nhold_limit = \"on\"\n\
          [tasks.db]\nkind = \"endpoint\"\ninterval = \"0s\"\njitter = 0.6\nup_after = 0\n\
          [tasks.r]\nkind = \"resources\"\nwarn_memory = 90\nwarn_cpu = \"90%\"\n\
          [tasks.x]\nkind = \"mesh\"\n\

@@ -38,8 +38,13 @@ fn eventful() -> Dump {
             #[expect(clippy::disallowed_methods, reason = "it is what must be shown")]
             drop(tokio::spawn(pending::<()>()));
         }
-        crate::scenario::until(|| all_polled(&tasks)).await;
-        dump = Some(dumper.dump());
+        crate::scenario::until(|| {
+            let taken = dumper.dump();
+            let is_still = all_polled(&tasks) && is_parked(&taken.root);
+            dump = is_still.then_some(taken);
+            is_still
+        })
+        .await;
         gate.open();
         tasks.cancel().await;
     });
@@ -53,6 +58,15 @@ fn all_polled(tasks: &headcount::TaskGroup) -> bool {
         .iter()
         .map(headcount::group::TaskRow::state);
     states.all(|state| state == headcount::TaskState::Running)
+}
+
+/// Whether no task is on a thread that will leave it.
+fn is_parked(group: &headcount::report::dump::Group) -> bool {
+    let mut kinds = group.kinds.iter();
+    let is_async = |kind: &headcount::report::dump::Kind| kind.kind == headcount::TaskKind::Async;
+    let parked =
+        kinds.all(|kind| !is_async(kind) || kind.rows.iter().all(|row| row.on_thread.is_none()));
+    parked && group.groups.iter().all(is_parked)
 }
 
 /// The numbers that differ from run to run, what depends on features, and threads that may be there or not.

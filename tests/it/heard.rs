@@ -6,35 +6,42 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 /// The lines that are logged from here on.
-pub(crate) struct Heard(Receiver<String>);
+pub(crate) struct Heard {
+    lines: Receiver<String>,
+    target: &'static str,
+}
 
 struct Lines(Mutex<Sender<String>>);
 
 struct Line(Sender<String>);
 
 impl Heard {
-    pub(crate) fn begin() -> Self {
-        let (tell, heard) = channel();
+    /// Of one target, and what is below it.
+    pub(crate) fn of(target: &'static str) -> Self {
+        let (tell, lines) = channel();
         tracing_subscriber::fmt()
             .without_time()
             .with_ansi(false)
             .with_writer(Lines(Mutex::new(tell)))
             .init();
-        Self(heard)
+        Self { lines, target }
     }
 
     /// The next line, without what differs from run to run, and what was seen of the thread.
     #[track_caller]
     pub(crate) fn next(&self) -> (String, String) {
-        split(&self.0.recv_timeout(GUARD).expect("it is said"))
+        loop {
+            let line = self.lines.recv_timeout(GUARD).expect("it is said");
+            if line.contains(self.target) {
+                return split(&line);
+            }
+        }
     }
 
-    /// What was said and not read, but for the end of the shutdown, which is always said.
+    /// What was said and not read.
     pub(crate) fn rest(&self) -> Vec<String> {
-        let lines = self.0.try_iter();
-        lines
-            .filter(|line| !line.contains("shutdown completed"))
-            .collect()
+        let lines = self.lines.try_iter();
+        lines.filter(|line| line.contains(self.target)).collect()
     }
 }
 

@@ -13,6 +13,7 @@ const LIMIT: Duration = Duration::from_millis(50);
 fn serve(builder: Builder, main: impl AsyncFnOnce(&TaskGroup) + Send + 'static) -> impl FnOnce() {
     let runtime = builder.hold_limit(LIMIT).build().unwrap();
     let tasks = runtime.tasks().clone();
+    #[expect(clippy::disallowed_methods, reason = "it is the process's main thread")]
     let thread = std::thread::spawn(move || {
         let report = runtime.run(async |tasks| {
             main(&tasks).await;
@@ -36,7 +37,7 @@ fn hold(tasks: &TaskGroup, name: &str, gate: &Gate) {
 #[test]
 fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet(), async move |tasks| {
             hold(&tasks.group("http"), "busy", &held);
@@ -61,7 +62,7 @@ fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() 
 #[test]
 fn that_every_worker_is_stuck_is_said() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet(), async move |tasks| {
             hold(tasks, "first", &held);
@@ -80,7 +81,7 @@ fn that_every_worker_is_stuck_is_said() {
 #[test]
 fn the_only_thread_of_a_runtime_is_watched_too() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet().current_thread(), async move |tasks| {
             hold(tasks, "busy", &held);
@@ -99,7 +100,10 @@ fn the_only_thread_of_a_runtime_is_watched_too() {
 #[test]
 fn main_and_local_tasks_are_watched_too() {
     alone(|| {
-        let (heard, gates) = (Heard::begin(), [Gate::default(), Gate::default()]);
+        let (heard, gates) = (
+            Heard::of("headcount::worker"),
+            [Gate::default(), Gate::default()],
+        );
         let [first, second] = gates.clone();
         let end = serve(quiet(), async move |tasks| {
             first.wait();
@@ -126,7 +130,11 @@ fn main_and_local_tasks_are_watched_too() {
 #[test]
 fn who_works_is_not_warned_of() {
     alone(|| {
-        let (heard, gate, closure) = (Heard::begin(), Gate::default(), Gate::default());
+        let (heard, gate, closure) = (
+            Heard::of("headcount::worker"),
+            Gate::default(),
+            Gate::default(),
+        );
         let (held, inside) = (gate.clone(), closure.clone());
         let polls = Arc::new(AtomicU64::new(0));
         let over = Arc::new(AtomicBool::new(false));
@@ -165,7 +173,7 @@ fn who_works_is_not_warned_of() {
 #[test]
 fn a_task_that_blocks_in_place_holds_no_worker() {
     alone(|| {
-        let (heard, gate) = (Heard::begin(), Gate::default());
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let (aside, held) = (gate.clone(), gate.clone());
         let begun = Gate::default();
         let inside = begun.clone();
@@ -196,5 +204,52 @@ fn nobody_is_watched_without_a_limit() {
         drop(runtime.tasks().spawn("idler", std::future::pending::<()>()));
         let dump = runtime.dump();
         assert_eq!(dump.root.kinds[0].rows[0].last_poll, None);
+    });
+}
+
+/// Nobody knows which task it is, but the worker sleeps where tokio does not.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_worker_on_which_an_untracked_task_sleeps_is_told_of() {
+    alone(|| {
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet(), async move |_| {
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            drop(tokio::spawn(async move { held.wait() }));
+        });
+        let (told, seen) = heard.next();
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked task sleeps on its worker for Ns: nothing else runs there thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        assert!(seen.starts_with("\"waiting on futex 0x"), "{seen}");
+        gate.open();
+        let (told, _) = heard.next();
+        insta::assert_snapshot!(told, @r#"INFO headcount::worker: worker came back after Ns thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        end();
+        assert_eq!(
+            heard.rest(),
+            [""; 0],
+            "the other worker only waits for work"
+        );
+    });
+}
+
+#[cfg(tokio_unstable)]
+#[test]
+fn tracked_and_untracked_tasks_together_may_hold_all_workers() {
+    alone(|| {
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
+        let (first, second) = (gate.clone(), gate.clone());
+        let end = serve(quiet(), async move |tasks| {
+            hold(tasks, "first", &first);
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            drop(tokio::spawn(async move { second.wait() }));
+        });
+        let mut told = [heard.next().0, heard.next().0, heard.next().0];
+        told.sort();
+        assert!(told[0].contains("all 2 workers are stuck"), "{told:?}");
+        assert!(told[1].contains("task=\"first\""), "{told:?}");
+        assert!(told[2].contains("untracked task sleeps"), "{told:?}");
+        gate.open();
+        end();
     });
 }

@@ -8,6 +8,7 @@ mod excused;
 #[cfg(feature = "service")]
 mod guardian;
 mod heard;
+mod heartbeats;
 mod held;
 mod properties;
 mod report;

@@ -5,9 +5,10 @@
 
 use super::{Entry, Reading, Slot};
 use crate::registry::cancels;
-use crate::registry::loom_notice::notice;
+use crate::registry::loom_notice::{Notice, notice};
 use ::loom::sync::Arc;
 use ::loom::thread;
+use std::task::Waker;
 
 fn entry(n: u8) -> Entry {
     Entry {
@@ -36,8 +37,24 @@ fn occupied() -> (Arc<Slot>, Reading) {
 /// A life that ends only by cancel, as `Row` and `Tracked` lead it: polled when woken, parked in between. When a cancel
 /// is lost it never returns, which is a deadlock to loom.
 fn live_until_cancelled(slot: &Slot) {
-    let (notice, waker) = notice();
-    let mut published = false;
+    live_until(slot, false, notice(), |slot| {
+        // As `look` does; the answer is a poll, and another follows.
+        slot.was_asked();
+        slot.is_cancelling()
+    });
+}
+
+/// The same life, which ends when it finds at a look what it waits for. A task that is parked has left its waker.
+fn live_until(
+    slot: &Slot,
+    is_parked: bool,
+    (notice, waker): (std::sync::Arc<Notice>, Waker),
+    is_over: fn(&Slot) -> bool,
+) {
+    let mut published = is_parked;
+    if is_parked {
+        notice.wait();
+    }
     let mut seen = cancels::NEVER;
     loop {
         let word = cancels::now();
@@ -48,7 +65,7 @@ fn live_until_cancelled(slot: &Slot) {
             if slot.lost_waker() {
                 published = false;
             }
-            if slot.is_cancelling() {
+            if is_over(slot) {
                 break;
             }
         }
@@ -68,6 +85,60 @@ fn live_until_cancelled(slot: &Slot) {
 fn cancel(slot: &Slot, reading: &Reading) -> bool {
     let _walk = cancels::Walk::begin();
     slot.cancel(reading)
+}
+
+/// A walk over the tasks that asks one what it awaits.
+fn ask(slot: &Slot, reading: &Reading) {
+    let _walk = cancels::Walk::begin();
+    slot.ask(reading);
+}
+
+#[test]
+fn who_is_parked_hears_a_question() {
+    ::loom::model(|| {
+        let (slot, reading) = occupied();
+        let (notice, waker) = notice();
+        slot.publish(&waker);
+        let shared = Arc::clone(&slot);
+        let asker = thread::spawn(move || ask(&shared, &reading));
+        live_until(&slot, true, (notice, waker), Slot::was_asked);
+        asker.join().expect("no panic");
+        assert!(slot.read().is_none());
+    });
+}
+
+#[test]
+fn a_question_does_not_cost_a_cancel() {
+    switching_at_most(3, || {
+        let (slot, reading) = occupied();
+        let shared = Arc::clone(&slot);
+        let asker = thread::spawn(move || ask(&shared, &reading));
+        let shared = Arc::clone(&slot);
+        let canceller = thread::spawn(move || assert!(cancel(&shared, &reading)));
+        live_until_cancelled(&slot);
+        asker.join().expect("no panic");
+        canceller.join().expect("no panic");
+    });
+}
+
+#[test]
+fn a_question_to_a_task_that_is_over_does_not_reach_the_next_nor_cost_it_its_cancel() {
+    switching_at_most(3, || {
+        let (slot, reading) = occupied();
+        let (_, waker) = notice();
+        slot.publish(&waker);
+        let shared = Arc::clone(&slot);
+        let late = thread::spawn(move || ask(&shared, &reading));
+        slot.vacate(true);
+        slot.occupy(entry(2));
+        assert!(!slot.was_asked(), "task 2 was not asked");
+        let next = slot.read().expect("it is live");
+        let shared = Arc::clone(&slot);
+        let canceller = thread::spawn(move || assert!(cancel(&shared, &next)));
+        live_until_cancelled(&slot);
+        late.join().expect("no panic");
+        canceller.join().expect("no panic");
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{Dump, Group, Kind, States, Task, Thread};
 use crate::report::terminal::awaiting;
 use crate::report::{self, brief, count, milliseconds, stack, times};
+use crate::task::TaskState;
 use crate::threads::ThreadClass;
 use std::collections::HashMap;
 
@@ -159,11 +160,12 @@ fn kind_node(dump: &Dump, kind: &Kind) -> Node {
     }
 }
 
-/// Those that hold a thread, and the first of those that await the same.
+/// Those that hold a thread or are stalled, and the first of those that await the same.
 fn telling(rows: &[Task]) -> impl Iterator<Item = &Task> {
     let is_told = |(at, task): &(usize, &Task)| {
         let before = || rows[..*at].iter().any(|row| row.awaits == task.awaits);
-        task.on_thread.is_some() || task.awaits.is_some() && !before()
+        let is_news = task.on_thread.is_some() || task.state == TaskState::Stalled;
+        is_news || task.awaits.is_some() && !before()
     };
     rows.iter()
         .enumerate()
@@ -176,6 +178,7 @@ fn states(states: &States) -> String {
     let all = [
         (states.created, "created"),
         (states.running, "running"),
+        (states.stalled, "stalled"),
         (states.draining, "draining"),
         (states.cancelling, "cancelling"),
     ];

@@ -161,9 +161,18 @@ pub(super) fn runtime(mut table: Table<'_>) -> RuntimeSettings {
             .whole(1..=1024u16)
             .map(|count| Some(usize::from(count)))
     });
+    let shortest = Duration::from_millis(10);
+    let default = RuntimeSettings::default();
+    let hold_limit = table.or("hold_limit", default.hold_limit, |value| {
+        match value.as_text() {
+            Some("off") => Some(None),
+            _ => value.duration_or(shortest..=HOUR, ", or \"off\"").map(Some),
+        }
+    });
     table.finish();
     RuntimeSettings {
         worker_threads: worker_threads.value,
+        hold_limit: hold_limit.value,
     }
 }
 

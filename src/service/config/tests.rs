@@ -213,7 +213,7 @@ fn every_key_is_read_into_its_field() {
     let config = parsed(
         "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
-         deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\n\
+         deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\nhold_limit = \"2s\"\n\
          [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
          [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
@@ -238,6 +238,9 @@ fn every_key_is_read_into_its_field() {
     };
     assert_eq!(config.shutdown, shutdown);
     assert_eq!(config.runtime.worker_threads, Some(3));
+    assert_eq!(config.runtime.hold_limit, Some(Duration::from_secs(2)));
+    let off = parsed("[runtime]\nhold_limit = \"off\"\n[tasks.r]\nkind = \"resources\"\n");
+    assert_eq!(off.runtime.hold_limit, None);
     let rules = [
         ThreadRule::named("pool-*", "no end"),
         ThreadRule::rooted_in("geo::", "so"),

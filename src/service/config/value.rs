@@ -141,8 +141,17 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn duration(&self, allowed: RangeInclusive<Duration>) -> Option<Duration> {
+        self.duration_or(allowed, "")
+    }
+
+    /// The same; the caller takes what else is allowed, which the help names.
+    pub(super) fn duration_or(
+        &self,
+        allowed: RangeInclusive<Duration>,
+        also: &str,
+    ) -> Option<Duration> {
         let help = format!(
-            "allowed: {} to {}, as in \"500ms\", \"5s\" or \"1m30s\"",
+            "allowed: {} to {}, as in \"500ms\", \"5s\" or \"1m30s\"{also}",
             shown(*allowed.start()),
             shown(*allowed.end())
         );

@@ -5,7 +5,7 @@ use crate::registry::root::Root;
 use crate::registry::scope;
 use crate::registry::{self, LiveTask};
 use crate::report::dump::{self, Group, States, Task};
-use crate::task::TaskKind;
+use crate::task::{TaskKind, TaskState};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -120,8 +120,16 @@ impl Tally {
         self.states.add(task.state);
         self.oldest = self.oldest.max(task.age());
         // Most tasks are younger than those that were kept, and hold no thread.
-        let rank = |row: &Task| (row.on_thread.is_none(), Reverse(row.age));
-        let own = (on_thread.is_none(), Reverse(task.age()));
+        let is_calm = |state| state != TaskState::Stalled;
+        let rank = |row: &Task| {
+            let age = Reverse(row.age);
+            (row.on_thread.is_none(), is_calm(row.state), age)
+        };
+        let own = (
+            on_thread.is_none(),
+            is_calm(task.state),
+            Reverse(task.age()),
+        );
         let place = self.rows.partition_point(|row| rank(row) <= own);
         if place < ROWS {
             self.rows.truncate(ROWS - 1);

@@ -4,8 +4,6 @@
 use crate::audit::facts;
 use crate::audit::frame::Frame;
 use crate::audit::stack::{self, Means, Stack};
-use crate::registry::holders::{self, Holder};
-use crate::registry::scope::Scope;
 use crate::threads::{self, ThreadClass};
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +40,12 @@ struct Seen {
     stack: Result<Stack, String>,
 }
 
-/// Looks at the thread while it holds the task; says nothing of it if it does no longer.
-pub(super) async fn describe(root: u64, scope: &'static Scope, holder: Holder) -> Described {
+/// Looks at the thread while it does what it is told of for; says nothing of it if it does no longer.
+pub(super) async fn describe(
+    root: u64,
+    tid: u32,
+    is_still: impl FnOnce() -> bool + Send + 'static,
+) -> Described {
     if LOOKING.swap(true, Ordering::SeqCst) {
         return Described::without("an earlier look at a thread has not come back");
     }
@@ -55,7 +57,7 @@ pub(super) async fn describe(root: u64, scope: &'static Scope, holder: Holder) -
         ThreadClass::Control,
         Location::caller(),
         move || {
-            if let Some(seen) = look(scope, &holder) {
+            if let Some(seen) = look(tid, is_still) {
                 let stack = seen.stack.clone();
                 // Nobody may be waiting any more.
                 tell_seen.send(seen).ok();
@@ -105,13 +107,11 @@ pub(super) async fn describe(root: u64, scope: &'static Scope, holder: Holder) -
 }
 
 /// `None` when it is over: what is seen may be the next task's.
-fn look(scope: &'static Scope, holder: &Holder) -> Option<Seen> {
-    let waits = facts::read(holder.tid).waits.to_string();
-    let stack = stack::read(&[holder.tid], Means::Quiet).pop();
+fn look(tid: u32, is_still: impl FnOnce() -> bool) -> Option<Seen> {
+    let waits = facts::read(tid).waits.to_string();
+    let stack = stack::read(&[tid], Means::Quiet).pop();
     let stack = stack.unwrap_or_else(|| Err("the thread has ended".to_owned()));
-    let mut on = holders::holders(scope).into_iter();
-    on.any(|other| other.is_same(holder))
-        .then_some(Seen { waits, stack })
+    is_still().then_some(Seen { waits, stack })
 }
 
 /// The first frames, with their numbers.

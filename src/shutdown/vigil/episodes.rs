@@ -49,7 +49,7 @@ pub(super) enum Change {
 
 /// Keeps the log readable when everything is slow.
 #[derive(Debug)]
-struct Allowance {
+pub(super) struct Allowance {
     left: u32,
     refilled: Duration,
     untold: u32,
@@ -62,11 +62,7 @@ impl Episodes {
         Self {
             limit,
             on: HashMap::new(),
-            allowance: Allowance {
-                left: BURST,
-                refilled: Duration::ZERO,
-                untold: 0,
-            },
+            allowance: Allowance::full(),
         }
     }
 
@@ -138,8 +134,16 @@ impl Episode {
 // === impl Allowance ===
 
 impl Allowance {
+    pub(super) const fn full() -> Self {
+        Self {
+            left: BURST,
+            refilled: Duration::ZERO,
+            untold: 0,
+        }
+    }
+
     /// Whether one more may be told, and how many were not before.
-    fn take(&mut self, now: Duration) -> Option<u32> {
+    pub(super) fn take(&mut self, now: Duration) -> Option<u32> {
         while self.left < BURST && now.saturating_sub(self.refilled) >= REFILL {
             self.left += 1;
             self.refilled += REFILL;

@@ -2,7 +2,10 @@
 
 use super::super::voice::Voice;
 use super::described::{Described, describe};
-use crate::registry::holders::Holder;
+#[cfg(tokio_unstable)]
+use super::workers::Asleep;
+use crate::registry::heartbeats;
+use crate::registry::holders::{self, Holder};
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
 use crate::report::brief;
@@ -27,6 +30,18 @@ pub(in crate::shutdown) enum News {
     },
     /// It has left its thread after so long.
     CameBack { holder: Holder, held: Duration },
+    /// An untracked task sleeps on a worker for so long.
+    #[cfg(tokio_unstable)]
+    Sleeps { asleep: Asleep, held: Duration },
+    /// It does no longer.
+    #[cfg(tokio_unstable)]
+    Awoke { asleep: Asleep, held: Duration },
+    /// A task has missed its heartbeat, or beats again.
+    Heartbeat {
+        change: heartbeats::Change,
+        /// How many more missed theirs and are not told of.
+        more: u32,
+    },
     /// Every worker is held.
     AllStuck { workers: usize },
 }
@@ -61,7 +76,12 @@ impl Teller {
                     held,
                     more,
                 } => {
-                    let described = describe(self.root.number, self.root.scope, holder).await;
+                    let scope = self.root.scope;
+                    let is_still = move || {
+                        let mut on = holders::holders(scope).into_iter();
+                        on.any(|other| other.is_same(&holder))
+                    };
+                    let described = describe(self.root.number, holder.tid, is_still).await;
                     if described.gave_worker_away {
                         self.unsaid.insert(holder.id);
                     } else {
@@ -73,6 +93,16 @@ impl Teller {
                         self.came_back(holder, held);
                     }
                 }
+                #[cfg(tokio_unstable)]
+                News::Sleeps { asleep, held } => {
+                    let same = asleep.clone();
+                    let is_still = move || same.is_still();
+                    let described = describe(self.root.number, asleep.tid, is_still).await;
+                    self.sleeps(asleep, held, described);
+                }
+                #[cfg(tokio_unstable)]
+                News::Awoke { asleep, held } => self.awoke(asleep, held),
+                News::Heartbeat { change, more } => self.heartbeat(change, more),
                 News::AllStuck { workers } => self.all_stuck(workers),
             }
         }
@@ -110,6 +140,54 @@ impl Teller {
                 thread, tid = holder.tid, held_seconds = held.as_secs_f64(),
                 "task came back after {}", brief(held)
             );
+        });
+    }
+
+    #[cfg(tokio_unstable)]
+    fn sleeps(&self, asleep: Asleep, held: Duration, seen: Described) {
+        let thread = thread_name(asleep.tid);
+        self.voice.log(move || {
+            tracing::warn!(
+                target: "headcount::worker",
+                thread, tid = asleep.tid, worker = asleep.worker, held_seconds = held.as_secs_f64(),
+                waits = seen.waits, stack = seen.stack, no_stack = seen.no_stack,
+                "untracked task sleeps on its worker for {}: nothing else runs there", brief(held)
+            );
+        });
+    }
+
+    #[cfg(tokio_unstable)]
+    fn awoke(&self, asleep: Asleep, held: Duration) {
+        let thread = thread_name(asleep.tid);
+        self.voice.log(move || {
+            tracing::info!(
+                target: "headcount::worker",
+                thread, tid = asleep.tid, worker = asleep.worker, held_seconds = held.as_secs_f64(),
+                "worker came back after {}", brief(held)
+            );
+        });
+    }
+
+    fn heartbeat(&self, change: heartbeats::Change, more: u32) {
+        let more = (more > 0).then_some(more);
+        self.voice.log(move || {
+            let (kind, id, silent) = (change.kind, change.id.get(), brief(change.silent));
+            if change.is_stalled {
+                let (every, required) = (brief(change.every), kind.options.required);
+                tracing::warn!(
+                    target: "headcount::task",
+                    group = kind.group(), task = kind.name, id, spawned = %kind.site, required,
+                    silent_seconds = change.silent.as_secs_f64(), unsaid = more,
+                    "task is stalled: no heartbeat for {silent}, and it declared one every {every}"
+                );
+            } else {
+                tracing::info!(
+                    target: "headcount::task",
+                    group = kind.group(), task = kind.name, id,
+                    silent_seconds = change.silent.as_secs_f64(),
+                    "task beats again after {silent}"
+                );
+            }
         });
     }
 

@@ -190,3 +190,36 @@ fn a_hundred_thousand_tasks_that_ignore_draining_are_one_row() {
         assert_eq!(report.drain.ignored[0].ids.len(), 5);
     });
 }
+
+#[cfg(feature = "stacks")]
+#[test]
+fn a_task_that_its_own_budget_cancels_is_named_with_what_it_awaited() {
+    alone(|| {
+        let report = quiet().build().unwrap().run(async |tasks| {
+            let (ask, request) = oneshot::channel::<()>();
+            let group = tasks.group("group");
+            drop(group.spawn("holds", async move {
+                pending::<()>().await;
+                drop(ask);
+            }));
+            let ignores = group.task("ignores").drain_budget(SHORT);
+            drop(ignores.spawn(async move { request.await.ok() }));
+            let hasty = tasks.group("hasty").drain_budget(SHORT);
+            let (answer, question) = tokio::sync::mpsc::channel::<()>(1);
+            drop(hasty.spawn("waits", async move {
+                let mut question = question;
+                question.recv().await;
+                drop(answer);
+            }));
+            drop(group.drain_budget(SHORT * 2));
+        });
+        let awaited = |name: &str| {
+            let mut tasks = report.drain.ignored.iter();
+            let task = tasks.find(|task| task.name == name).expect("it is named");
+            let chains = task.awaits.as_deref().expect("it has answered");
+            chains[0][0].to_string()
+        };
+        assert!(awaited("ignores").contains("oneshot.rs"), "{report:?}");
+        assert!(awaited("waits").contains("mpsc"), "{report:?}");
+    });
+}

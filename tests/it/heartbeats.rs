@@ -1,0 +1,177 @@
+//! Tasks that declare a heartbeat, and miss it.
+
+use crate::heard::Heard;
+use crate::scenario::{Gate, alone, in_time, quiet, until};
+use headcount::report::Reason;
+use headcount::{Builder, TaskGroup, TaskState};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+const EVERY: Duration = Duration::from_millis(50);
+
+/// Looks often.
+fn watchful() -> Builder {
+    quiet().hold_limit(EVERY)
+}
+
+/// Fails where `main` does.
+fn run(main: impl AsyncFnOnce(TaskGroup)) {
+    let report = watchful().build().unwrap().run(main);
+    assert_eq!(report.reason, Reason::MainEnded);
+}
+
+/// Beats when it is told to, and ends with the channel.
+fn beats_when_told() -> (UnboundedSender<()>, impl Future<Output = ()> + Send) {
+    let (tell, mut told): (_, UnboundedReceiver<()>) = unbounded_channel();
+    let task = async move {
+        while told.recv().await.is_some() {
+            TaskGroup::beat();
+        }
+    };
+    (tell, task)
+}
+
+fn state(tasks: &TaskGroup, name: &str) -> Option<TaskState> {
+    let snapshot = tasks.snapshot();
+    let task = snapshot.tasks().iter().find(|task| task.name() == name);
+    task.map(headcount::group::TaskRow::state)
+}
+
+#[test]
+fn a_task_that_misses_its_heartbeat_is_named_and_so_is_its_recovery() {
+    alone(|| {
+        let heard = Heard::of("headcount::task");
+        run(async |tasks| {
+            let (tell, task) = beats_when_told();
+            let feed = tasks.group("feed");
+            drop(feed.task("reader").heartbeat(EVERY).spawn(task));
+            // It is polled again and again, and a poll is no beat.
+            let (told, _) = heard.next();
+            insta::assert_snapshot!(told, @r#"WARN headcount::task: task is stalled: no heartbeat for Ns, and it declared one every Ns group="feed" task="reader" id=N spawned=tests/it/heartbeats.rs:N:N required=false silent_seconds=N"#);
+            assert_eq!(state(&tasks, "reader"), Some(TaskState::Stalled));
+            let counters = tasks.counters();
+            let reader = counters.iter().find(|row| row.name == "reader").unwrap();
+            assert_eq!((reader.live(), reader.stalled), (1, 1));
+            tell.send(()).unwrap();
+            let (told, _) = heard.next();
+            insta::assert_snapshot!(told, @r#"INFO headcount::task: task beats again after Ns group="feed" task="reader" id=N silent_seconds=N"#);
+            drop(tell);
+            in_time(tasks.group("feed").wait()).await;
+        });
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_stalled_task_is_shown_as_such_in_dumps() {
+    alone(|| {
+        let runtime = watchful().build().unwrap();
+        let dumper = runtime.dumper();
+        let report = runtime.run(async |tasks| {
+            for n in 0..4 {
+                let mut reader = tasks.task("reader");
+                if n == 3 {
+                    reader = reader.heartbeat(EVERY);
+                }
+                drop(reader.spawn(std::future::pending::<()>()));
+            }
+            until(|| {
+                dumper
+                    .dump()
+                    .to_text()
+                    .contains("3 running, 1 stalled, oldest ")
+            })
+            .await;
+            let dump = dumper.dump();
+            let readers = dump.root.kinds.iter().find(|kind| kind.name == "reader");
+            let first = &readers.expect("they live").rows[0];
+            assert_eq!(first.state, TaskState::Stalled);
+            let row = format!("─ #{}  stalled, age ", first.id);
+            assert!(dump.to_text().contains(&row), "{dump}");
+            tasks.cancel().await;
+        });
+        assert_eq!(report.reason, Reason::MainEnded);
+    });
+}
+
+#[test]
+fn a_required_task_without_its_heartbeat_makes_the_service_unready_until_it_beats() {
+    alone(|| {
+        // The required task may end with the service alone.
+        let mut kept = None;
+        run(async |tasks| {
+            let (tell, task) = beats_when_told();
+            let group = tasks.clone();
+            let task = async move {
+                group.until_draining(task).await;
+            };
+            drop(tasks.task("reader").required().heartbeat(EVERY).spawn(task));
+            assert!(tasks.is_ready());
+            until(|| !tasks.is_ready()).await;
+            until(|| {
+                tell.send(()).unwrap();
+                tasks.is_ready()
+            })
+            .await;
+            until(|| !tasks.is_ready()).await;
+            kept = Some(tell);
+        });
+    });
+}
+
+#[test]
+fn a_task_that_beats_and_one_that_has_ended_are_not_stalled() {
+    alone(|| {
+        let heard = Heard::of("headcount::task");
+        run(async |tasks| {
+            let ended = tasks.task("ended").heartbeat(EVERY).spawn(async {});
+            ended.await.unwrap();
+            let beating = tasks.task("beating").heartbeat(EVERY * 20);
+            let group = tasks.clone();
+            let beating = beating.spawn(async move {
+                while !group.is_draining() {
+                    TaskGroup::beat();
+                    tokio::task::yield_now().await;
+                }
+            });
+            // In the slot of the one that has ended, most likely, and as silent.
+            drop(tasks.spawn("next", std::future::pending::<()>()));
+            // Beats for a task that has declared none, and for nobody.
+            TaskGroup::beat();
+            drop(tasks.task("silent").heartbeat(EVERY).spawn_blocking(|| {
+                Gate::default();
+            }));
+            let (_tell, task) = beats_when_told();
+            drop(tasks.task("stalled").heartbeat(EVERY * 2).spawn(task));
+            let (told, _) = heard.next();
+            assert!(told.contains("task=\"stalled\""), "{told}");
+            assert_eq!(state(&tasks, "beating"), Some(TaskState::Running));
+            assert_eq!(state(&tasks, "next"), Some(TaskState::Running));
+            assert!(!beating.is_finished());
+            tasks.cancel().await;
+        });
+    });
+}
+
+#[test]
+fn a_blocking_closure_may_beat_too() {
+    alone(|| {
+        let heard = Heard::of("headcount::task");
+        run(async |tasks| {
+            let (tell, told) = std::sync::mpsc::channel::<()>();
+            let closure = tasks.task("reindex").heartbeat(EVERY);
+            let closure = closure.spawn_blocking(move || {
+                while told.recv().is_ok() {
+                    TaskGroup::beat();
+                }
+            });
+            let (line, _) = heard.next();
+            assert!(line.contains("task is stalled"), "{line}");
+            tell.send(()).unwrap();
+            let (line, _) = heard.next();
+            assert!(line.contains("task beats again"), "{line}");
+            drop(tell);
+            closure.await.unwrap();
+        });
+    });
+}
