@@ -185,8 +185,9 @@ impl Slot {
         }
     }
 
+    /// Whether no handler is at work, given that nobody waits for its answer: one may have come too late.
     fn is_free(&self) -> bool {
-        self.state.load(Ordering::SeqCst) & STATES == FREE
+        matches!(self.state.load(Ordering::SeqCst) & STATES, FREE | DONE)
     }
 
     /// Sends the question, and gives its number.
@@ -197,8 +198,13 @@ impl Slot {
         if quiet::is_over(tid) {
             return Err("it ended".to_owned());
         }
-        if quiet::blocks(tid, signal) {
+        let signals = quiet::signals(tid);
+        if signals.blocked >> (signal - 1) & 1 == 1 {
             return Err("it runs, and blocks the signal to ask it".to_owned());
+        }
+        // They would queue up.
+        if signals.pending >> (signal - 1) & 1 == 1 {
+            return Err("it runs, and has not answered an earlier signal".to_owned());
         }
         let before = self.state.load(Ordering::SeqCst) & !STATES;
         let number = before.wrapping_add(STATES + 1);
@@ -376,3 +382,6 @@ extern "C" fn answer(_signal: libc::c_int, info: *const Info, context: *const li
         *errno = before;
     }
 }
+
+#[cfg(test)]
+mod tests;
