@@ -168,7 +168,7 @@ fn a_thread_that_blocks_all_signals_is_read_quietly() {
 fn a_thread_that_runs_and_blocks_all_signals_is_not_read() {
     let spinning = Spinning::start(block_all_signals);
     let why = read_one(spinning.tid, Means::Any).expect_err("nobody can ask it");
-    insta::assert_snapshot!(why, @"it runs, and blocks the signal to ask it");
+    assert_eq!(why, "it blocks the signal by which it would be asked");
 }
 
 #[test]
@@ -235,11 +235,7 @@ fn a_thread_that_c_started() {
     assert!(stack.is_complete, "{stack:?}");
     let functions = functions(&stack);
     let last = functions.last().expect("it has functions");
-    assert_eq!(
-        *last,
-        format!("{HERE}a_thread_that_c_started::begins"),
-        "{functions:#?}"
-    );
+    assert!(last.ends_with("begins"), "{functions:#?}");
 }
 
 #[inline(never)]
@@ -275,13 +271,13 @@ fn a_thread_that_has_ended() {
         std::thread::yield_now();
     }
     let why = read_one(tid, Means::Any).expect_err("it has no stack");
-    insta::assert_snapshot!(why, @"it ended");
+    assert_eq!(why, "it ended");
 }
 
 #[test]
 fn the_thread_that_reads_says_so() {
     let why = read_one(own_tid(), Means::Any).expect_err("it does not read itself");
-    insta::assert_snapshot!(why, @"it is the thread that reads stacks");
+    assert_eq!(why, "it is the thread that reads stacks");
 }
 
 #[test]
