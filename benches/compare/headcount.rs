@@ -3,6 +3,7 @@
 use crate::peers::{Cancel, Peer};
 use headcount::{TaskGroup, TaskHandle};
 use std::{future::Future, sync::mpsc, time::Duration};
+use tokio::sync::oneshot;
 
 pub(crate) const NAME: &str = "headcount";
 /// What the reader must know before believing a figure of ours.
@@ -59,12 +60,15 @@ pub(crate) fn dumps() -> impl Fn() {
 }
 
 fn runtime(workers: usize) -> headcount::Runtime {
+    let runtime = builder(workers).build();
+    runtime.expect("the system has threads")
+}
+
+fn builder(workers: usize) -> headcount::Builder {
     headcount::Runtime::builder()
         .worker_threads(workers)
         .print(false)
         .signals(false)
-        .build()
-        .expect("the system has threads")
 }
 
 // === impl Owned ===
@@ -74,8 +78,41 @@ impl Owned {
         Self(runtime(workers))
     }
 
+    /// One that warns of nobody, and does not know when tasks were polled.
+    pub(crate) fn unwatched(workers: usize) -> Self {
+        let runtime = builder(workers).hold_limit(None).build();
+        Self(runtime.expect("the system has threads"))
+    }
+
     pub(crate) fn tasks(&self) -> Headcount {
         Headcount(self.0.tasks().clone())
+    }
+
+    /// Tasks that live until the handles are dropped.
+    pub(crate) fn park(&self, tasks: usize) -> Vec<oneshot::Sender<()>> {
+        let park = |_| {
+            let (keep, gone) = oneshot::channel();
+            let task = async move { drop(gone.await) };
+            self.0.tasks().spawn("parked", task);
+            keep
+        };
+        (0..tasks).map(park).collect()
+    }
+
+    /// A task, and where its result arrives.
+    pub(crate) fn spawn<F>(&self, task: F) -> oneshot::Receiver<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (send, receive) = oneshot::channel();
+        // The receiver may be gone.
+        let task = async move { drop(send.send(task.await)) };
+        self.0.tasks().spawn("working", task);
+        receive
+    }
+
+    pub(crate) fn dump(&self) {
+        assert!(self.0.dump().tasks > 0);
     }
 
     /// Runs `driver` as a task of this runtime.

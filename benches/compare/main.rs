@@ -1,8 +1,8 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `hooks`, `memory`, `cancel`, `list`, `shutdown`, `churn`, `stacks`; without any, all
-//! run.
+//! one of `spawn`, `poll`, `hooks`, `memory`, `cancel`, `list`, `dump`, `shutdown`, `churn`, `stacks`; without any,
+//! all run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -13,12 +13,14 @@
 mod cancel;
 mod child;
 mod churn;
+mod dump;
 mod harness;
 mod headcount;
 mod hooks;
 mod list;
 mod memory;
 mod peers;
+mod poll;
 mod rounds;
 mod shutdown;
 mod spawn;
@@ -32,12 +34,14 @@ use table::Section;
 type Measure = fn(&Scale) -> Vec<Section>;
 
 /// The measures by the names that select them.
-const MEASURES: [(&str, Measure); 8] = [
+const MEASURES: [(&str, Measure); 10] = [
     ("spawn", spawn::measure),
+    ("poll", poll::measure),
     ("hooks", hooks::measure),
     ("memory", memory::measure),
     ("cancel", cancel::measure),
     ("list", list::measure),
+    ("dump", dump::measure),
     ("shutdown", shutdown::measure),
     ("churn", churn::measure),
     ("stacks", stacks::measure),

@@ -42,6 +42,8 @@ pub(crate) enum Limit {
     Ratio(f64),
     /// At most so much more than bare, in the figures' unit.
     Added(f64),
+    /// At most so much more than another row.
+    AddedTo(&'static str, f64),
     /// At most so much, in the figures' unit.
     Total(f64),
     /// Less than another row.
@@ -182,6 +184,10 @@ impl Section {
             Limit::Ratio(most) => ratio_to(BARE) <= most,
             // A whole byte is what the figure is good for: an allocator's own bytes, some pages here and there.
             Limit::Added(most) => added().round() <= most,
+            Limit::AddedTo(other, most) => {
+                let other = self.samples(other);
+                other.map_or(f64::NAN, |other| own.added_to(other)) <= most
+            }
             Limit::Total(most) => own.p10() <= most,
             Limit::Below(other) => ratio_to(other) < 1.0,
             Limit::AddedOrRatio(most, ratio) => added() <= most || ratio_to(BARE) <= ratio,
@@ -193,6 +199,9 @@ impl Section {
         match limit {
             Limit::Ratio(most) => format!("≤ {most:.2}"),
             Limit::Added(most) => format!("≤ +{} {unit}", self.unit.show(*most)),
+            Limit::AddedTo(other, most) => {
+                format!("≤ {other} + {} {unit}", self.unit.show(*most))
+            }
             Limit::Total(most) => format!("≤ {} {unit}", self.unit.show(*most)),
             Limit::Below(other) => format!("< {other}"),
             Limit::AddedOrRatio(added, ratio) => {

@@ -37,6 +37,10 @@ const LOOKS: u32 = 10;
 pub(super) struct Vigil {
     root: Arc<Root>,
     work: Handle,
+    #[cfg_attr(
+        not(tokio_unstable),
+        expect(dead_code, reason = "nobody knows its workers then")
+    )]
     is_ours: bool,
     /// How long a poll may take; `None` for as long as it likes.
     limit: Option<Duration>,

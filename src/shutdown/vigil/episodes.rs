@@ -175,7 +175,7 @@ mod tests {
         let options = Options::of(TaskKind::Async);
         Holder {
             id: TaskId(task),
-            kind: kind::intern(kind::ROOT_PATH, "busy", Location::caller(), &options),
+            kind: kind::intern(kind::ROOT_PATH, "busy", Location::caller(), &options).kind,
             tid,
             pulse,
         }
