@@ -12,6 +12,7 @@ use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
 use crate::report::{Dump, Reason, Report};
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
 use crate::threads::{Registration, ThreadClass};
@@ -260,9 +261,16 @@ impl Start {
             drain: self.plan.drain,
             cancel: self.plan.cancel,
         };
-        let control = Control::start(self.plan, &self.root, self.baseline, owned, handle.clone())
-            .map(Arc::new)
-            .map_err(BuildError::System)?;
+        let control = Control::start(
+            self.plan,
+            &self.root,
+            self.baseline,
+            owned,
+            handle.clone(),
+            Endings::default(),
+        )
+        .map(Arc::new)
+        .map_err(BuildError::System)?;
         let tasks = TaskGroup::root(self.root, handle.clone(), control.side(), budgets);
         Ok((tasks, control))
     }

@@ -6,6 +6,8 @@
 mod cancel;
 mod close;
 pub(crate) mod dump;
+pub(crate) mod ending;
+pub(crate) mod hold;
 mod last_resort;
 mod live_line;
 mod pipeline;
@@ -24,6 +26,7 @@ use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
+use ending::Endings;
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
 use std::io;
@@ -63,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) expected: Vec<ThreadRule>,
     /// Whether the drain waits for untracked tasks too.
     pub(crate) wait_for_untracked: bool,
+    /// How long `/metrics` may be kept open for a last scrape.
+    pub(crate) scrape_hold: Duration,
 }
 
 /// Where the report goes.
@@ -88,9 +93,12 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for dumps and the watchdog's last words.
+/// Where the shutdown stands, for dumps, metrics and the watchdog's last words.
 #[derive(Debug, Default)]
-pub(crate) struct Standing(AtomicU8);
+pub(crate) struct Standing {
+    phase: AtomicU8,
+    report: Mutex<Option<Arc<Report>>>,
+}
 
 /// The control side of one root. Dropping it ends its threads.
 #[derive(Debug)]
@@ -158,11 +166,22 @@ impl Standing {
     ];
 
     fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::SeqCst);
+        self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
     fn phase(&self) -> Phase {
-        Self::PHASES[usize::from(self.0.load(Ordering::SeqCst))]
+        Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
+    }
+
+    fn publish(&self, report: &Arc<Report>) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(report));
+    }
+
+    /// The report, once it is final; a moment later again, with what was done with it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the metrics'"))]
+    pub(crate) fn report(&self) -> Option<Arc<Report>> {
+        let report = self.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a layer is under way that the second signal cuts short.
@@ -191,6 +210,7 @@ impl Control {
         baseline: Baseline,
         owned: &Arc<Owned>,
         work: Handle,
+        endings: Endings,
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
         let voice = Voice::start(root.number)?;
@@ -198,6 +218,7 @@ impl Control {
         let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
         let watchdog = Arc::new(Watchdog::start(
             root.number,
+            endings.list.clone(),
             last_words(&plan, &dumper, &phase),
         )?);
         let signals = plan
@@ -229,6 +250,7 @@ impl Control {
             voice,
             phase,
             watchdog: Arc::clone(&watchdog),
+            endings,
             messages,
             signals_seen: 0,
             children: HashSet::new(),
@@ -296,7 +318,7 @@ async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
     };
     let report = pipeline.run(reason).await;
     // Whoever asked may have given up.
-    reporting.send(report).ok();
+    reporting.send(Arc::unwrap_or_clone(report)).ok();
     pipeline.serve_on().await;
 }
 

@@ -56,7 +56,7 @@ pub enum BuildError {
 // === impl Builder ===
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             plan: Plan {
                 service: "service".to_owned(),
@@ -71,6 +71,7 @@ impl Builder {
                 unknown_threads: UnknownThreads::Linger,
                 expected: Vec::new(),
                 wait_for_untracked: false,
+                scrape_hold: Duration::from_secs(10),
             },
             deadline: None,
             current_thread: false,
@@ -113,6 +114,14 @@ impl Builder {
     /// the budgets and the pre-drain delay, plus 1.5 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long the process may be kept after its report for one last scrape of `/metrics`, since otherwise nobody sees
+    /// the metrics of its end; within the deadline, and only for a scraper that was there. A signal ends it. Zero turns
+    /// it off. Default: 10 s.
+    pub fn scrape_hold(mut self, at_most: Duration) -> Self {
+        self.plan.scrape_hold = at_most;
         self
     }
 
@@ -168,7 +177,7 @@ impl Builder {
         &mut self.plan
     }
 
-    pub(super) fn into_plan(self) -> Plan {
+    pub(crate) fn into_plan(self) -> Plan {
         self.plan
     }
 

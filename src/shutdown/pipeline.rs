@@ -1,6 +1,7 @@
 //! From a reason to a report.
 
 use super::dump::Dumper;
+use super::ending::Endings;
 use super::live_line::LiveLine;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
@@ -39,6 +40,7 @@ pub(super) struct Pipeline {
     pub(super) voice: Voice,
     pub(super) phase: Arc<Standing>,
     pub(super) watchdog: Arc<Watchdog>,
+    pub(super) endings: Endings,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
     /// Children that were seen to be ours while the threads that forked them lived.
@@ -95,7 +97,7 @@ impl Pipeline {
     }
 
     /// Stops the service.
-    pub(super) async fn run(&mut self, reason: Reason) -> Report {
+    pub(super) async fn run(&mut self, reason: Reason) -> Arc<Report> {
         let begun = Instant::now();
         if self.plan.may_exit {
             self.watchdog.arm(self.plan.deadline);
@@ -110,6 +112,7 @@ impl Pipeline {
                 .collect(),
         };
         self.root.stop();
+        self.endings.begun(&reason);
         self.note_children();
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
@@ -134,10 +137,21 @@ impl Pipeline {
             cancel,
             close,
             not_observed,
+            flush: Vec::new(),
         };
         report.outcome = self.outcome(&report);
         self.name_awaits(chains, &mut report, begun).await;
-        self.finish(&report);
+        // Before the endings: one of them may push the log.
+        self.log(&report);
+        self.voice.flush_logs(LOG_BUDGET);
+        let report = self.end(report, begun).await;
+        let published = std::time::Instant::now();
+        self.print(&report);
+        self.hold(begun, published).await;
+        if report.outcome == Outcome::Forced {
+            // `main` holds its thread, so nobody can return the report.
+            signal_hook::low_level::exit(EXIT_CODE);
+        }
         report
     }
 
@@ -267,7 +281,7 @@ impl Pipeline {
 
     /// Whether the message says not to wait for the drain. From the cancel on there is nothing to cut short: those that
     /// are left are being ended, and only the third signal gives up on them.
-    fn hear(&mut self, message: Message) -> bool {
+    pub(super) fn hear(&mut self, message: Message) -> bool {
         match message {
             Message::Signal(_) => {
                 self.signals_seen += 1;
@@ -292,9 +306,13 @@ impl Pipeline {
         });
     }
 
-    fn finish(&self, report: &Report) {
+    fn print(&self, report: &Report) {
+        for flush in report.flush.iter().filter(|flush| !flush.is_delivered()) {
+            let (signal, text) = (flush.signal.clone(), flush.text.clone());
+            self.voice
+                .log(move || tracing::warn!(target: "headcount::shutdown", signal, "{text}"));
+        }
         // Before the report, which is the last that people read; unless the log takes long.
-        self.log(report);
         self.voice.flush_logs(LOG_BUDGET);
         let text = match self.plan.print {
             Print::Nowhere => None,
@@ -307,10 +325,6 @@ impl Pipeline {
         }
         // If somebody does not read what we write, the report is returned all the same.
         self.voice.flush(PRINT_BUDGET);
-        if report.outcome == Outcome::Forced {
-            // `main` holds its thread, so nobody can return the report.
-            signal_hook::low_level::exit(EXIT_CODE);
-        }
     }
 
     fn log(&self, report: &Report) {
@@ -340,14 +354,14 @@ impl Pipeline {
     }
 }
 
-enum Step<T> {
+pub(super) enum Step<T> {
     Done(T),
     Heard(Option<Message>),
     Tick,
 }
 
 /// Whichever comes first; the work before the others.
-async fn select<T>(
+pub(super) async fn select<T>(
     mut work: std::pin::Pin<&mut impl Future<Output = T>>,
     message: impl Future<Output = Option<Message>>,
     tick: impl Future<Output = ()>,
