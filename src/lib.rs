@@ -23,6 +23,8 @@ pub mod runtime;
 #[doc(hidden)]
 pub mod service;
 mod shutdown;
+#[cfg(feature = "json")]
+pub mod state;
 pub mod task;
 pub mod testing;
 pub mod threads;

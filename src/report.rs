@@ -361,6 +361,21 @@ impl Reason {
             Self::Signal(_) | Self::Requested(_) | Self::MainEnded => false,
         }
     }
+
+    /// One of few words, for labels: a signal's name, `requested`, `main_ended`, …
+    #[cfg(feature = "json")]
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Signal(number) => {
+                signal_hook::low_level::signal_name(*number).unwrap_or("signal")
+            }
+            Self::Requested(_) => "requested",
+            Self::MainEnded => "main_ended",
+            Self::MainFailed(_) => "main_failed",
+            Self::MainPanicked(_) => "main_panicked",
+            Self::RequiredEnded { .. } => "required_ended",
+        }
+    }
 }
 
 impl fmt::Display for Reason {

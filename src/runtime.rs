@@ -2,6 +2,8 @@
 
 mod attached;
 mod builder;
+#[cfg(feature = "json")]
+mod remembering;
 
 pub use crate::shutdown::dump::Dumper;
 pub use attached::{Attached, attach};
@@ -23,8 +25,8 @@ use tokio::runtime::Handle;
 
 /// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
 ///
-/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they sleep until they are needed, and
-/// use nothing of the runtime's workers.
+/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`, and `-state` where it has a state folder;
+/// they sleep until they are needed, and use nothing of the runtime's workers.
 ///
 /// Dropped without [`Runtime::run`] it drops its tasks and ends its threads, and waits for neither.
 ///
@@ -52,6 +54,9 @@ pub struct Runtime {
     handle: Handle,
     root: u64,
     is_current_thread: bool,
+    /// The last field: the folder is given back when all else is over.
+    #[cfg(feature = "json")]
+    remembered: remembering::Remembered,
 }
 
 /// What `main`'s future may return.
@@ -256,6 +261,7 @@ impl Start {
         self,
         owned: &Arc<Owned>,
         handle: &Handle,
+        endings: Endings,
     ) -> Result<(TaskGroup, Arc<Control>), BuildError> {
         let budgets = Budgets {
             drain: self.plan.drain,
@@ -267,7 +273,7 @@ impl Start {
             self.baseline,
             owned,
             handle.clone(),
-            Endings::default(),
+            endings,
         )
         .map(Arc::new)
         .map_err(BuildError::System)?;

@@ -109,6 +109,8 @@ pub(crate) struct Control {
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
     dumper: Dumper,
+    #[cfg(feature = "json")]
+    voice: Voice,
 }
 
 // === impl Owned ===
@@ -214,6 +216,8 @@ impl Control {
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
         let voice = Voice::start(root.number)?;
+        #[cfg(feature = "json")]
+        let said = voice.clone();
         let phase = Arc::new(Standing::default());
         let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
         let watchdog = Arc::new(Watchdog::start(
@@ -272,6 +276,8 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
+            #[cfg(feature = "json")]
+            voice: said,
         })
     }
 
@@ -285,6 +291,12 @@ impl Control {
 
     pub(crate) fn dumper(&self) -> &Dumper {
         &self.dumper
+    }
+
+    /// Emits a log event, which may block, elsewhere.
+    #[cfg(feature = "json")]
+    pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
+        self.voice.log(event);
     }
 
     /// Begins the shutdown, unless it has begun.

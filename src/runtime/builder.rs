@@ -2,6 +2,7 @@
 
 use super::{Runtime, Start, threads_of};
 use crate::registry::clock;
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 use crate::threads::{self, ThreadRule};
 use std::fmt;
@@ -25,6 +26,8 @@ pub struct Builder {
     current_thread: bool,
     worker_threads: Option<usize>,
     configure: Option<Configure>,
+    #[cfg(feature = "json")]
+    pub(super) remembers: super::remembering::Remembering,
 }
 
 /// Why a runtime was not built.
@@ -77,6 +80,8 @@ impl Builder {
             current_thread: false,
             worker_threads: None,
             configure: None,
+            #[cfg(feature = "json")]
+            remembers: Default::default(),
         }
     }
 
@@ -188,6 +193,15 @@ impl Builder {
     /// A deadline that is shorter than the layers; threads that the system refuses.
     pub fn build(self) -> Result<Runtime, BuildError> {
         let start = Start::new(fit(self.plan, self.deadline)?);
+        #[cfg_attr(
+            not(feature = "json"),
+            expect(unused_mut, reason = "there is nothing to add")
+        )]
+        let mut endings = Endings::default();
+        #[cfg(feature = "json")]
+        let mut remembered = self.remembers.begin(&start.plan.service);
+        #[cfg(feature = "json")]
+        endings.list.extend(remembered.endings());
         let root = start.root.number;
         let mut builder = if self.current_thread {
             tokio::runtime::Builder::new_current_thread()
@@ -210,7 +224,11 @@ impl Builder {
             threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
-        let (tasks, control) = start.control(&owned, &handle)?;
+        let (tasks, control) = start.control(&owned, &handle, endings)?;
+        #[cfg(feature = "json")]
+        remembered
+            .start(root, &control)
+            .map_err(BuildError::System)?;
         Ok(Runtime {
             tasks,
             control,
@@ -218,6 +236,8 @@ impl Builder {
             handle,
             root,
             is_current_thread: self.current_thread,
+            #[cfg(feature = "json")]
+            remembered,
         })
     }
 }

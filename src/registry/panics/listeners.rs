@@ -1,0 +1,58 @@
+//! Who hears of panics: whatever is to be noted before the process may end.
+
+use std::fmt;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+type Hears = Box<dyn Fn(&str) + Send>;
+
+static LISTENERS: Mutex<Vec<(u64, Hears)>> = Mutex::new(Vec::new());
+
+/// Hears of panics as long as it lives.
+#[must_use]
+pub(crate) struct Listener(u64);
+
+/// Calls `hears` for each panic, on the thread that panics, with thread, place and message. It must not panic.
+pub(crate) fn listen(hears: impl Fn(&str) + Send + 'static) -> Listener {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+    listeners.push((number, Box::new(hears)));
+    Listener(number)
+}
+
+pub(super) fn tell(info: &PanicHookInfo<'_>) {
+    // Held by another thread that panics at this moment: one of the two is enough, and a disk that hangs under the
+    // first must not hold up the others.
+    let Ok(listeners) = LISTENERS.try_lock() else {
+        return;
+    };
+    if listeners.is_empty() {
+        return;
+    }
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    let at = info.location();
+    let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+    let message = info.payload_as_str().unwrap_or("not a text");
+    let words = format!("thread '{name}' panicked{at}: {message}");
+    for (_, hears) in listeners.iter() {
+        hears(&words);
+    }
+}
+
+// === impl Listener ===
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|(number, _)| *number != self.0);
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listener").field(&self.0).finish()
+    }
+}
