@@ -252,7 +252,7 @@ mod tests {
         let (scrapes, start) = scraped_at(&[0]);
         let waits = scrapes.one_begun_after(start + SECOND);
         tokio::pin!(waits);
-        let now = tokio::time::Duration::ZERO;
+        let now = Duration::ZERO;
         assert!(tokio::time::timeout(now, &mut waits).await.is_err());
         scrapes.note(start + SECOND);
         waits.await;
