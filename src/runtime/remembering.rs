@@ -96,18 +96,16 @@ impl Remembering {
     /// Reads what the run before left, and leaves a sign of this one.
     pub(super) fn begin(self, service: &str) -> Remembered {
         let version = &*self.version;
-        let folder = match self.folder {
-            Folder::Nowhere => None,
-            Folder::At(folder) => Some(folder),
-            Folder::Default => state::default_folder(service),
+        let open = |folder: PathBuf| State::open(&folder, service, version);
+        let opened = match self.folder {
+            Folder::Nowhere => Opened::default(),
+            Folder::At(folder) => open(folder),
+            Folder::Default => state::default_folder(service).map_or_else(homeless, open),
         };
         let Opened {
             state,
             mut warnings,
-        } = match folder {
-            Some(folder) => State::open(&folder, service, version),
-            None => Opened::default(),
-        };
+        } = opened;
         let textfile = self.textfile.map(|path| {
             let textfile = Textfile::new(path, service, version, state.clone());
             warnings.extend(textfile.begin());
@@ -118,6 +116,15 @@ impl Remembering {
             textfile,
             warnings,
         }
+    }
+}
+
+fn homeless() -> Opened {
+    let warning = "there is no state folder: none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is an absolute path; \
+                   how this run ends will not be remembered";
+    Opened {
+        state: None,
+        warnings: vec![warning.to_owned()],
     }
 }
 
