@@ -180,7 +180,7 @@ impl Standing {
     }
 
     /// The report, once it is final; a moment later again, with what was done with it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the metrics'"))]
+    #[expect(dead_code, reason = "for the metrics")]
     pub(crate) fn report(&self) -> Option<Arc<Report>> {
         let report = self.report.lock();
         report.unwrap_or_else(PoisonError::into_inner).clone()

@@ -246,6 +246,7 @@ async fn aborts(_tasks: TaskGroup) {
     std::process::abort();
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is what is tested")]
 async fn exits(_tasks: TaskGroup) {
     std::process::exit(0);
 }
