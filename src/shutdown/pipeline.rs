@@ -327,7 +327,8 @@ impl Pipeline {
         }
         // If somebody does not read what we write, the report is returned all the same, and before the deadline.
         let left = (begun + self.plan.deadline).saturating_duration_since(Instant::now());
-        self.voice.flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
+        self.voice
+            .flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
     }
 
     fn log(&self, report: &Report) {

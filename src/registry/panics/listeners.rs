@@ -3,9 +3,9 @@
 use std::fmt;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-type Hears = Box<dyn Fn(Option<&str>) + Send>;
+type Hears = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
 /// What the standard library says before it aborts, when a panic may not go on. The panic itself was told of before.
 const AFTERWARDS: [&str; 2] = [
@@ -21,20 +21,20 @@ pub(crate) struct Listener(u64);
 
 /// Calls `hears` for each panic, on the thread that panics, with thread, place and message; with nothing when the last
 /// one may not go on, and the process is about to abort. It must not panic.
-pub(crate) fn listen(hears: impl Fn(Option<&str>) + Send + 'static) -> Listener {
+pub(crate) fn listen(hears: impl Fn(Option<&str>) + Send + Sync + 'static) -> Listener {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
-    listeners.push((number, Box::new(hears)));
+    listeners.push((number, Arc::new(hears)));
     Listener(number)
 }
 
 pub(super) fn tell(info: &PanicHookInfo<'_>) {
-    // Held by another thread that panics at this moment: one of the two is enough, and a disk that hangs under the
-    // first must not hold up the others.
-    let Ok(listeners) = LISTENERS.try_lock() else {
-        return;
-    };
+    // A listener may hang with its disk, and then must not hold up the other threads that panic, nor the end of a run.
+    let listeners = LISTENERS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     if listeners.is_empty() {
         return;
     }
@@ -45,7 +45,7 @@ pub(super) fn tell(info: &PanicHookInfo<'_>) {
     let at = at.map_or_else(String::new, |at| format!(" at {at}"));
     let words = format!("thread '{name}' panicked{at}: {message}");
     let words = (!AFTERWARDS.contains(&message)).then_some(&*words);
-    for (_, hears) in listeners.iter() {
+    for (_, hears) in &listeners {
         hears(words);
     }
 }
