@@ -232,6 +232,7 @@ impl Ending for State {
                 marker.ending(outcome).ok();
             }
         }
+        // A marker that comes back after a loss of power has the run id of the report, and does not count.
         let saved = self
             .save(report)
             .and_then(|()| files::remove(&self.folder.join("run.json")));

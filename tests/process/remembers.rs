@@ -302,3 +302,39 @@ fn without_a_folder_nothing_is_remembered() {
     program.stop(Signal::TERM).assert_code(0);
     assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
 }
+
+#[cfg(feature = "service")]
+#[test]
+fn the_service_remembers_where_systemd_says_and_not_where_it_shall_not() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let service = |section: &str| {
+        let text = format!("{section}[tasks.resources]\nkind = \"resources\"\n");
+        let config = folder.path().join("headcount.toml");
+        fs::write(&config, text).expect("the folder is ours");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command
+            .arg("run")
+            .arg(config)
+            .env("STATE_DIRECTORY", &state);
+        let mut program = Program::start(command);
+        program.error_line("process_memory_bytes");
+        program
+    };
+    let off = service("[state]\nfolder = \"off\"\n");
+    off.stop(Signal::TERM).assert_code(0);
+    assert!(!state.exists());
+    service("")
+        .stop(Signal::KILL)
+        .assert_killed_by(Signal::KILL);
+    let ended = service("").stop(Signal::TERM);
+    ended.assert_code(0);
+    insta::assert_snapshot!(
+        told(&ended, &state),
+        @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit"
+    );
+    assert_eq!(
+        exits(&state),
+        serde_json::json!({ "clean": 1, "unclean": 1 })
+    );
+}
