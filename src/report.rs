@@ -3,6 +3,7 @@
 //! It only describes. What to do about a finding is decided before, by the pipeline.
 
 pub mod dump;
+mod flush;
 pub(crate) mod stack;
 mod terminal;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 
 pub use crate::audit::frame::Frame;
 pub use dump::Dump;
+pub use flush::{Flush, FlushResult};
 pub(crate) use terminal::{awaiting, count, millis as milliseconds, seconds as brief};
 
 use crate::task::{TaskId, TaskKind, TaskOutcome};
@@ -63,6 +65,8 @@ pub struct Report {
     pub close: CloseLayer,
     /// What could not be seen, and why.
     pub not_observed: Vec<String>,
+    /// What was done with this report before the process ended. The copies that are saved and pushed meanwhile have none.
+    pub flush: Vec<Flush>,
 }
 
 /// Why a shutdown began.
@@ -402,6 +406,21 @@ impl Reason {
             Self::MainFailed(_) | Self::MainPanicked(_) => true,
             Self::RequiredEnded { outcome, .. } => *outcome != TaskOutcome::Completed,
             Self::Signal(_) | Self::Requested(_) | Self::MainEnded => false,
+        }
+    }
+
+    /// One of few words, for labels: a signal's name, `requested`, `main_ended`, …
+    #[cfg(feature = "json")]
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Signal(number) => {
+                signal_hook::low_level::signal_name(*number).unwrap_or("signal")
+            }
+            Self::Requested(_) => "requested",
+            Self::MainEnded => "main_ended",
+            Self::MainFailed(_) => "main_failed",
+            Self::MainPanicked(_) => "main_panicked",
+            Self::RequiredEnded { .. } => "required_ended",
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod attached;
 mod builder;
+#[cfg(feature = "json")]
+mod remembering;
 
 pub use crate::shutdown::dump::Dumper;
 pub use attached::{Attached, attach};
@@ -12,6 +14,7 @@ use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
 use crate::report::{Dump, Reason, Report};
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
 use crate::threads::{Registration, ThreadClass};
@@ -22,8 +25,9 @@ use tokio::runtime::Handle;
 
 /// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
 ///
-/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they use nothing of the runtime's
-/// workers, and sleep until they are needed. The first wakes ten times a second: see [`Builder::hold_limit`].
+/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`, and `-state` where it has a state folder;
+/// they use nothing of the runtime's workers, and sleep until they are needed. The first wakes ten times a second: see
+/// [`Builder::hold_limit`].
 ///
 /// Dropped without [`Runtime::run`] it drops its tasks and ends its threads, and waits for neither.
 ///
@@ -51,6 +55,9 @@ pub struct Runtime {
     handle: Handle,
     root: u64,
     is_current_thread: bool,
+    /// The last field: the folder is given back when all else is over.
+    #[cfg(feature = "json")]
+    remembered: remembering::Remembered,
 }
 
 /// What `main`'s future may return.
@@ -259,14 +266,22 @@ impl Start {
         self,
         owned: &Arc<Owned>,
         handle: &Handle,
+        endings: Endings,
     ) -> Result<(TaskGroup, Arc<Control>), BuildError> {
         let budgets = Budgets {
             drain: self.plan.drain,
             cancel: self.plan.cancel,
         };
-        let control = Control::start(self.plan, &self.root, self.baseline, owned, handle.clone())
-            .map(Arc::new)
-            .map_err(BuildError::System)?;
+        let control = Control::start(
+            self.plan,
+            &self.root,
+            self.baseline,
+            owned,
+            handle.clone(),
+            endings,
+        )
+        .map(Arc::new)
+        .map_err(BuildError::System)?;
         let tasks = TaskGroup::root(self.root, handle.clone(), control.side(), budgets);
         Ok((tasks, control))
     }

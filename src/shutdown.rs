@@ -6,6 +6,8 @@
 mod cancel;
 mod close;
 pub(crate) mod dump;
+pub(crate) mod ending;
+pub(crate) mod hold;
 mod last_resort;
 mod live_line;
 mod panics;
@@ -28,6 +30,7 @@ use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
 use dump::{Dumper, Dumps};
+use ending::Endings;
 use panics::Panics;
 use pipeline::{Pipeline, last_words};
 use std::collections::{HashMap, HashSet};
@@ -73,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) hold_limit: Option<Duration>,
     /// Whether the drain waits for untracked tasks too.
     pub(crate) wait_for_untracked: bool,
+    /// How long `/metrics` may be kept open for a last scrape.
+    pub(crate) scrape_hold: Duration,
 }
 
 /// Where the report goes.
@@ -98,9 +103,12 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for dumps and the watchdog's last words.
+/// Where the shutdown stands, for dumps, metrics and the watchdog's last words.
 #[derive(Debug, Default)]
-pub(crate) struct Standing(AtomicU8);
+pub(crate) struct Standing {
+    phase: AtomicU8,
+    report: Mutex<Option<Arc<Report>>>,
+}
 
 /// The control side of one root. Dropping it ends its threads.
 #[derive(Debug)]
@@ -111,6 +119,8 @@ pub(crate) struct Control {
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
     dumper: Dumper,
+    #[cfg(feature = "json")]
+    voice: Voice,
 }
 
 // === impl Owned ===
@@ -168,11 +178,22 @@ impl Standing {
     ];
 
     fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::SeqCst);
+        self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
     fn phase(&self) -> Phase {
-        Self::PHASES[usize::from(self.0.load(Ordering::SeqCst))]
+        Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
+    }
+
+    fn publish(&self, report: &Arc<Report>) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(report));
+    }
+
+    /// The report, once it is final; a moment later again, with what was done with it.
+    #[expect(dead_code, reason = "for the metrics")]
+    pub(crate) fn report(&self) -> Option<Arc<Report>> {
+        let report = self.report.lock();
+        report.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a layer is under way that the second signal cuts short.
@@ -201,13 +222,17 @@ impl Control {
         baseline: Baseline,
         owned: &Arc<Owned>,
         work: Handle,
+        endings: Endings,
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
         let voice = Voice::start(root.number)?;
+        #[cfg(feature = "json")]
+        let said = voice.clone();
         let phase = Arc::new(Standing::default());
         let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
         let watchdog = Arc::new(Watchdog::start(
             root.number,
+            endings.list.clone(),
             last_words(&plan, &dumper, &phase),
         )?);
         let signals = plan
@@ -241,6 +266,7 @@ impl Control {
             voice,
             phase,
             watchdog: Arc::clone(&watchdog),
+            endings,
             messages,
             signals_seen: 0,
             panics: Panics::default(),
@@ -265,6 +291,8 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
+            #[cfg(feature = "json")]
+            voice: said,
         })
     }
 
@@ -278,6 +306,12 @@ impl Control {
 
     pub(crate) fn dumper(&self) -> &Dumper {
         &self.dumper
+    }
+
+    /// Emits a log event, which may block, elsewhere.
+    #[cfg(feature = "json")]
+    pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
+        self.voice.log(event);
     }
 
     /// Begins the shutdown, unless it has begun.
@@ -322,7 +356,7 @@ async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
     };
     let report = pipeline.run(reason).await;
     // Whoever asked may have given up.
-    reporting.send(report).ok();
+    reporting.send(Arc::unwrap_or_clone(report)).ok();
     pipeline.serve_on().await;
 }
 

@@ -5,6 +5,7 @@ use super::builder::{BuildError, Builder, fit};
 use crate::group::TaskGroup;
 use crate::report::{Dump, Reason, Report};
 use crate::shutdown::dump::Dumper;
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, UnknownThreads};
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +43,8 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     let mut plan = fit(Builder::new().print(false).signals(false).into_plan(), None)?;
     plan.may_exit = false;
     plan.unknown_threads = UnknownThreads::Expect;
-    let (tasks, control) = Start::new(plan).control(&Arc::new(Owned::new(None)), handle)?;
+    let (tasks, control) =
+        Start::new(plan).control(&Arc::new(Owned::new(None)), handle, Endings::default())?;
     Ok(Attached { tasks, control })
 }
 

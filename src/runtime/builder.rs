@@ -2,6 +2,7 @@
 
 use super::{Runtime, Start, threads_of};
 use crate::registry::clock;
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 use crate::threads::{self, ThreadRule};
 use std::fmt;
@@ -26,6 +27,8 @@ pub struct Builder {
     current_thread: bool,
     worker_threads: Option<usize>,
     configure: Option<Configure>,
+    #[cfg(feature = "json")]
+    pub(super) remembers: super::remembering::Remembering,
 }
 
 /// Why a runtime was not built.
@@ -57,7 +60,7 @@ pub enum BuildError {
 // === impl Builder ===
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             plan: Plan {
                 service: "service".to_owned(),
@@ -73,11 +76,14 @@ impl Builder {
                 expected: Vec::new(),
                 hold_limit: Some(HOLD_LIMIT),
                 wait_for_untracked: false,
+                scrape_hold: Duration::from_secs(10),
             },
             deadline: None,
             current_thread: false,
             worker_threads: None,
             configure: None,
+            #[cfg(feature = "json")]
+            remembers: Default::default(),
         }
     }
 
@@ -115,6 +121,14 @@ impl Builder {
     /// the budgets and the pre-drain delay, plus 1.5 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long the process may be kept after its report for one last scrape of `/metrics`, since otherwise nobody sees
+    /// the metrics of its end; within the deadline, and only for a scraper that was there. A signal ends it. Zero turns
+    /// it off. Default: 10 s.
+    pub fn scrape_hold(mut self, at_most: Duration) -> Self {
+        self.plan.scrape_hold = at_most;
         self
     }
 
@@ -178,7 +192,7 @@ impl Builder {
         &mut self.plan
     }
 
-    pub(super) fn into_plan(self) -> Plan {
+    pub(crate) fn into_plan(self) -> Plan {
         self.plan
     }
 
@@ -189,6 +203,15 @@ impl Builder {
     /// A deadline that is shorter than the layers; threads that the system refuses.
     pub fn build(self) -> Result<Runtime, BuildError> {
         let start = Start::new(fit(self.plan, self.deadline)?);
+        #[cfg_attr(
+            not(feature = "json"),
+            expect(unused_mut, reason = "there is nothing to add")
+        )]
+        let mut endings = Endings::default();
+        #[cfg(feature = "json")]
+        let mut remembered = self.remembers.begin(&start.plan.service);
+        #[cfg(feature = "json")]
+        endings.list.extend(remembered.endings());
         let root = start.root.number;
         let mut builder = if self.current_thread {
             tokio::runtime::Builder::new_current_thread()
@@ -211,7 +234,11 @@ impl Builder {
             threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
-        let (tasks, control) = start.control(&owned, &handle)?;
+        let (tasks, control) = start.control(&owned, &handle, endings)?;
+        #[cfg(feature = "json")]
+        remembered
+            .start(root, &control)
+            .map_err(BuildError::System)?;
         Ok(Runtime {
             tasks,
             control,
@@ -219,6 +246,8 @@ impl Builder {
             handle,
             root,
             is_current_thread: self.current_thread,
+            #[cfg(feature = "json")]
+            remembered,
         })
     }
 }

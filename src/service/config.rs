@@ -13,12 +13,14 @@ mod process;
 mod reader;
 mod resources;
 mod sections;
+mod state;
 mod threads;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
@@ -42,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
+    pub(crate) state: StateSettings,
     /// Besides those that every service expects.
     pub(crate) expected_threads: Vec<ThreadRule>,
     /// In the order of the file; never empty.
@@ -74,6 +77,8 @@ pub(crate) struct ShutdownSettings {
     pub(crate) cancel: Duration,
     pub(crate) close: Duration,
     pub(crate) deadline: Duration,
+    /// For a last scrape of `/metrics`; zero for none.
+    pub(crate) scrape_hold: Duration,
 }
 
 /// The tokio runtime that the tasks run on.
@@ -83,6 +88,24 @@ pub(crate) struct RuntimeSettings {
     pub(crate) worker_threads: Option<usize>,
     /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
     pub(crate) hold_limit: Option<Duration>,
+}
+
+/// What is remembered of how a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StateSettings {
+    pub(crate) folder: StateFolder,
+    /// For node_exporter.
+    pub(crate) textfile: Option<PathBuf>,
+}
+
+/// Where it is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum StateFolder {
+    /// Where services have such things.
+    #[default]
+    Auto,
+    Off,
+    At(PathBuf),
 }
 
 /// A declared task.
@@ -114,6 +137,7 @@ impl Default for Config {
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
+            state: StateSettings::default(),
             expected_threads: Vec::new(),
             tasks: vec![Task {
                 name: "resources".to_owned(),
@@ -150,6 +174,7 @@ impl Default for ShutdownSettings {
             close: Duration::from_secs(1),
             // Docker kills after 10 s.
             deadline: Duration::from_millis(9500),
+            scrape_hold: Duration::from_secs(10),
         }
     }
 }

@@ -6,6 +6,8 @@ mod dumps;
 mod innocent;
 mod program;
 mod reasons;
+#[cfg(feature = "json")]
+mod remembers;
 #[cfg(feature = "service")]
 mod service;
 mod signals;

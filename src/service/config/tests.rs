@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, DEFAULT, Kind, LogFormat, ShutdownSettings};
+use super::{Config, DEFAULT, Kind, LogFormat, ShutdownSettings, StateFolder, StateSettings};
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
 use crate::service::resources::ResourcesSettings;
@@ -213,7 +213,8 @@ fn every_key_is_read_into_its_field() {
     let config = parsed(
         "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
-         deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\nhold_limit = \"2s\"\n\
+         deadline = \"1m30s\"\nscrape_hold = \"0s\"\n\
+         [state]\nfolder = \"/s\"\ntextfile = \"t.prom\"\n[runtime]\nworker_threads = 3\nhold_limit = \"2s\"\n\
          [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
          [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
@@ -235,8 +236,14 @@ fn every_key_is_read_into_its_field() {
         cancel: Duration::from_secs(3),
         close: Duration::from_secs(4),
         deadline: Duration::from_secs(90),
+        scrape_hold: Duration::ZERO,
     };
     assert_eq!(config.shutdown, shutdown);
+    let state = StateSettings {
+        folder: StateFolder::At("/s".into()),
+        textfile: Some("t.prom".into()),
+    };
+    assert_eq!(config.state, state);
     assert_eq!(config.runtime.worker_threads, Some(3));
     assert_eq!(config.runtime.hold_limit, Some(Duration::from_secs(2)));
     let off = parsed("[runtime]\nhold_limit = \"off\"\n[tasks.r]\nkind = \"resources\"\n");
