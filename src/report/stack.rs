@@ -8,6 +8,8 @@ use std::fmt::Write;
 
 /// The most frames that are shown.
 const SHOWN: usize = 12;
+/// The most characters of a function: what it is generic over may be of any length.
+const FUNCTION: usize = 100;
 /// The most of those that are addresses, in one line.
 const ADDRESSES: usize = 32;
 
@@ -45,16 +47,27 @@ fn functions(stack: &[Frame]) -> Vec<String> {
         _ => own,
     };
     let shown = own.iter().take(SHOWN).enumerate();
-    let mut lines: Vec<String> = shown.map(|(at, frame)| format!("{at} {frame}")).collect();
+    let mut lines: Vec<String> = shown
+        .map(|(at, frame)| format!("{at} {}", short(frame)))
+        .collect();
     let more = stack.len() - lines.len();
     match &stack[lines.len()..] {
         [] => {}
         // It takes a line either way.
-        [last] => lines.push(format!("{} {last}", lines.len())),
+        [last] => lines.push(format!("{} {}", lines.len(), short(last))),
         _ if task.is_some() => lines.push(format!("… {more} more, of the runtime")),
-        [.., last] => lines.push(format!("… {more} more, down to {last}")),
+        [.., last] => lines.push(format!("… {more} more, down to {}", short(last))),
     }
     lines
+}
+
+fn short(frame: &Frame) -> Frame {
+    let mut frame = frame.clone();
+    if let Some((end, _)) = frame.function.char_indices().nth(FUNCTION) {
+        frame.function.truncate(end);
+        frame.function.push('…');
+    }
+    frame
 }
 
 /// As addr2line(1) takes them.
