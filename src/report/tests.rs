@@ -158,6 +158,9 @@ fn a_deep_stack_is_cut_and_ends_with_where_it_began() {
     assert_eq!(cut.len(), 13);
     assert_eq!(cut[11], "11 f11 (src/db.rs:11)");
     assert_eq!(cut[12], "… 88 more, down to f99 (src/db.rs:99)");
+    let long = [frame(&"ä".repeat(101), 1)];
+    let shortened = format!("0 {}… (src/db.rs:1)", "ä".repeat(100));
+    assert_eq!(shown(&long), [shortened]);
     let below = super::stack::below(&deep(1), None, None);
     assert_eq!(below, "\n      0 f0 (src/db.rs:0)");
 }
