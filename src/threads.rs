@@ -308,11 +308,20 @@ impl Start {
     }
 }
 
-/// Runs what a thread was started with. In a stack it stands between that and what all threads have in common.
+/// Runs what a thread was started with. In a stack it stands between that and what all threads have in common, and names
+/// the closure, whatever was inlined.
 #[inline(never)]
-fn __headcount_begin<T>(work: impl FnOnce() -> T) -> T {
+fn __headcount_begin<F: FnOnce() -> T, T>(work: F) -> T {
     let result = work();
     // Without it the call above may become a jump, and leave no trace.
+    std::hint::black_box(());
+    result
+}
+
+/// The same, for work that hears when it must end. Where there are both, the inner one counts.
+#[inline(never)]
+pub(crate) fn __headcount_begin_with<F: FnOnce(&Stop) -> T, T>(work: F, stop: &Stop) -> T {
+    let result = work(stop);
     std::hint::black_box(());
     result
 }

@@ -17,7 +17,7 @@ pub(crate) enum Lock {
     Mutex,
     /// One that knows who holds it.
     PosixMutex,
-    RwLock,
+    ReadWrite,
     /// Of a `Once`, `OnceLock` or `LazyLock`.
     Once,
     Semaphore,
@@ -46,25 +46,25 @@ impl Lock {
     fn of_frame(frame: &Frame) -> Option<Self> {
         const FILES: [(&str, Lock); 9] = [
             ("sys/sync/mutex/futex.rs", Lock::Mutex),
-            ("sys/sync/rwlock/futex.rs", Lock::RwLock),
+            ("sys/sync/rwlock/futex.rs", Lock::ReadWrite),
             ("sys/sync/once/futex.rs", Lock::Once),
             ("sys/sync/condvar/futex.rs", Lock::Condition),
             ("sys/sync/thread_parking/futex.rs", Lock::Park),
             // parking_lot 0.12 and its lock_api.
             ("/src/raw_mutex.rs", Lock::Mutex),
-            ("/src/raw_rwlock.rs", Lock::RwLock),
+            ("/src/raw_rwlock.rs", Lock::ReadWrite),
             ("/src/once.rs", Lock::Once),
             ("/src/condvar.rs", Lock::Condition),
         ];
         const NAMES: [(&str, Lock); 10] = [
             ("pthread_mutex_", Lock::PosixMutex),
-            ("pthread_rwlock_", Lock::RwLock),
+            ("pthread_rwlock_", Lock::ReadWrite),
             ("pthread_cond_", Lock::Condition),
             ("pthread_once", Lock::Once),
             ("sem_wait", Lock::Semaphore),
             ("sem_timedwait", Lock::Semaphore),
             ("std::sys::sync::mutex::", Lock::Mutex),
-            ("std::sys::sync::rwlock::", Lock::RwLock),
+            ("std::sys::sync::rwlock::", Lock::ReadWrite),
             ("std::sys::sync::condvar::", Lock::Condition),
             ("std::sys::sync::thread_parking::", Lock::Park),
         ];
@@ -83,14 +83,14 @@ impl Lock {
     const fn is_held_by_one(self) -> bool {
         matches!(
             self,
-            Self::Mutex | Self::PosixMutex | Self::RwLock | Self::Once
+            Self::Mutex | Self::PosixMutex | Self::ReadWrite | Self::Once
         )
     }
 
     const fn noun(self) -> &'static str {
         match self {
             Self::Mutex | Self::PosixMutex => "mutex",
-            Self::RwLock => "read-write lock",
+            Self::ReadWrite => "read-write lock",
             Self::Once => "initialisation by another thread",
             Self::Semaphore => "semaphore",
             Self::Condition => "condition",

@@ -194,7 +194,7 @@ impl SpawnThread<'_> {
             }
             // A thread that never ends must not keep the root.
             drop(root);
-            work(&stop)
+            threads::__headcount_begin_with(work, &stop)
         })
     }
 }

@@ -42,7 +42,7 @@ fn the_innermost_frames_tell_what_lock_it_is() {
     assert_eq!(of(&again), Some(Lock::Mutex), "notified, and locks again");
     assert_eq!(of(&again[2..]), Some(Lock::Condition));
     for (file, lock) in [
-        ("std/src/sys/sync/rwlock/futex.rs", Lock::RwLock),
+        ("std/src/sys/sync/rwlock/futex.rs", Lock::ReadWrite),
         ("std/src/sys/sync/once/futex.rs", Lock::Once),
         ("std/src/sys/sync/thread_parking/futex.rs", Lock::Park),
         ("parking_lot-0.12.5/src/raw_mutex.rs", Lock::Mutex),

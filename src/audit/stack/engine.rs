@@ -86,8 +86,10 @@ fn turn() -> Option<MutexGuard<'static, Option<Reader>>> {
 
 impl Reader {
     fn new() -> Self {
+        let memory = Memory::open();
+        signal::read_from(memory.descriptor());
         Self {
-            memory: Memory::open(),
+            memory,
             modules: Modules::default(),
             walker: Walker::default(),
         }

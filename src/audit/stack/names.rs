@@ -5,8 +5,9 @@ use crate::audit::frame::{self, Frame};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Where a thread of ours, or of the standard library, begins with what it was started with.
-const BEGINS: [&str; 2] = ["__headcount_begin", "__rust_begin_short_backtrace"];
+/// Where a thread of ours begins with what it was started with, and one of the standard library.
+const OURS: &str = "__headcount_begin";
+const RUST: &str = "__rust_begin_short_backtrace";
 /// Where threads begin that somebody else started.
 const STARTS: [&str; 7] = [
     "clone",
@@ -114,18 +115,48 @@ fn unnamed(address: usize) -> String {
 }
 
 pub(super) fn folded(mut frames: Vec<Frame>) -> Vec<Frame> {
-    let begin = |begins: &&str| {
-        let function = |frame: &Frame| frame.function.contains(*begins);
-        frames.iter().rposition(function)
-    };
-    match BEGINS.iter().find_map(begin) {
-        Some(begins) => frames.truncate(begins.max(1)),
+    let ours = frames
+        .iter()
+        .position(|frame| frame.function.contains(OURS));
+    let begins = ours.or_else(|| {
+        frames
+            .iter()
+            .rposition(|frame| frame.function.contains(RUST))
+    });
+    let mut closure = None;
+    match begins {
+        Some(begins) => {
+            closure = started_with(&frames[begins].function);
+            frames.truncate(begins.max(1));
+        }
         None => drop_last_while(&mut frames, is_start),
     }
     drop_last_while(&mut frames, is_plumbing);
+    // An optimised program may know no more of it than that it is a closure.
+    if let (Some(closure), Some(last)) = (closure, frames.last_mut())
+        && last.function.starts_with("{closure}")
+    {
+        last.function = closure;
+    }
     let named = frames.iter().position(|frame| !frame.is_unnamed());
     frames.drain(..named.unwrap_or(0));
     frames
+}
+
+/// The first type in `…begin<that, …>`, where it is a closure.
+fn started_with(function: &str) -> Option<String> {
+    let (_, types) = function.split_once('<')?;
+    let mut depth = 0;
+    let end = types.find(|character| {
+        match character {
+            '<' | '(' | '[' => depth += 1,
+            '>' | ')' | ']' => depth -= 1,
+            _ => {}
+        }
+        depth < 0 || depth == 0 && character == ','
+    })?;
+    let closure = &types[..end];
+    closure.contains("{closure}").then(|| closure.to_owned())
 }
 
 /// Something is left.
@@ -144,9 +175,11 @@ fn is_plumbing(frame: &Frame) -> bool {
     PLUMBING.contains(&file) || frame.function == "__rust_try"
 }
 
-/// The compiler's `{{closure}}` and `{closure#0}` as `{closure}`: file and line tell them apart.
+/// The compiler's `{{closure}}`, `{closure#0}` and `{closure_env#0}` as `{closure}`: file and line tell them apart.
 fn with_plain_closures(function: &str) -> String {
-    let function = function.replace("{{closure}}", "{closure}");
+    let function = function
+        .replace("{{closure}}", "{closure}")
+        .replace("{closure_env#", "{closure#");
     let mut plain = String::with_capacity(function.len());
     let mut rest = function.as_str();
     while let Some((before, after)) = rest.split_once("{closure#") {
@@ -165,3 +198,6 @@ impl Frame {
         self.file.is_none() && self.function.contains("+0x")
     }
 }
+
+#[cfg(test)]
+mod tests;

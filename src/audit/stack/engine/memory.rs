@@ -16,7 +16,7 @@ pub(super) struct Memory {
     file: Option<&'static File>,
 }
 
-/// For the handler, which cannot open it. The descriptor is never closed. After a fork it shows the parent's memory.
+/// With the process that opened it: after a fork it shows the parent's memory. It is never closed: a handler may use it.
 static FILE: OnceLock<(u32, Option<File>)> = OnceLock::new();
 
 // === impl Memory ===
@@ -33,6 +33,11 @@ impl Memory {
         self.pid != std::process::id()
     }
 
+    /// For handlers, which cannot open it; -1 where there is none.
+    pub(super) fn descriptor(&self) -> i32 {
+        self.file.map_or(-1, AsRawFd::as_raw_fd)
+    }
+
     /// Whether it can be read at all.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut byte = [0];
@@ -46,15 +51,13 @@ impl Memory {
 
     /// How many bytes could be read; they end where the memory does.
     pub(super) fn read(&self, address: u64, into: &mut [u8]) -> usize {
-        if let Some(file) = self.file {
-            return file.read_at(into, address).unwrap_or(0);
+        if let Some(file) = self.file
+            && let Ok(read) = file.read_at(into, address)
+        {
+            return read;
         }
-        let read = read_by_call(
-            self.pid.cast_signed(),
-            address,
-            into.as_mut_ptr(),
-            into.len(),
-        );
+        // SAFETY: the slice is ours alone.
+        let read = unsafe { read_by_call(self.pid, address, into.as_mut_ptr(), into.len()) };
         usize::try_from(read).unwrap_or(0)
     }
 
@@ -65,19 +68,17 @@ impl Memory {
     }
 }
 
-/// The descriptor of our memory, for the handler; -1 where there is none.
-pub(super) fn descriptor() -> i32 {
-    opened().1.as_ref().map_or(-1, AsRawFd::as_raw_fd)
-}
-
 fn opened() -> &'static (u32, Option<File>) {
     FILE.get_or_init(|| (std::process::id(), File::open("/proc/self/mem").ok()))
 }
 
-/// Copies memory of the process `pid`, which must be ours, as `process_vm_readv(2)` does: how many bytes, or -1.
+/// Copies memory of the process `pid`, which is this one, as process_vm_readv(2) does: how many bytes, or -1. It may be
+/// called in a signal's handler. `address` may be any.
 ///
-/// Where `into` is not valid for `length` bytes it fails, as the kernel checks it. It may be called in a signal's handler.
-pub(super) fn read_by_call(pid: i32, address: u64, into: *mut u8, length: usize) -> isize {
+/// # Safety
+///
+/// `into` must be the caller's alone for `length` bytes.
+pub(super) unsafe fn read_by_call(pid: u32, address: u64, into: *mut u8, length: usize) -> isize {
     let local = libc::iovec {
         iov_base: into.cast(),
         iov_len: length,
@@ -86,7 +87,8 @@ pub(super) fn read_by_call(pid: i32, address: u64, into: *mut u8, length: usize)
         iov_base: std::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0)),
         iov_len: length,
     };
-    // SAFETY: one descriptor of each is given, and they live. The kernel reads `remote` with checks, and keeps nothing.
-    // `into` is for the callers, who own the bytes that they give.
+    let pid = pid.cast_signed();
+    // SAFETY: one descriptor of each is given, and they live. The kernel reads `remote` with checks, writes to `into`,
+    // which is the caller's, and keeps nothing.
     unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) }
 }

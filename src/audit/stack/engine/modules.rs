@@ -3,10 +3,13 @@
 //! The kernel lists them, and not the loader, whose lock a stuck thread may hold. What is needed of them is copied: they
 //! may be unloaded at any time.
 
+use super::arch;
 use super::memory::Memory;
 use framehop::{
     ExplicitModuleSectionInfo, MayAllocateDuringUnwind, Module, Unwinder, UnwinderNative,
 };
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +24,12 @@ const EXECUTABLE: u32 = 1;
 /// (Linux Standard Base, `.eh_frame_hdr`).
 const ENCODING: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
+/// So many calls are kept.
+const CALLS: usize = 1 << 16;
+
 type Bytes = Arc<[u8]>;
+/// Whether there is a call, and if the instruction tells, of which function.
+type Call = Option<Option<u64>>;
 
 /// What is loaded.
 #[derive(Default)]
@@ -29,6 +37,8 @@ pub(super) struct Modules {
     /// The lines of `/proc/self/maps` that hold code, by which a change is seen.
     lines: Vec<String>,
     loaded: Vec<Loaded>,
+    /// What was found before addresses of code. Threads have most of them in common.
+    calls: RefCell<HashMap<u64, Call>>,
     pub(super) unwinder: UnwinderNative<Bytes, MayAllocateDuringUnwind>,
 }
 
@@ -63,6 +73,7 @@ impl Modules {
         }
         self.lines = code.map(str::to_owned).collect();
         self.loaded.clear();
+        self.calls.borrow_mut().clear();
         self.unwinder = UnwinderNative::default();
         for (base, path) in maps.lines().filter_map(begins) {
             if let Some((loaded, module)) = load(memory, base, path) {
@@ -106,6 +117,20 @@ impl Modules {
             }
         }
         low.checked_sub(1).map(start)
+    }
+
+    /// The call that returns to that address, if that is what is before it.
+    pub(super) fn call_before(&self, returns: u64, memory: &Memory) -> Call {
+        if !self.has_code(returns) {
+            return None;
+        }
+        let mut calls = self.calls.borrow_mut();
+        if calls.len() >= CALLS {
+            calls.clear();
+        }
+        let read = |address, into: &mut [u8]| memory.read(address, into) == into.len();
+        let find = || arch::is_call(read, returns).then(|| arch::called(read, returns));
+        *calls.entry(returns).or_insert_with(find)
     }
 
     fn at(&self, address: u64) -> Option<&Loaded> {

@@ -5,7 +5,9 @@ use super::memory::Memory;
 use super::modules::Modules;
 use super::walk::{Walker, Window};
 use super::{Outcome, arch};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// How often a thread is looked at that moves on meanwhile.
 const LOOKS: usize = 3;
@@ -23,6 +25,22 @@ pub(super) enum Glance {
     Failed(String),
     /// It waits, and cannot be read from outside, for this reason; a signal may do.
     Hidden(String),
+}
+
+/// Files of a thread, which tell of it and of no other, also when its number is used again.
+struct Files {
+    call: File,
+    /// Not every kernel has it.
+    ran: Option<File>,
+}
+
+/// What they say at one moment.
+#[derive(PartialEq, Eq)]
+struct Look {
+    /// Its time on a processor, and how often it was put on one.
+    ran: Option<String>,
+    /// The system call that it is in.
+    call: String,
 }
 
 /// Where a thread waits.
@@ -61,29 +79,32 @@ impl Glance {
 
 /// Looks at a thread, and disturbs nobody.
 pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut Walker) -> Glance {
+    let files = match Files::open(tid) {
+        Ok(files) => files,
+        Err(error) => return unreadable(tid, &error),
+    };
     let mut last = Glance::Runs;
     for _ in 0..LOOKS {
-        let ran = file(tid, "schedstat").ok();
-        let before = match file(tid, "syscall") {
-            Ok(line) => line,
+        let before = match files.look() {
+            Ok(look) => look,
             Err(error) => return unreadable(tid, &error),
         };
-        let Some(place) = Place::parse(&before) else {
-            return match before.trim_ascii_end() {
+        let line = before.call.as_str();
+        let Some(place) = Place::parse(line) else {
+            return match line {
                 "running" => Glance::Runs,
                 _ => hidden(tid, "the kernel does not tell where it is".to_owned()),
             };
         };
         let mut window = Window::new(memory, place.sp);
         let mut stack = walker.walk_from(place.pc, place.sp, &mut window, modules);
-        let stayed = file(tid, "syscall").is_ok_and(|after| after == before);
-        let ran_not = ran.is_some() && file(tid, "schedstat").ok() == ran;
-        stack.is_exact &= stayed && ran_not;
+        let is_still = before.ran.is_some() && files.look().is_ok_and(|after| after == before);
+        stack.is_exact &= is_still;
         last = Glance::Waits {
             stack,
             takes_signals: place.call != Some(arch::RT_SIGTIMEDWAIT),
         };
-        if stayed && ran_not {
+        if is_still {
             return last;
         }
     }
@@ -93,6 +114,32 @@ pub(super) fn glance(tid: u32, memory: &Memory, modules: &Modules, walker: &mut 
         Glance::Waits { stack, .. } if !stack.is_complete => Glance::Runs,
         glance => glance,
     }
+}
+
+// === impl Files ===
+
+impl Files {
+    fn open(tid: u32) -> io::Result<Self> {
+        let open = |name| File::open(format!("/proc/self/task/{tid}/{name}"));
+        Ok(Self {
+            call: open("syscall")?,
+            ran: open("schedstat").ok(),
+        })
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        Ok(Look {
+            ran: self.ran.as_ref().and_then(|file| line(file).ok()),
+            call: line(&self.call)?,
+        })
+    }
+}
+
+/// The one line of a file, which says something else each time it is read.
+fn line(file: &File) -> io::Result<String> {
+    let mut bytes = [0; 256];
+    let length = file.read_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(bytes[..length].trim_ascii_end()).into_owned())
 }
 
 fn unreadable(tid: u32, error: &io::Error) -> Glance {
@@ -121,12 +168,23 @@ fn state(tid: u32) -> Option<char> {
     crate::audit::parse_stat(tid, &stat).map(|thread| thread.state)
 }
 
-/// Whether a thread blocks a signal.
-pub(super) fn blocks(tid: u32, signal: i32) -> bool {
+/// Sets of signals, the first in the lowest bit.
+pub(super) struct Signals {
+    pub(super) blocked: u64,
+    pub(super) pending: u64,
+}
+
+/// The signals of a thread (proc_pid_status(5)); where they cannot be read, all are blocked.
+pub(super) fn signals(tid: u32) -> Signals {
     let status = file(tid, "status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
+    let set = |name: &str| {
+        let digits = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(digits.trim(), 16).ok()
+    };
+    Signals {
+        blocked: set("SigBlk:").unwrap_or(u64::MAX),
+        pending: set("SigPnd:").unwrap_or(0),
+    }
 }
 
 fn file(tid: u32, name: &str) -> io::Result<String> {

@@ -26,6 +26,8 @@ const SLOTS: usize = 16;
 const STACK: usize = 64 << 10;
 /// How long a thread may take to answer. On a busy machine it waits for a processor first.
 const ANSWER: Duration = Duration::from_millis(200);
+/// How often is looked again at a thread that blocks the signal.
+const BLOCKED_LOOKS: usize = 5;
 /// How long is waited for a handler that has begun.
 const COPY: Duration = Duration::from_secs(1);
 
@@ -78,12 +80,16 @@ unsafe impl Sync for Slot {}
 /// Prepares the process for questions. It takes some microseconds.
 pub(super) fn install() {
     SIGNAL.get_or_init(|| {
-        MEMORY.store(memory::descriptor(), Ordering::SeqCst);
         let mut free = SIGNALS
             .rev()
             .filter(|signal| handler_of(*signal) == Some(libc::SIG_DFL));
         free.find(|signal| handle(*signal))
     });
+}
+
+/// Where handlers read the process's memory; -1: by a system call.
+pub(super) fn read_from(descriptor: i32) {
+    MEMORY.store(descriptor, Ordering::SeqCst);
 }
 
 /// Asks those threads; `tell` gets the place in the list, and the answer or the reason why there is none.
@@ -128,10 +134,10 @@ pub(super) fn capture(
 /// The signal, if it is still ours.
 fn usable() -> Result<i32, &'static str> {
     let signal = SIGNAL.get().copied().flatten();
-    let signal = signal.ok_or("it runs, and no signal is free to ask it")?;
+    let signal = signal.ok_or("no signal is free by which it could be asked")?;
     let ours = handler_of(signal) == Some(answer as *const () as usize);
     let ours = ours.then_some(signal);
-    ours.ok_or("it runs, and the signal to ask it is handled by somebody else")
+    ours.ok_or("the signal by which it would be asked is handled by somebody else")
 }
 
 /// Waits for a change of what was seen, but not long.
@@ -185,8 +191,9 @@ impl Slot {
         }
     }
 
+    /// Whether no handler is at work, given that nobody waits for its answer: one may have come too late.
     fn is_free(&self) -> bool {
-        self.state.load(Ordering::SeqCst) & STATES == FREE
+        matches!(self.state.load(Ordering::SeqCst) & STATES, FREE | DONE)
     }
 
     /// Sends the question, and gives its number.
@@ -197,24 +204,42 @@ impl Slot {
         if quiet::is_over(tid) {
             return Err("it ended".to_owned());
         }
-        if quiet::blocks(tid, signal) {
-            return Err("it runs, and blocks the signal to ask it".to_owned());
+        let is_in = |set: u64| set >> (signal - 1) & 1 == 1;
+        let mut signals = quiet::signals(tid);
+        // The C library blocks all for a moment when a thread is started or ends.
+        for _ in 0..BLOCKED_LOOKS {
+            if !is_in(signals.blocked) {
+                break;
+            }
+            std::thread::yield_now();
+            signals = quiet::signals(tid);
+        }
+        if is_in(signals.blocked) {
+            return Err("it blocks the signal by which it would be asked".to_owned());
+        }
+        // They would queue up.
+        if is_in(signals.pending) {
+            return Err("it has not answered an earlier signal".to_owned());
         }
         let before = self.state.load(Ordering::SeqCst) & !STATES;
         let number = before.wrapping_add(STATES + 1);
         self.tid.store(tid, Ordering::SeqCst);
         self.state.store(number | ASKED, Ordering::SeqCst);
-        let sent = send(tid, signal, self.index(), number);
-        sent.map(|()| number).map_err(|error| {
-            self.state.store(number | FREE, Ordering::SeqCst);
-            match error.raw_os_error() {
-                Some(libc::ESRCH) => "it ended".to_owned(),
-                _ => format!(
-                    "it runs, and the signal to ask it cannot be sent: {}",
-                    error.kind()
-                ),
-            }
+        let Err(error) = send(tid, signal, self.index(), number) else {
+            return Ok(number);
+        };
+        self.take_back(number).ok();
+        Err(match error.raw_os_error() {
+            Some(libc::ESRCH) => "it ended".to_owned(),
+            _ => format!("no signal can be sent to it: {}", error.kind()),
         })
+    }
+
+    /// Makes that a signal which comes later does nothing. It fails with the state when a handler was there before.
+    fn take_back(&self, number: u32) -> Result<u32, u32> {
+        let (asked, free) = (number | ASKED, number | FREE);
+        self.state
+            .compare_exchange(asked, free, Ordering::SeqCst, Ordering::SeqCst)
     }
 
     /// Gives the answer, or takes the question back when its time is over. Whether it is done with.
@@ -235,15 +260,9 @@ impl Slot {
         if now < question.until.min(until) {
             return false;
         }
-        let taken_back = self.state.compare_exchange(
-            number | ASKED,
-            number | FREE,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
-        match taken_back {
+        match self.take_back(number) {
             Ok(_) if quiet::is_over(question.tid) => tell(Err("it ended".to_owned())),
-            Ok(_) => tell(Err("it runs, and does not answer the signal".to_owned())),
+            Ok(_) => tell(Err("it does not answer the signal".to_owned())),
             // It was answered at this moment: the next look finds it.
             Err(state) if state == number | DONE || now < question.until + COPY => return false,
             // The place is lost until the handler goes on.
@@ -271,13 +290,11 @@ impl Slot {
             return;
         }
         let into = self.capture.get();
-        // SAFETY: BUSY makes the place this handler's alone. The kernel checks all of the copy.
-        let length = unsafe {
+        // SAFETY: BUSY makes the place this handler's alone, and the stack in it has `STACK` bytes.
+        unsafe {
             (*into).registers = registers;
-            copy(registers.sp, (&raw mut (*into).stack).cast())
-        };
-        // SAFETY: as above.
-        unsafe { (*into).length = length };
+            (*into).length = copy(registers.sp, (&raw mut (*into).stack).cast());
+        }
         self.state.store(number | DONE, Ordering::SeqCst);
         ANSWERS.fetch_add(1, Ordering::SeqCst);
         // SAFETY: the address is of a static. Waking takes numbers besides it, and may be done in a handler.
@@ -288,16 +305,21 @@ impl Slot {
     }
 }
 
-/// Copies the stack from `sp` on to `into`, which must be ours for `STACK` bytes. How many could be read.
-fn copy(sp: u64, into: *mut u8) -> usize {
+/// Copies the stack from `sp` on. How many bytes could be read.
+///
+/// # Safety
+///
+/// `into` must be the caller's alone for `STACK` bytes.
+unsafe fn copy(sp: u64, into: *mut u8) -> usize {
     let file = MEMORY.load(Ordering::SeqCst);
     let read = match libc::off_t::try_from(sp) {
-        // SAFETY: `pread` writes at most so many bytes to memory that is the caller's. The descriptor is never closed.
+        // SAFETY: `pread` writes at most so many bytes to `into`, which is the caller's. The descriptor is never closed.
         Ok(offset) if file >= 0 => unsafe { libc::pread(file, into.cast(), STACK, offset) },
         _ => -1,
     };
     let read = match read {
-        ..=0 => memory::read_by_call(std::process::id().cast_signed(), sp, into, STACK),
+        // SAFETY: as above.
+        ..=0 => unsafe { memory::read_by_call(std::process::id(), sp, into, STACK) },
         read => read,
     };
     usize::try_from(read).unwrap_or(0)
@@ -376,3 +398,6 @@ extern "C" fn answer(_signal: libc::c_int, info: *const Info, context: *const li
         *errno = before;
     }
 }
+
+#[cfg(test)]
+mod tests;

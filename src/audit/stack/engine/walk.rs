@@ -260,8 +260,6 @@ impl<'a> Window<'a> {
 
     /// What looks like a frame of the function whose stack pointer is `from`, the innermost first.
     fn frames(&mut self, sp: u64, from: u64, modules: &Modules) -> Vec<Place> {
-        let memory = self.memory;
-        let read = |address: u64, into: &mut [u8]| memory.read(address, into) == into.len();
         let end = from.max(sp) + WINDOW;
         let mut places = Vec::new();
         let mut record = from.max(sp).next_multiple_of(8);
@@ -269,11 +267,11 @@ impl<'a> Window<'a> {
             let Some(returns) = self.word(record + 8) else {
                 break;
             };
-            if modules.has_code(returns) && arch::is_call(read, returns) {
+            if let Some(called) = modules.call_before(returns, self.memory) {
                 places.push(Place {
                     record,
                     returns,
-                    called: arch::called(read, returns),
+                    called,
                 });
             }
             record += 8;

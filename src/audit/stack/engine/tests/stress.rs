@@ -1,6 +1,7 @@
 //! Everything at once, in a process of its own, so that a crash is seen and harms nobody else.
 
-use super::{Means, frames, is_alone, read, thread};
+use super::super::signal;
+use super::{Means, Stack, frames, is_alone, read, thread};
 use crate::audit::stack::give_back;
 use crate::threads::own_tid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SECONDS: &str = "HEADCOUNT_STRESS_SECONDS";
 const BLOCK: usize = 1009;
+
+/// How many stacks of what kind.
+type Seen = BTreeMap<String, usize>;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static PUMPED: AtomicU64 = AtomicU64::new(0);
@@ -37,18 +41,17 @@ fn stacks_are_read_under_stress() {
     for _ in 0..50 {
         thread(std::thread::park);
     }
-    let mut seen = BTreeMap::<String, usize>::new();
+    let mut seen = Seen::new();
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut rounds = 0;
     while Instant::now() < until {
         rounds += 1;
-        let means = if rounds % 2 == 0 {
-            Means::Quiet
-        } else {
-            Means::Any
-        };
         let next = Instant::now() + Duration::from_millis(100);
-        look(means, rounds % 50 == 0, &roots, &mut seen);
+        match rounds % 3 {
+            0 => look(Means::Quiet, rounds % 60 == 0, &roots, &mut seen),
+            1 => look(Means::Any, false, &roots, &mut seen),
+            _ => signal_all(&roots, &mut seen),
+        }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     STOP.store(true, Ordering::SeqCst);
@@ -86,43 +89,19 @@ fn load(work: fn()) -> JoinHandle<()> {
     thread(work).1
 }
 
-fn look(
-    means: Means,
-    with_names: bool,
-    roots: &BTreeSet<usize>,
-    seen: &mut BTreeMap<String, usize>,
-) {
+/// All threads but those of the tests.
+fn tids() -> Vec<u32> {
     let main = std::process::id();
-    let tids: Vec<u32> = std::fs::read_dir("/proc/self/task")
+    std::fs::read_dir("/proc/self/task")
         .expect("it can be listed")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|tid| *tid != own_tid() && *tid != main)
-        .collect();
-    for stack in read(&tids, means) {
-        let what = match &stack {
-            Ok(stack) if stack.is_complete => {
-                let last = stack.addresses.last().expect("it has addresses");
-                assert!(
-                    roots.contains(last),
-                    "false end: {stack:x?}, not {roots:x?}"
-                );
-                if stack.is_exact {
-                    "exact"
-                } else {
-                    "approximate"
-                }
-            }
-            Ok(stack) => {
-                assert!(!stack.addresses.is_empty());
-                if stack.is_exact {
-                    "incomplete, stopped"
-                } else {
-                    "incomplete"
-                }
-            }
-            Err(why) => why,
-        };
-        *seen.entry(format!("{means:?}: {what}")).or_default() += 1;
+        .collect()
+}
+
+fn look(means: Means, with_names: bool, roots: &BTreeSet<usize>, seen: &mut Seen) {
+    for stack in read(&tids(), means) {
+        note(&format!("{means:?}"), stack.as_ref(), roots, seen);
         if with_names && let Ok(stack) = &stack {
             assert!(!frames(stack).is_empty());
         }
@@ -130,6 +109,40 @@ fn look(
     if with_names {
         give_back();
     }
+}
+
+/// Also those that could be read quietly, and so are not signalled otherwise.
+fn signal_all(roots: &BTreeSet<usize>, seen: &mut Seen) {
+    let mut reader = super::super::READER.lock().expect("nobody panics");
+    let reader = reader.as_mut().expect("it has read");
+    let (modules, walker) = (&reader.modules, &mut reader.walker);
+    let until = Instant::now() + Duration::from_secs(2);
+    signal::capture(&tids(), until, |_, answer| {
+        let stack = answer.map(|capture| walker.walk_capture(capture, modules));
+        note("Signal", stack.as_ref(), roots, seen);
+    });
+}
+
+fn note(means: &str, stack: Result<&Stack, &String>, roots: &BTreeSet<usize>, seen: &mut Seen) {
+    let what = match stack {
+        Ok(stack) if stack.is_complete => {
+            let last = stack.addresses.last().expect("it has addresses");
+            assert!(
+                roots.contains(last),
+                "false end: {stack:x?}, not {roots:x?}"
+            );
+            match stack.is_exact {
+                true => "exact",
+                false => "approximate",
+            }
+        }
+        Ok(stack) => {
+            assert!(!stack.addresses.is_empty());
+            "incomplete"
+        }
+        Err(why) => why,
+    };
+    *seen.entry(format!("{means}: {what}")).or_default() += 1;
 }
 
 fn churns() {

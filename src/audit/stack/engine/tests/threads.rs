@@ -1,6 +1,10 @@
 //! Threads of all kinds, each read by the means that there are for it.
 
 use super::{Means, await_call, frames, functions, read, read_one, thread};
+use crate::audit::stack::engine::memory::Memory;
+use crate::audit::stack::engine::modules::Modules;
+use crate::audit::stack::engine::quiet::{self, Glance};
+use crate::audit::stack::engine::walk::Walker;
 use crate::audit::stack::folded;
 use crate::threads::own_tid;
 use std::io::{Read, Write};
@@ -23,7 +27,7 @@ fn assert_waits_in(tid: u32, function: &str) {
         let functions = functions(stack);
         let (first, last) = (&functions[0], &functions[functions.len() - 1]);
         assert!(first.contains(function), "{functions:#?}");
-        assert!(last.ends_with("tests::thread::{closure}"), "{functions:#?}");
+        assert!(last.contains("tests::thread::{closure}"), "{functions:#?}");
     }
     assert!(any.is_exact);
     // What is not exact is right most often, and nobody can rely on it.
@@ -120,7 +124,7 @@ fn a_thread_on_a_processor_is_named_with_file_and_line() {
     let frames = folded(frames(&stack));
     let found = frames
         .iter()
-        .find(|frame| frame.function == format!("{HERE}spins_until"));
+        .find(|frame| frame.function.ends_with("spins_until"));
     let place = found.unwrap_or_else(|| panic!("{frames:#?}"));
     assert_eq!(place.file.as_deref(), Some(file!()));
     let marked = include_str!("threads.rs")
@@ -164,7 +168,7 @@ fn a_thread_that_blocks_all_signals_is_read_quietly() {
 fn a_thread_that_runs_and_blocks_all_signals_is_not_read() {
     let spinning = Spinning::start(block_all_signals);
     let why = read_one(spinning.tid, Means::Any).expect_err("nobody can ask it");
-    insta::assert_snapshot!(why, @"it runs, and blocks the signal to ask it");
+    assert_eq!(why, "it blocks the signal by which it would be asked");
 }
 
 #[test]
@@ -188,6 +192,14 @@ fn a_thread_in_sigwait_gets_no_signal_of_ours() {
         let stack = read_one(tid, means).expect("it is read quietly");
         assert!(stack.is_complete, "{stack:?}");
     }
+    // Also when the quiet stack is not good enough.
+    let memory = Memory::open();
+    let mut glance = quiet::glance(tid, &memory, &Modules::default(), &mut Walker::default());
+    if let Glance::Waits { stack, .. } = &mut glance {
+        assert!(!stack.is_complete, "without modules");
+        stack.is_exact = false;
+    }
+    assert!(!glance.wants_signal(Means::Any));
     // It would have told before it could wait again.
     await_call(tid, libc::SYS_rt_sigtimedwait);
     assert!(told.try_recv().is_err(), "a signal was taken");
@@ -223,11 +235,7 @@ fn a_thread_that_c_started() {
     assert!(stack.is_complete, "{stack:?}");
     let functions = functions(&stack);
     let last = functions.last().expect("it has functions");
-    assert_eq!(
-        *last,
-        format!("{HERE}a_thread_that_c_started::begins"),
-        "{functions:#?}"
-    );
+    assert!(last.ends_with("begins"), "{functions:#?}");
 }
 
 #[inline(never)]
@@ -247,7 +255,8 @@ fn a_stack_that_is_too_deep_says_so() {
         let stack = read_one(tid, means).expect("its innermost part is read");
         assert!(!stack.is_complete);
         assert!(stack.addresses.len() > 100, "{}", stack.addresses.len());
-        assert!(functions(&stack).contains(&format!("{HERE}deep")));
+        let functions = functions(&stack);
+        assert!(functions.iter().any(|function| function.ends_with("deep")));
     }
     parked.thread().unpark();
     parked.join().expect("no panic");
@@ -262,13 +271,13 @@ fn a_thread_that_has_ended() {
         std::thread::yield_now();
     }
     let why = read_one(tid, Means::Any).expect_err("it has no stack");
-    insta::assert_snapshot!(why, @"it ended");
+    assert_eq!(why, "it ended");
 }
 
 #[test]
 fn the_thread_that_reads_says_so() {
     let why = read_one(own_tid(), Means::Any).expect_err("it does not read itself");
-    insta::assert_snapshot!(why, @"it is the thread that reads stacks");
+    assert_eq!(why, "it is the thread that reads stacks");
 }
 
 #[test]
@@ -352,4 +361,13 @@ fn a_thread_of_ours_shows_what_it_was_started_with_and_nothing_below() {
     assert_eq!(outermost.line, marked.map(|line| line as u32 + 1));
     started.thread().unpark();
     started.join().expect("no panic");
+}
+
+#[test]
+fn the_main_thread() {
+    let main = std::process::id();
+    for means in [Means::Quiet, Means::Any] {
+        let stack = read_one(main, means).expect("it is read");
+        assert!(stack.is_complete, "{stack:?}");
+    }
 }
