@@ -50,7 +50,7 @@ fn functions(stack: &[Frame]) -> Vec<String> {
     let mut next = 0;
     for at in shown(own) {
         if at > next {
-            lines.push(format!("… {} more", at - next));
+            lines.push(format!("… {} more, of libraries", at - next));
         }
         lines.push(format!("{at} {}", short(&stack[at])));
         next = at + 1;

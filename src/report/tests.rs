@@ -189,9 +189,9 @@ fn of_a_deep_stack_of_libraries_what_the_program_called_is_shown() {
     let program = shown(&stack);
     assert_eq!(program[5], "5 f5 (tokio-1.54.1/src/park.rs:5)");
     let rest = [
-        "… 14 more",
+        "… 14 more, of libraries",
         "20 orders::bridge (src/db.rs:20)",
-        "… 1 more",
+        "… 1 more, of libraries",
         "22 orders::serve (src/db.rs:22)",
         "… 2 more, down to f24 (tokio-1.54.1/src/worker.rs:24)",
     ];
