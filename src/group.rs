@@ -314,7 +314,10 @@ impl TaskGroup {
     pub async fn cancel(&self) -> Drained {
         let group = self.clone();
         let budget = self.inner.budgets.cancel;
-        self.on_control(async move { drain::cancel_group(&group, budget).await })
+        // Here, because a worker that wakes a task puts it into its own queue, and every other thread into one that all
+        // share, at twice the cost. The control side goes on when nobody can here.
+        let walked = drain::ask_to_end(self.scope());
+        self.on_control(async move { drain::cancel_group(&group, budget, walked).await })
             .await
     }
 
