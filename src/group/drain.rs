@@ -233,8 +233,8 @@ impl Drain {
 }
 
 /// Waits for the tasks of one group that were asked to end, while the rest of the service goes on.
-pub(super) async fn cancel_group(group: &TaskGroup, until: Instant, walked: Duration) -> Drained {
-    ended(group.scope(), until, walked).await;
+pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration, walked: Duration) -> Drained {
+    ended(group.scope(), Instant::now() + budget, walked).await;
     done(group)
 }
 

@@ -8,6 +8,8 @@ use std::fmt::Write;
 
 /// The most frames that are shown.
 const SHOWN: usize = 12;
+/// The most characters of a function: what it is generic over may be of any length.
+const FUNCTION: usize = 100;
 /// The most of those that are addresses, in one line.
 const ADDRESSES: usize = 32;
 
@@ -48,18 +50,18 @@ fn functions(stack: &[Frame]) -> Vec<String> {
     let mut next = 0;
     for at in shown(own) {
         if at > next {
-            lines.push(format!("… {} more", at - next));
+            lines.push(format!("… {} more, of libraries", at - next));
         }
-        lines.push(format!("{at} {}", stack[at]));
+        lines.push(format!("{at} {}", short(&stack[at])));
         next = at + 1;
     }
     let more = stack.len() - next;
     match &stack[next..] {
         [] => {}
         // It takes a line either way.
-        [last] => lines.push(format!("{next} {last}")),
+        [last] => lines.push(format!("{next} {}", short(last))),
         _ if task.is_some() => lines.push(format!("… {more} more, of the runtime")),
-        [.., last] => lines.push(format!("… {more} more, down to {last}")),
+        [.., last] => lines.push(format!("… {more} more, down to {}", short(last))),
     }
     lines
 }
@@ -83,6 +85,15 @@ fn is_of_program(frame: &Frame) -> bool {
     let has_version =
         version.is_some_and(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit()));
     !is_library(frame) && !has_version
+}
+
+fn short(frame: &Frame) -> Frame {
+    let mut frame = frame.clone();
+    if let Some((end, _)) = frame.function.char_indices().nth(FUNCTION) {
+        frame.function.truncate(end);
+        frame.function.push('…');
+    }
+    frame
 }
 
 /// As addr2line(1) takes them.

@@ -158,6 +158,9 @@ fn a_deep_stack_is_cut_and_ends_with_where_it_began() {
     assert_eq!(cut.len(), 13);
     assert_eq!(cut[11], "11 f11 (src/db.rs:11)");
     assert_eq!(cut[12], "… 88 more, down to f99 (src/db.rs:99)");
+    let long = [frame(&"ä".repeat(101), 1)];
+    let shortened = format!("0 {}… (src/db.rs:1)", "ä".repeat(100));
+    assert_eq!(shown(&long), [shortened]);
     let below = super::stack::below(&deep(1), None, None);
     assert_eq!(below, "\n      0 f0 (src/db.rs:0)");
 }
@@ -186,9 +189,9 @@ fn of_a_deep_stack_of_libraries_what_the_program_called_is_shown() {
     let program = shown(&stack);
     assert_eq!(program[5], "5 f5 (tokio-1.54.1/src/park.rs:5)");
     let rest = [
-        "… 14 more",
+        "… 14 more, of libraries",
         "20 orders::bridge (src/db.rs:20)",
-        "… 1 more",
+        "… 1 more, of libraries",
         "22 orders::serve (src/db.rs:22)",
         "… 2 more, down to f24 (tokio-1.54.1/src/worker.rs:24)",
     ];

@@ -69,7 +69,8 @@ impl Attached {
         self.control.dumper().dump()
     }
 
-    /// Drains, cancels what is left, looks at the threads, and returns the report: at most 8 s.
+    /// Drains, cancels what is left, looks at the threads, and returns the report: at most 8 s, and a second more where
+    /// stacks must be named.
     ///
     /// # Cancel safety
     ///

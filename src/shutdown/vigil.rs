@@ -75,6 +75,8 @@ impl Vigil {
         is_ours: bool,
         limit: Option<Duration>,
     ) -> Self {
+        // A shorter one would be over at the first look.
+        let limit = limit.map(|limit| limit.max(LOOK_LEAST * 2));
         let pause = limit.map_or(LOOK, |limit| (limit / LOOKS).clamp(LOOK_LEAST, LOOK));
         if limit.is_some() {
             pulse::beat();

@@ -226,6 +226,7 @@ fn a_task_whose_drop_panics_is_gone() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ closer  ignored drain for T, spawned <closer that panics>
     ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
+    │  └─ ! closer  panicked at <panic of a drop>: 'a drop that panics', spawned <closer that panics>
     ├─ 3 close  T of 20s  no thread lingers (2 ended)
     └─ cancelled  total T
     ");

@@ -428,7 +428,7 @@ struct PanicsInDrop;
 
 impl Drop for PanicsInDrop {
     fn drop(&mut self) {
-        panic!("a drop that panics");
+        panic!("a drop that panics"); // mark: panic of a drop
     }
 }
 

@@ -294,7 +294,7 @@ fn lines_of_stacks_are_told_from_others() {
         "│        11 db::read (src/db.rs:112)",
         "│        … 8 more, down to run (src/db.rs:80)",
         "│        … 58 more, of the runtime",
-        "│        … 58 more",
+        "│        … 5 more, of libraries",
         "│  │  └─ 0 recv",
         "│  │  └─ at libc.so.6+0x101829 ← orders+0x8e2101",
         "   │  ├─ (no stack: it ended)",
