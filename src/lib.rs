@@ -14,6 +14,8 @@
 )]
 
 mod audit;
+#[cfg(feature = "admin")]
+mod control;
 pub mod group;
 mod registry;
 pub mod report;
@@ -24,6 +26,8 @@ pub mod runtime;
 pub mod service;
 mod shutdown;
 pub mod task;
+#[cfg(feature = "admin")]
+pub mod telemetry;
 pub mod testing;
 pub mod threads;
 

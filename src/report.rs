@@ -349,6 +349,33 @@ impl Termination for Report {
 // === impl Reason ===
 
 impl Reason {
+    /// Every word that [`Reason::word`] gives.
+    pub(crate) const WORDS: [&str; 8] = [
+        "sigterm",
+        "sigint",
+        "signal",
+        "requested",
+        "main_ended",
+        "main_failed",
+        "main_panicked",
+        "required_ended",
+    ];
+
+    /// The word that metrics use: without what only this shutdown has, such as a task's name.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        Self::WORDS[match self {
+            Self::Signal(signal_hook::consts::SIGTERM) => 0,
+            Self::Signal(signal_hook::consts::SIGINT) => 1,
+            Self::Signal(_) => 2,
+            Self::Requested(_) => 3,
+            Self::MainEnded => 4,
+            Self::MainFailed(_) => 5,
+            Self::MainPanicked(_) => 6,
+            Self::RequiredEnded { .. } => 7,
+        }]
+    }
+
     /// Whether a required part failed, and the exit code must say so.
     pub(crate) fn is_failure(&self) -> bool {
         match self {

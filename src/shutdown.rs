@@ -5,6 +5,7 @@
 
 mod cancel;
 mod close;
+pub(crate) mod course;
 pub(crate) mod dump;
 mod last_resort;
 mod live_line;
@@ -23,6 +24,7 @@ use crate::registry::root::{Event, Root};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
+use course::Course;
 use dump::{Dumper, Dumps};
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
@@ -88,9 +90,12 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for dumps and the watchdog's last words.
+/// Where the shutdown stands, for dumps and the watchdog's last words; and its course, for those who may wait for a lock.
 #[derive(Debug, Default)]
-pub(crate) struct Standing(AtomicU8);
+pub(crate) struct Standing {
+    phase: AtomicU8,
+    course: Course,
+}
 
 /// The control side of one root. Dropping it ends its threads.
 #[derive(Debug)]
@@ -101,6 +106,11 @@ pub(crate) struct Control {
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
     dumper: Dumper,
+    #[cfg_attr(
+        not(feature = "admin"),
+        expect(dead_code, reason = "nobody else looks at it")
+    )]
+    standing: Arc<Standing>,
 }
 
 // === impl Owned ===
@@ -149,7 +159,7 @@ impl Drop for Owned {
 // === impl Standing ===
 
 impl Standing {
-    const PHASES: [Phase; 5] = [
+    pub(crate) const PHASES: [Phase; 5] = [
         Phase::Running,
         Phase::Draining,
         Phase::Cancelling,
@@ -158,11 +168,16 @@ impl Standing {
     ];
 
     fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::SeqCst);
+        self.course.enter(phase);
+        self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    fn phase(&self) -> Phase {
-        Self::PHASES[usize::from(self.0.load(Ordering::SeqCst))]
+    pub(crate) fn phase(&self) -> Phase {
+        Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
+    }
+
+    pub(crate) fn course(&self) -> &Course {
+        &self.course
     }
 
     /// Whether a layer is under way that the second signal cuts short.
@@ -219,6 +234,7 @@ impl Control {
             .enable_time()
             .build()?;
         let handle = runtime.handle().clone();
+        let standing = Arc::clone(&phase);
         let (reporting, report) = oneshot::channel();
         let pipeline = Pipeline {
             plan,
@@ -250,7 +266,13 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
+            standing,
         })
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// For groups: they keep the control thread alive as long as they may need it.
