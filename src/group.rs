@@ -13,6 +13,8 @@ pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
 pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
 pub use spawn::Spawn;
+#[cfg(feature = "admin")]
+pub(crate) use thread::thread_infos;
 pub use thread::{SpawnThread, ThreadSpawner};
 
 use crate::registry::kind;

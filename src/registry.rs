@@ -9,6 +9,8 @@ pub(crate) mod chains;
 pub(crate) mod clock;
 mod histogram;
 pub(crate) mod kind;
+#[cfg(feature = "admin")]
+pub(crate) mod listing;
 #[cfg(all(test, headcount_loom))]
 mod loom_notice;
 pub(crate) mod panics;
@@ -17,10 +19,13 @@ pub(crate) mod scope;
 mod shard;
 mod slot;
 mod slots;
+#[cfg(feature = "admin")]
+pub(crate) mod survey;
 mod tally;
 pub(crate) mod tracked;
 pub(crate) mod untracked;
 mod waits;
+pub(crate) mod warnings;
 
 use crate::task::{TaskId, TaskState};
 use histogram::Totals;

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod close;
+pub(crate) mod course;
 pub(crate) mod dump;
 pub(crate) mod ending;
 pub(crate) mod hold;
@@ -25,6 +26,7 @@ use crate::registry::root::{Event, Root};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
+use course::Course;
 use dump::{Dumper, Dumps};
 use ending::Endings;
 use pipeline::{Pipeline, last_words};
@@ -93,11 +95,11 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for dumps, metrics and the watchdog's last words.
+/// Where the shutdown stands, for dumps and the watchdog's last words; and its course, for those who may wait for a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     phase: AtomicU8,
-    report: Mutex<Option<Arc<Report>>>,
+    course: Course,
 }
 
 /// The control side of one root. Dropping it ends its threads.
@@ -111,6 +113,11 @@ pub(crate) struct Control {
     dumper: Dumper,
     #[cfg(feature = "json")]
     voice: Voice,
+    #[cfg_attr(
+        not(feature = "admin"),
+        expect(dead_code, reason = "nobody else looks at it")
+    )]
+    standing: Arc<Standing>,
 }
 
 // === impl Owned ===
@@ -159,7 +166,7 @@ impl Drop for Owned {
 // === impl Standing ===
 
 impl Standing {
-    const PHASES: [Phase; 5] = [
+    pub(crate) const PHASES: [Phase; 5] = [
         Phase::Running,
         Phase::Draining,
         Phase::Cancelling,
@@ -168,22 +175,20 @@ impl Standing {
     ];
 
     fn set(&self, phase: Phase) {
+        self.course.enter(phase);
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
     }
 
-    fn publish(&self, report: &Arc<Report>) {
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(report));
+    pub(crate) fn course(&self) -> &Course {
+        &self.course
     }
 
-    /// The report, once it is final; a moment later again, with what was done with it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the metrics'"))]
-    pub(crate) fn report(&self) -> Option<Arc<Report>> {
-        let report = self.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).clone()
+    fn publish(&self, report: &Arc<Report>) {
+        self.course.publish(report);
     }
 
     /// Whether a layer is under way that the second signal cuts short.
@@ -244,6 +249,7 @@ impl Control {
             .enable_time()
             .build()?;
         let handle = runtime.handle().clone();
+        let standing = Arc::clone(&phase);
         let (reporting, report) = oneshot::channel();
         let pipeline = Pipeline {
             plan,
@@ -278,7 +284,13 @@ impl Control {
             dumper,
             #[cfg(feature = "json")]
             voice: said,
+            standing,
         })
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// For groups: they keep the control thread alive as long as they may need it.

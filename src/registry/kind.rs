@@ -3,6 +3,7 @@
 //! A kind is the path of a group, a name, a spawn site and the spawn's options. All of them come from code, so there
 //! are few; a name that carries an id would make many, so the table is bounded and what comes after is `_other`.
 
+use super::warnings::Warning;
 use crate::task::TaskKind;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -227,6 +228,7 @@ fn intern_slowly(
         (kind, std::mem::take(&mut index.full))
     });
     if full {
+        Warning::TaskNames.note();
         // Outside of the lock: the subscriber is the user's, and may spawn.
         tracing::warn!(
             target: "headcount",
@@ -248,6 +250,12 @@ pub(crate) fn at(number: u32) -> &'static Kind {
 /// Every kind that was ever made.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
     TABLE.iter().map_while(OnceLock::get)
+}
+
+/// How many kinds were made.
+#[cfg(feature = "admin")]
+pub(crate) fn made() -> usize {
+    index_of(|index| index.made)
 }
 
 /// The groups that have a histogram of their own, and the name of the rest.

@@ -5,6 +5,7 @@
 //! one flag of it; only while somebody waits do they write.
 
 use super::waits::Waits;
+use super::warnings::Warning;
 use super::{kind, shard};
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -444,6 +445,7 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     let taken = if depth <= DEPTH { index.take() } else { None };
     let Some((scope, watchers)) = taken else {
         drop(index);
+        Warning::Groups.note();
         tracing::warn!(
             target: "headcount",
             "more than {SCOPES} groups at once, or {DEPTH} in each other: the group made at {} shares its parent",

@@ -113,6 +113,20 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Slot> {
         .flat_map(|chunk| chunk.iter())
 }
 
+/// How many chunks of slots were made.
+#[cfg(feature = "admin")]
+pub(crate) fn chunks() -> usize {
+    MADE.load(Ordering::Acquire)
+}
+
+/// The slots of a chunk that was made.
+#[cfg(feature = "admin")]
+pub(crate) fn chunk(number: usize) -> &'static [Slot] {
+    let block = TABLE[number / CHUNKS_A_BLOCK].get();
+    let chunk = block.and_then(|block| block[number % CHUNKS_A_BLOCK].get());
+    chunk.expect("a chunk is counted after it is made")
+}
+
 fn shared() -> MutexGuard<'static, Vec<Vec<&'static Slot>>> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,18 @@
 //! The settings of a runtime.
 
+#[cfg(feature = "admin")]
+use super::metrics_of;
 use super::{Runtime, Start, threads_of};
+#[cfg(feature = "admin")]
+use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 use crate::threads::{self, ThreadRule};
 use std::fmt;
 use std::io;
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +34,10 @@ pub struct Builder {
     configure: Option<Configure>,
     #[cfg(feature = "json")]
     pub(super) remembers: super::remembering::Remembering,
+    #[cfg(feature = "admin")]
+    admin: Option<AdminSettings>,
+    #[cfg(feature = "admin")]
+    admin_hosts: Vec<String>,
 }
 
 /// Why a runtime was not built.
@@ -50,6 +60,15 @@ pub enum BuildError {
         close: Duration,
         /// The deadline.
         deadline: Duration,
+    },
+    /// The address of the admin server is not to be had.
+    #[cfg(feature = "admin")]
+    #[error("claim {address} for the admin server{}", who_has_it(source))]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
     },
     /// The system refused threads or descriptors.
     #[error("start the runtime's threads")]
@@ -82,6 +101,10 @@ impl Builder {
             configure: None,
             #[cfg(feature = "json")]
             remembers: Default::default(),
+            #[cfg(feature = "admin")]
+            admin: None,
+            #[cfg(feature = "admin")]
+            admin_hosts: Vec::new(),
         }
     }
 
@@ -168,6 +191,30 @@ impl Builder {
         self
     }
 
+    /// Serves a page, metrics, health and JSON on this address, read only: `127.0.0.1:9464` is usual, and with port 0
+    /// [`Runtime::admin_address`] tells which it got. Default: no server.
+    ///
+    /// The address is claimed before anything else is started. It answers from a thread of its own, also when every
+    /// worker is stuck and while the shutdown runs. It does not encrypt and knows no users: on another address than the
+    /// loopback's, whoever reaches it can read it. Paths: `/`, `/metrics`, `/livez`, `/readyz`, `/api/openapi.json`, which
+    /// describes the rest.
+    #[cfg(feature = "admin")]
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(AdminSettings {
+            address,
+            hosts: Vec::new(),
+        });
+        self
+    }
+
+    /// A name that clients may call the admin server by, besides `localhost` and the address: without a port. Requests
+    /// under other names are refused, since a web page of somebody else can make such a name lead here.
+    #[cfg(feature = "admin")]
+    pub fn admin_host(mut self, name: &str) -> Self {
+        self.admin_hosts.push(name.to_owned());
+        self
+    }
+
     /// Sets what has no method here on tokio's own builder. The hooks for tasks and threads are set afterwards, so
     /// those set here have no effect: tokio keeps one of each.
     pub fn configure(
@@ -190,9 +237,15 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// A deadline that is shorter than the layers; threads that the system refuses.
+    /// A deadline that is shorter than the layers; threads that the system refuses; an address of the admin server that
+    /// is not to be had.
     pub fn build(self) -> Result<Runtime, BuildError> {
-        let start = Start::new(fit(self.plan, self.deadline)?);
+        let plan = fit(self.plan, self.deadline)?;
+        #[cfg(feature = "admin")]
+        let claimed = claim(self.admin, self.admin_hosts)?;
+        #[cfg(feature = "admin")]
+        let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
+        let start = Start::new(plan);
         #[cfg_attr(
             not(feature = "json"),
             expect(unused_mut, reason = "there is nothing to add")
@@ -202,6 +255,8 @@ impl Builder {
         let mut remembered = self.remembers.begin(&start.plan.service);
         #[cfg(feature = "json")]
         endings.list.extend(remembered.endings());
+        #[cfg(feature = "admin")]
+        let scrapes = Arc::clone(&endings.scrapes);
         let root = start.root.number;
         let mut builder = if self.current_thread {
             tokio::runtime::Builder::new_current_thread()
@@ -229,7 +284,18 @@ impl Builder {
         remembered
             .start(root, &control)
             .map_err(BuildError::System)?;
+        #[cfg(feature = "admin")]
+        let metrics = metrics_of((&service, budgets), &tasks, &control, true);
         Ok(Runtime {
+            #[cfg(feature = "admin")]
+            admin: claimed
+                .map(|claimed| {
+                    claimed.serve(metrics.clone(), Box::new(move |begun| scrapes.note(begun)))
+                })
+                .transpose()
+                .map_err(BuildError::System)?,
+            #[cfg(feature = "admin")]
+            metrics,
             tasks,
             control,
             owned,
@@ -247,6 +313,28 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("plan", &self.plan)
             .finish_non_exhaustive()
+    }
+}
+
+/// Before anything runs: whoever cannot have the address must not have started anything.
+#[cfg(feature = "admin")]
+fn claim(admin: Option<AdminSettings>, hosts: Vec<String>) -> Result<Option<Claimed>, BuildError> {
+    let settings = admin.map(|admin| AdminSettings { hosts, ..admin });
+    settings
+        .map(|settings| {
+            let address = settings.address;
+            let claimed = Claimed::new(&settings);
+            claimed.map_err(|source| BuildError::Admin { address, source })
+        })
+        .transpose()
+}
+
+#[cfg(feature = "admin")]
+fn who_has_it(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ", where another process listens",
+        io::ErrorKind::AddrNotAvailable => ", which is no address of this machine",
+        _ => "",
     }
 }
 

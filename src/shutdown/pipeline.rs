@@ -10,6 +10,7 @@ use crate::audit::{self, Baseline, ThreadKey};
 use crate::group::Drain;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
+use crate::registry::warnings::Warning;
 use crate::registry::{Tally, TallyRow};
 use crate::report::dump::Phase;
 use crate::report::{self, DrainLayer, Outcome, Reason, Report, TaskFinding, Timing};
@@ -86,14 +87,19 @@ impl Pipeline {
     pub(super) async fn wait_for_reason(&mut self) -> Option<Reason> {
         loop {
             match self.messages.recv().await? {
-                Message::Stop(reason) => return Some(reason),
+                Message::Stop(reason) => return Some(self.begin(reason)),
                 Message::Signal(number) => {
                     self.signals_seen = 1;
-                    return Some(Reason::Signal(number));
+                    return Some(self.begin(Reason::Signal(number)));
                 }
                 Message::UntrackedSite(kind) => self.warn_untracked(kind),
             }
         }
+    }
+
+    fn begin(&self, reason: Reason) -> Reason {
+        self.phase.course().begin(&reason);
+        reason
     }
 
     /// Stops the service.
@@ -283,20 +289,26 @@ impl Pipeline {
     /// are left are being ended, and only the third signal gives up on them.
     pub(super) fn hear(&mut self, message: Message) -> bool {
         match message {
-            Message::Signal(_) => {
+            Message::Signal(number) => {
                 self.signals_seen += 1;
-                self.signals_seen == 2 && self.phase.is_before_cancel()
+                let cuts = self.signals_seen == 2 && self.phase.is_before_cancel();
+                self.phase.course().ask(&Reason::Signal(number), cuts);
+                cuts
             }
             Message::UntrackedSite(kind) => {
                 self.warn_untracked(kind);
                 false
             }
             // The first reason is kept.
-            Message::Stop(_) => false,
+            Message::Stop(reason) => {
+                self.phase.course().ask(&reason, false);
+                false
+            }
         }
     }
 
     fn warn_untracked(&self, kind: &'static Kind) {
+        Warning::Untracked.note();
         self.voice.log(move || {
             tracing::warn!(
                 target: "headcount::task",
