@@ -29,10 +29,19 @@ fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
     if let Some(workers) = config.runtime.worker_threads {
         builder = builder.worker_threads(workers);
     }
+    if let Some(address) = config.admin.listen {
+        builder = builder.admin(address);
+    }
+    for host in &config.admin.allowed_hosts {
+        builder = builder.admin_host(host);
+    }
     if format == ReportFormat::Json {
         builder = builder.print_json();
     }
     let runtime = builder.build()?;
+    if let Some(address) = runtime.admin_address() {
+        tracing::info!("admin server: http://{address}/");
+    }
     Ok(runtime.run(async |tasks| {
         start(config, &tasks);
         tasks.draining().await;

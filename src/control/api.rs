@@ -5,7 +5,7 @@
 use crate::group::thread_infos;
 use crate::registry::kind::Kind;
 use crate::registry::listing::{self, Place};
-use crate::registry::{self, LiveTask, warnings};
+use crate::registry::{self, Counts, LiveTask, warnings};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::task::{TaskKind, TaskOutcome, TaskState};
@@ -64,6 +64,23 @@ struct Group {
     /// Groups of this path that live, and those of them that were told to drain.
     count: u64,
     draining: u64,
+    #[serde(flatten)]
+    tasks: Counters,
+    names: Vec<Named>,
+    /// Names that are left out.
+    more: usize,
+}
+
+/// The tasks of one name in a group, wherever they are spawned.
+#[derive(Debug, Serialize)]
+struct Named {
+    name: &'static str,
+    #[serde(flatten)]
+    tasks: Counters,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Counters {
     live: u64,
     started: u64,
     completed: u64,
@@ -274,27 +291,52 @@ pub(super) fn groups(watched: &Watched) -> Groups {
         row.count += 1;
         row.draining += u64::from(scope.is_draining());
     }
-    let is_tracked = |kind: &Kind| !kind.options.untracked;
     let counts = registry::all_counts().into_iter();
-    for (kind, counts) in counts.filter(|(kind, _)| is_tracked(kind)) {
-        if counts.started == 0 {
-            continue;
+    for (kind, counts) in counts.filter(|(kind, _)| !kind.options.untracked) {
+        if counts.started > 0 {
+            rows.entry(kind.group()).or_default().add(kind, &counts);
         }
-        let row = rows.entry(kind.group()).or_default();
-        let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
-        row.live += counts.live();
-        row.started += counts.started;
-        row.completed += ended(TaskOutcome::Completed);
-        row.failed += ended(TaskOutcome::Failed);
-        row.panicked += ended(TaskOutcome::Panicked);
-        row.cancelled += ended(TaskOutcome::Cancelled);
     }
     let mut groups: Vec<Group> = rows
         .into_iter()
         .map(|(group, row)| Group { group, ..row })
         .collect();
     let more = cut(&mut groups);
+    let mut left = LISTED;
+    for group in &mut groups {
+        group.more = group.names.len().saturating_sub(left);
+        group.names.truncate(left);
+        left -= group.names.len();
+    }
     Groups { groups, more }
+}
+
+impl Group {
+    fn add(&mut self, kind: &Kind, counts: &Counts) {
+        self.tasks.add(counts);
+        // By name, however many places they are spawned at.
+        let known = self.names.iter().position(|named| named.name == kind.name);
+        let place = known.unwrap_or_else(|| {
+            self.names.push(Named {
+                name: kind.name,
+                tasks: Counters::default(),
+            });
+            self.names.len() - 1
+        });
+        self.names[place].tasks.add(counts);
+    }
+}
+
+impl Counters {
+    fn add(&mut self, counts: &Counts) {
+        let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
+        self.live += counts.live();
+        self.started += counts.started;
+        self.completed += ended(TaskOutcome::Completed);
+        self.failed += ended(TaskOutcome::Failed);
+        self.panicked += ended(TaskOutcome::Panicked);
+        self.cancelled += ended(TaskOutcome::Cancelled);
+    }
 }
 
 /// Keeps what is listed, and says how many are not.

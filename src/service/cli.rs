@@ -5,15 +5,21 @@
 mod output;
 
 use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::config::{Config, ConfigError, DEFAULT, LogFormat, LogSettings, parse_filter};
+use super::config::{
+    Config, ConfigError, DEFAULT, LogFormat, LogSettings, parse_filter, parse_listen,
+};
+use super::endpoint;
+use crate::BuildError;
 
 /// `EX_OSERR` of sysexits.h.
 const NOT_STARTED: u8 = 71;
@@ -40,6 +46,14 @@ enum Command {
         /// TOML file
         config: PathBuf,
     },
+    /// Make one GET request, and exit with 0 if it was answered with success: a health check for images without a shell
+    Probe {
+        /// Such as <http://127.0.0.1:9464/readyz>
+        url: String,
+        /// For the whole request
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "2s")]
+        timeout: Duration,
+    },
     /// Print the default configuration, which explains every key
     Config {
         /// Print the default
@@ -58,6 +72,9 @@ struct Run {
     /// How log lines look, on stderr; overrides `log.format`
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
+    /// Where the admin server listens, or `off`; overrides `admin.listen`
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
+    admin: Option<Listen>,
     /// What is logged, such as `info,headcount=debug`; overrides `log.filter`
     #[arg(long, value_parser = parse_filter)]
     log_filter: Option<Targets>,
@@ -70,8 +87,12 @@ impl Run {
         report: ReportFormat::Text,
         log_format: None,
         log_filter: None,
+        admin: None,
     };
 }
+
+/// Where to listen; `None` is not at all. By this name clap takes it for a value, not for one that may be missing.
+type Listen = std::option::Option<SocketAddr>;
 
 /// How the shutdown report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,7 +114,7 @@ Exit codes:
   2      wrong usage
   3      something lingers: the report says what
   70     the deadline was missed, and the watchdog ended the process
-  71     the system refused threads: nothing was started
+  71     the system refused threads, or the admin address: nothing was started
   74     the answer of `check` or `config` could not be written
   78     bad configuration: nothing was started
   128+n  ended by a third signal n";
@@ -111,6 +132,7 @@ pub fn main() -> ExitCode {
             Ok(config) => print(&output::check(&config)),
             Err(error) => refuse(&error),
         },
+        Command::Probe { url, timeout } => probe(&url, timeout),
         Command::Config { default: _ } => print(DEFAULT),
     }
 }
@@ -122,6 +144,9 @@ fn run(arguments: Run) -> ExitCode {
     };
     if let Some(format) = arguments.log_format {
         config.log.format = format;
+    }
+    if let Some(listen) = arguments.admin {
+        config.admin.listen = listen;
     }
     if let Some(filter) = arguments.log_filter {
         config.log.filter = filter;
@@ -137,9 +162,34 @@ fn run(arguments: Run) -> ExitCode {
         Err(error) => {
             let cause = std::error::Error::source(&error)
                 .map_or_else(String::new, |cause| format!(": {cause}"));
-            let message = format!("headcount: failed to {error}{cause}\n");
+            let help = help_for(&error);
+            let message = format!("headcount: failed to {error}{cause}\n{help}");
             write_all(io::stderr(), &message).ok();
             ExitCode::from(NOT_STARTED)
+        }
+    }
+}
+
+/// What to do about it, where that is known.
+fn help_for(error: &BuildError) -> String {
+    match error {
+        BuildError::Admin { address, .. } => format!(
+            "  `ss -ltnp 'sport = :{}'` names the process that has the port; take another by [admin] listen or \
+             --admin,\n  \"{}:0\" for any that is free, or \"off\"\n",
+            address.port(),
+            address.ip()
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Whether a URL answers with success.
+fn probe(url: &str, timeout: Duration) -> ExitCode {
+    match endpoint::probe(url, timeout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            write_all(io::stderr(), &format!("headcount: {url}: {why}\n")).ok();
+            ExitCode::FAILURE
         }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Does not look at the machine: a program or an address that does not exist is found at run time.
 
+mod admin;
 mod endpoint;
 mod graph;
 mod load;
@@ -19,6 +20,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
@@ -28,6 +30,7 @@ use super::process::ProcessSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
+pub(crate) use admin::parse_listen;
 pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
 pub(crate) use sections::parse_filter;
@@ -42,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
+    pub(crate) admin: AdminSettings,
     /// Besides those that every service expects.
     pub(crate) expected_threads: Vec<ThreadRule>,
     /// In the order of the file; never empty.
@@ -83,6 +87,15 @@ pub(crate) struct RuntimeSettings {
     pub(crate) worker_threads: Option<usize>,
 }
 
+/// The admin server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminSettings {
+    /// `None` is no server.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Names that it answers to besides those of the loopback and the address.
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
 /// A declared task.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Task {
@@ -112,11 +125,22 @@ impl Default for Config {
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
+            admin: AdminSettings::default(),
             expected_threads: Vec::new(),
             tasks: vec![Task {
                 name: "resources".to_owned(),
                 kind: Kind::Resources(ResourcesSettings::default()),
             }],
+        }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            // The port that OpenTelemetry gives to exporters for Prometheus.
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            allowed_hosts: Vec::new(),
         }
     }
 }

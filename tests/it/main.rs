@@ -1,5 +1,7 @@
 //! The integration tests, one binary.
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "service")]
 mod config;
 mod dump;

@@ -1,5 +1,7 @@
 //! Processes of their own: what signals do to them, what they print, how they exit.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod after;
 mod culprits;
 mod dumps;

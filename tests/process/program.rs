@@ -70,21 +70,25 @@ pub(crate) fn command(scenario: &[&str]) -> Command {
     command
 }
 
-/// Cargo puts the examples beside the folder that this test is in.
 pub(crate) fn scenario_path() -> PathBuf {
+    example("scenario")
+}
+
+/// Cargo puts the examples beside the folder that this test is in.
+pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its program");
     let folder = this
         .ancestors()
         .nth(2)
         .expect("it is in target/profile/deps");
-    let program = folder.join("examples/scenario");
+    let program = folder.join("examples").join(name);
     assert_fresh(&program);
     program
 }
 
 /// `cargo test --test process` alone builds no example, and the one that is there may be old.
 fn assert_fresh(program: &Path) {
-    let build = "`cargo build --example scenario` builds it";
+    let build = "`cargo build --examples` builds it";
     let time = |path: &Path| path.metadata().and_then(|data| data.modified());
     let built =
         time(program).unwrap_or_else(|error| panic!("{}: {error}; {build}", program.display()));

@@ -1,0 +1,114 @@
+//! Services with an admin server, for the tests of what it answers. The first argument says which; each prints
+//! "ready ADDRESS" when the test may go on.
+
+use headcount::telemetry::{Child, Endpoint};
+use headcount::{Report, Runtime, TaskGroup};
+use std::future::pending;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::time::Duration;
+
+/// A budget that is not used up, on the slowest machine.
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn main() -> Report {
+    match std::env::args().nth(1).unwrap_or_default().as_str() {
+        "usual" => run(usual),
+        "many-names" => run(many_names),
+        "workers-stuck" => run(workers_stuck),
+        "drains-for-long" => run(drains_for_long),
+        other => panic!("no scenario '{other}'"),
+    }
+}
+
+fn run(main: impl AsyncFnOnce(TaskGroup, SocketAddr)) -> Report {
+    let runtime = Runtime::builder()
+        .name("test")
+        .worker_threads(2)
+        .drain_budget(AMPLE)
+        .cancel_budget(AMPLE)
+        .close_budget(AMPLE)
+        .admin(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .build()
+        .expect("threads and ports are to be had");
+    let address = runtime.admin_address().expect("it was asked for");
+    runtime.run(async |tasks| main(tasks, address).await)
+}
+
+fn ready(address: SocketAddr) {
+    println!("ready {address}");
+}
+
+/// One of each that metrics and the API show.
+async fn usual(tasks: TaskGroup, address: SocketAddr) {
+    let http = tasks.group("http");
+    for _ in 0..2 {
+        http.spawn("connection", pending::<()>());
+    }
+    http.task("accept").required().spawn(pending::<()>());
+    let jobs = tasks.group("jobs");
+    jobs.spawn("done", async {}).await.ok();
+    jobs.try_spawn("import", async { Err::<(), _>("no such file") })
+        .await
+        .ok();
+    jobs.spawn("parse", async { panic!("bad record") })
+        .await
+        .ok();
+    let dropped = jobs.spawn("dropped", pending::<()>());
+    dropped.cancel();
+    dropped.await.ok();
+    #[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+    drop(tokio::spawn(pending::<()>()));
+    let proxy = Child::register(&tasks, "proxy");
+    proxy.set_live(true);
+    let db = Endpoint::register(&tasks, "db");
+    db.checked(Duration::from_millis(3));
+    db.turned(true);
+    ready(address);
+    tasks.draining().await;
+}
+
+/// Far more names, groups and spawn sites than have series of their own.
+async fn many_names(tasks: TaskGroup, address: SocketAddr) {
+    let groups: Vec<_> = (0..40).map(|n| tasks.group(&format!("g{n:02}"))).collect();
+    for n in 0..10_000 {
+        let group = &groups[n % groups.len()];
+        group.spawn(&format!("name-{n}"), async {}).await.ok();
+    }
+    tasks.spawn("last", pending::<()>());
+    macro_rules! thirty_sites {
+        ($($n:literal)*) => {
+            #[expect(clippy::disallowed_methods, reason = "untracked tasks are to be seen")]
+            { $(
+                drop($n);
+                drop(tokio::spawn(pending::<()>()));
+            )* }
+        };
+    }
+    thirty_sites!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
+    ready(address);
+    tasks.draining().await;
+}
+
+/// Every worker is held until somebody closes standard input.
+async fn workers_stuck(tasks: TaskGroup, address: SocketAddr) {
+    static BOTH: Barrier = Barrier::new(3);
+    for _ in 0..2 {
+        tasks.spawn("stuck", async {
+            BOTH.wait();
+            std::io::stdin().read_to_end(&mut Vec::new()).ok();
+        });
+    }
+    BOTH.wait();
+    ready(address);
+    tasks.draining().await;
+}
+
+/// A task that ends when somebody closes standard input, told to drain or not.
+async fn drains_for_long(tasks: TaskGroup, address: SocketAddr) {
+    let slow = tasks.group("slow");
+    slow.spawn_blocking("flush", || std::io::stdin().read_to_end(&mut Vec::new()));
+    ready(address);
+    tasks.draining().await;
+}
