@@ -2,7 +2,7 @@
 //!
 //! Starting and ending a task takes no lock and writes no line that another thread writes: a thread has a shard of its
 //! own with counters, and free slots of its own. Readers walk both at any time without stopping anybody.
-//! The registry never calls out, except into `tracing`, and to the one listener of a root.
+//! The registry never calls out, except into `tracing`, and to the one listener and the one observer of a root.
 
 mod cancels;
 pub(crate) mod chains;
@@ -13,6 +13,8 @@ pub(crate) mod kind;
 pub(crate) mod listing;
 #[cfg(all(test, headcount_loom))]
 mod loom_notice;
+#[cfg(feature = "otel")]
+pub(crate) mod observer;
 pub(crate) mod panics;
 pub(crate) mod root;
 pub(crate) mod scope;
@@ -47,6 +49,9 @@ pub(crate) struct LiveTask {
     pub(crate) kind: &'static Kind,
     scope: u32,
     pub(crate) state: TaskState,
+    /// A reading of the clock.
+    #[cfg(feature = "otel")]
+    pub(crate) started: u64,
     nanos: u64,
 }
 
@@ -106,6 +111,8 @@ fn live_task(slot: &Slot, reading: &Reading, now: u64) -> LiveTask {
         kind: kind::at(entry.kind),
         scope: entry.scope,
         state,
+        #[cfg(feature = "otel")]
+        started: entry.started,
         nanos: clock::nanos_between(entry.started, now),
     }
 }

@@ -311,21 +311,15 @@ impl Start {
 
 /// What metrics and the admin server look at.
 #[cfg(feature = "admin")]
-fn metrics_of(
+fn watched_of(
     (service, budgets): (&str, [Duration; 3]),
     tasks: &TaskGroup,
     control: &Control,
     owns_runtime: bool,
-) -> Metrics {
+) -> Watched {
     let work = (tasks.handle().clone(), owns_runtime);
     let root = tasks.registry_root();
-    Metrics::new(Watched::new(
-        service,
-        root,
-        control.standing(),
-        work,
-        budgets,
-    ))
+    Watched::new(service, root, control.standing(), work, budgets)
 }
 
 fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {

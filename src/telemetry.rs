@@ -8,6 +8,8 @@ mod family;
 mod gauges;
 mod heartbeat;
 mod names;
+#[cfg(feature = "otel")]
+pub(crate) mod otel;
 mod parts;
 mod past;
 mod process;
@@ -18,6 +20,8 @@ mod text;
 mod watched;
 
 pub(crate) use gauges::{PHASES, blocking_threads};
+#[cfg(feature = "otel")]
+pub use otel::{Telemetry, TelemetryBuilder, TelemetryError, layer};
 pub use parts::{Child, Endpoint};
 pub(crate) use past::{LAYERS, unix};
 pub(crate) use process::build;
@@ -250,7 +254,7 @@ impl Watched {
             begun: Instant::now(),
             heartbeat: heartbeat::Heartbeat::default(),
             past: past::Past::default(),
-            exports: exports::Exports::default(),
+            exports: Arc::default(),
             process: process::Process::new(),
         }
     }

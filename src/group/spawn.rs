@@ -5,6 +5,8 @@ use crate::registry::clock;
 use crate::registry::kind::{self, Options};
 use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
 use crate::registry::untracked;
+#[cfg(feature = "otel")]
+use crate::task::Traceparent;
 use crate::task::{TaskError, TaskKind};
 use std::fmt::Display;
 use std::future::Future;
@@ -25,6 +27,8 @@ pub struct Spawn<'a> {
     group: &'a TaskGroup,
     name: &'a str,
     options: Options,
+    #[cfg(feature = "otel")]
+    parent: Option<Traceparent>,
 }
 
 // === impl Spawn ===
@@ -35,7 +39,16 @@ impl<'a> Spawn<'a> {
             group,
             name,
             options: Options::of(TaskKind::Async),
+            #[cfg(feature = "otel")]
+            parent: None,
         }
+    }
+
+    /// It is a part of a trace that another process began: of the request that it answers, say.
+    #[cfg(feature = "otel")]
+    pub fn traceparent(mut self, parent: Traceparent) -> Self {
+        self.parent = Some(parent);
+        self
     }
 
     /// The service cannot do without it: its end before a shutdown begins one, and the service is not ready from then
@@ -99,7 +112,7 @@ impl<'a> Spawn<'a> {
             return TaskHandle::refused();
         }
         let site = Location::caller();
-        let tracked = tracked(self.group, self.name, site, &self.options, judge, future);
+        let tracked = Tracked::new(self.row(site), judge, future);
         let _mark = untracked::mark_tracked();
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
         TaskHandle::new(self.group.handle().spawn(tracked))
@@ -121,7 +134,7 @@ impl<'a> Spawn<'a> {
         }
         self.options.runs = TaskKind::Local;
         let site = Location::caller();
-        let tracked = tracked(self.group, self.name, site, &self.options, Any, future);
+        let tracked = Tracked::new(self.row(site), Any, future);
         let _mark = untracked::mark_tracked();
         TaskHandle::new(tokio::task::spawn_local(tracked))
     }
@@ -141,26 +154,31 @@ impl<'a> Spawn<'a> {
         TaskHandle::new(self.group.handle().spawn_blocking(move || run(work, row)))
     }
 
+    #[inline]
     fn row(&self, site: &'static Location<'static>) -> Row {
         let scope = self.group.scope();
         let kind = kind::intern(scope.path(), self.name, site, &self.options);
-        Row::start(kind, scope)
+        #[cfg_attr(not(feature = "otel"), expect(unused_mut, reason = "nobody observes"))]
+        let mut row = Row::start(kind, scope);
+        #[cfg(feature = "otel")]
+        row.observe(self.group.registry_root(), self.parent);
+        row
     }
-}
 
-/// A future with a row.
-#[inline]
-pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
-    group: &TaskGroup,
-    name: &str,
-    site: &'static Location<'static>,
-    options: &Options,
-    judge: J,
-    future: F,
-) -> Tracked<F, J> {
-    let scope = group.scope();
-    let kind = kind::intern(scope.path(), name, site, options);
-    Tracked::new(Row::start(kind, scope), judge, future)
+    /// The future of `main`, which runs on no worker.
+    pub(super) fn main<F, T, E>(
+        group: &'a TaskGroup,
+        site: &'static Location<'static>,
+        future: F,
+    ) -> Tracked<F, OkOrErr>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Display,
+    {
+        let mut main = Self::new(group, "main");
+        main.options = Options::of(TaskKind::Main);
+        Tracked::new(main.row(site), OkOrErr, future)
+    }
 }
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.

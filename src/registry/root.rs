@@ -1,6 +1,8 @@
 //! Roots: one for each runtime that is watched, so that several in a process (tests) do not see each other's tasks.
 
 use super::kind::Kind;
+#[cfg(feature = "otel")]
+use super::observer::Observer;
 use super::scope::{self, Scope};
 use crate::task::TaskOutcome;
 use std::collections::HashMap;
@@ -38,6 +40,8 @@ pub(crate) struct Root {
     hooked: AtomicBool,
     pub(crate) scope: &'static Scope,
     listener: OnceLock<Box<dyn Fn(Event) + Send + Sync>>,
+    #[cfg(feature = "otel")]
+    observer: OnceLock<Arc<dyn Observer>>,
 }
 
 // === impl Root ===
@@ -53,6 +57,8 @@ impl Root {
             hooked: AtomicBool::new(false),
             scope: scope::create(None, number, super::kind::ROOT_PATH),
             listener: OnceLock::new(),
+            #[cfg(feature = "otel")]
+            observer: OnceLock::new(),
         });
         roots()
             .get_or_insert_default()
@@ -63,6 +69,18 @@ impl Root {
     /// Who hears of events; the first call counts. It is called on the work side, so it must not block.
     pub(crate) fn listen(&self, listener: impl Fn(Event) + Send + Sync + 'static) {
         self.listener.set(Box::new(listener)).ok();
+    }
+
+    /// Who makes spans of the tasks that start from here on; the first call counts.
+    #[cfg(feature = "otel")]
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        self.observer.set(observer).ok();
+    }
+
+    #[cfg(feature = "otel")]
+    #[inline]
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.get()
     }
 
     #[inline]
@@ -123,6 +141,14 @@ impl fmt::Debug for Root {
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
+}
+
+/// The observer of the root of that number, if it still lives.
+#[cfg(feature = "otel")]
+#[cold]
+pub(crate) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
+    let root = roots().as_ref()?.get(&number)?.upgrade()?;
+    root.observer().cloned()
 }
 
 /// Tells the root of that number, if it still lives.

@@ -211,6 +211,13 @@ impl Scope {
             .then(|| super::clock::since(self.told.load(Ordering::Relaxed)))
     }
 
+    /// When it was told to drain: a reading of the clock.
+    #[cfg(feature = "otel")]
+    pub(crate) fn told(&self) -> Option<u64> {
+        self.is_draining()
+            .then(|| self.told.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn told_to_drain(&self) -> &Notify {
         &self.told_to_drain
     }

@@ -4,11 +4,15 @@
 //! cancel, by a panic, or by the runtime that goes away.
 
 use super::kind::{self, Kind};
+#[cfg(feature = "otel")]
+use super::observer::{self, Current, End, NewTask, TaskSpan};
 use super::root::{self, Event};
 use super::scope::{self, Scope};
 use super::slot::{Entry, Slot};
 use super::{cancels, chains, clock, panics, shard, slots, untracked};
 use crate::audit::asking::Asking;
+#[cfg(feature = "otel")]
+use crate::task::Traceparent;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
@@ -66,6 +70,19 @@ pub(crate) struct Row {
     published: bool,
     /// The word of `cancels` when the slot was last looked into.
     seen: u64,
+    #[cfg(feature = "otel")]
+    observed: Observed,
+}
+
+/// What an observer of the task's root has of it.
+#[cfg(feature = "otel")]
+#[derive(Debug)]
+enum Observed {
+    /// Nobody observes.
+    No,
+    /// It has no span.
+    Unsampled,
+    Span(Box<dyn TaskSpan>),
 }
 
 /// What a task does with its turn.
@@ -207,7 +224,25 @@ impl Row {
             } else {
                 seen
             },
+            #[cfg(feature = "otel")]
+            observed: Observed::No,
         }
+    }
+
+    /// Has the root's observer, if there is one, make a span of the task.
+    #[cfg(feature = "otel")]
+    #[inline]
+    pub(crate) fn observe(&mut self, root: &root::Root, parent: Option<Traceparent>) {
+        let Some(observer) = root.observer() else {
+            return;
+        };
+        let entry = self.slot.own_entry();
+        let span = observer.spawned(&NewTask {
+            id: TaskId(entry.id),
+            kind: kind::at(entry.kind),
+            parent,
+        });
+        self.observed = span.map_or(Observed::Unsampled, Observed::Span);
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -258,6 +293,23 @@ impl Row {
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        #[cfg(feature = "otel")]
+        match &self.observed {
+            Observed::No => {}
+            Observed::Unsampled => {
+                return observer::within(Current::Unsampled, || self.poll_counted(f));
+            }
+            Observed::Span(span) => {
+                let (mut f, mut polled) = (Some(f), None);
+                span.around(&mut || polled = f.take().map(|f| self.poll_counted(f)));
+                return polled.expect("a span calls what it is around");
+            }
+        }
+        self.poll_counted(f)
+    }
+
+    #[inline]
+    fn poll_counted<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
         let Some(shard) = shard::own() else {
             // One of the few threads without a shard of its own.
             return catch_unwind(AssertUnwindSafe(f));
@@ -283,15 +335,15 @@ impl Row {
     #[inline]
     pub(crate) fn end_with(&mut self, failure: Option<String>) {
         match failure {
-            None => self.end(TaskOutcome::Completed),
+            None => self.end(TaskOutcome::Completed, None),
             Some(error) => {
                 let kind = kind::at(self.slot.own_entry().kind);
                 tracing::warn!(
                     target: "headcount::task",
-                    group = kind.group(), task = kind.name, id = self.id().get(), error,
+                    group = kind.group(), task = kind.name, id = self.id().get(), error = &*error,
                     "task failed"
                 );
-                self.end(TaskOutcome::Failed);
+                self.end(TaskOutcome::Failed, Some(&error));
             }
         }
     }
@@ -300,7 +352,7 @@ impl Row {
     pub(crate) fn end_dropped(&mut self, dropped: Result<(), Payload>) -> Option<TaskError> {
         match dropped {
             Ok(()) => {
-                self.end(TaskOutcome::Cancelled);
+                self.end(TaskOutcome::Cancelled, None);
                 None
             }
             Err(payload) => Some(self.end_panicked(payload)),
@@ -320,19 +372,60 @@ impl Row {
             );
         }));
         drop(told);
-        self.end(TaskOutcome::Panicked);
+        self.end(TaskOutcome::Panicked, Some(&panic.to_string()));
         TaskError::Panicked(panic)
     }
 
+    #[cfg(feature = "otel")]
     #[inline]
-    fn end(&mut self, outcome: TaskOutcome) {
+    fn tell_observer(&mut self, root: u64, ended: u64, outcome: TaskOutcome, error: Option<&str>) {
+        let observed = std::mem::replace(&mut self.observed, Observed::No);
+        let is_told = match observed {
+            Observed::No => false,
+            Observed::Unsampled => outcome != TaskOutcome::Completed,
+            Observed::Span(_) => true,
+        };
+        if !is_told {
+            return;
+        }
+        let entry = self.slot.own_entry();
+        let end = End {
+            id: TaskId(entry.id),
+            kind: kind::at(entry.kind),
+            started: entry.started,
+            told: scope::at(entry.scope).told(),
+            ended,
+            outcome,
+            error,
+        };
+        // It logs, and a subscriber that panics must not take the row with it.
+        let told = catch_unwind(AssertUnwindSafe(|| match observed {
+            Observed::Span(span) => span.end(&end),
+            _ => {
+                if let Some(observer) = root::observer(root) {
+                    observer.ended(&end);
+                }
+            }
+        }));
+        drop(told);
+    }
+
+    #[inline]
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(unused_variables, reason = "nobody observes")
+    )]
+    fn end(&mut self, outcome: TaskOutcome, error: Option<&str>) {
         self.live = false;
         let entry = self.slot.own_entry();
         let kind = kind::at(entry.kind);
         let scope = scope::at(entry.scope);
         // Once the end is counted the scope may serve another runtime.
         let root = scope.root();
-        let nanos = clock::nanos_between(entry.started, clock::raw());
+        let ended = clock::raw();
+        let nanos = clock::nanos_between(entry.started, ended);
+        #[cfg(feature = "otel")]
+        self.tell_observer(root, ended, outcome, error);
         self.slot.vacate(self.published);
         shard::with(|shard| {
             shard::bump(&shard.kind(entry.kind).ended[outcome as usize]);
@@ -352,7 +445,7 @@ impl Row {
 impl Drop for Row {
     fn drop(&mut self) {
         if self.live {
-            self.end(TaskOutcome::Cancelled);
+            self.end(TaskOutcome::Cancelled, None);
         }
     }
 }

@@ -1,13 +1,17 @@
 //! The settings of a runtime.
 
 #[cfg(feature = "admin")]
-use super::metrics_of;
+use super::watched_of;
 use super::{Runtime, Start, threads_of};
 #[cfg(feature = "admin")]
 use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
+#[cfg(feature = "admin")]
+use crate::telemetry::Metrics;
+#[cfg(feature = "otel")]
+use crate::telemetry::Telemetry;
 use crate::threads::{self, ThreadRule};
 use std::fmt;
 use std::io;
@@ -34,6 +38,8 @@ pub struct Builder {
     configure: Option<Configure>,
     #[cfg(feature = "json")]
     pub(super) remembers: super::remembering::Remembering,
+    #[cfg(feature = "otel")]
+    telemetry: Option<Telemetry>,
     #[cfg(feature = "admin")]
     admin: Option<AdminSettings>,
     #[cfg(feature = "admin")]
@@ -101,6 +107,8 @@ impl Builder {
             configure: None,
             #[cfg(feature = "json")]
             remembers: Default::default(),
+            #[cfg(feature = "otel")]
+            telemetry: None,
             #[cfg(feature = "admin")]
             admin: None,
             #[cfg(feature = "admin")]
@@ -225,6 +233,14 @@ impl Builder {
         self
     }
 
+    /// Makes spans of the tasks, and pushes them, the log and the report to a collector. Default: what
+    /// [`telemetry::layer`](crate::telemetry::layer) made, if it was called; else nothing is pushed.
+    #[cfg(feature = "otel")]
+    pub fn telemetry(mut self, telemetry: &Telemetry) -> Self {
+        self.telemetry = Some(telemetry.clone());
+        self
+    }
+
     pub(crate) fn plan_mut(&mut self) -> &mut Plan {
         &mut self.plan
     }
@@ -255,6 +271,13 @@ impl Builder {
         let mut remembered = self.remembers.begin(&start.plan.service);
         #[cfg(feature = "json")]
         endings.list.extend(remembered.endings());
+        #[cfg(feature = "otel")]
+        let telemetry = self.telemetry.or_else(Telemetry::of_process);
+        #[cfg(feature = "otel")]
+        if let Some(telemetry) = &telemetry {
+            let begun = telemetry.begin(&start.root, &start.plan.service);
+            endings.list.push(begun.map_err(BuildError::System)?);
+        }
         #[cfg(feature = "admin")]
         let scrapes = Arc::clone(&endings.scrapes);
         let root = start.root.number;
@@ -285,7 +308,17 @@ impl Builder {
             .start(root, &control)
             .map_err(BuildError::System)?;
         #[cfg(feature = "admin")]
-        let metrics = metrics_of((&service, budgets), &tasks, &control, true);
+        #[cfg_attr(
+            not(feature = "otel"),
+            expect(unused_mut, reason = "nothing is exported")
+        )]
+        let mut watched = watched_of((&service, budgets), &tasks, &control, true);
+        #[cfg(feature = "otel")]
+        if let Some(telemetry) = &telemetry {
+            watched.exports = Arc::clone(telemetry.exports());
+        }
+        #[cfg(feature = "admin")]
+        let metrics = Metrics::new(watched);
         Ok(Runtime {
             #[cfg(feature = "admin")]
             admin: claimed

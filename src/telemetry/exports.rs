@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// What is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
-    not(test),
+    not(any(test, feature = "otel")),
     expect(dead_code, reason = "exporters name their signal, when there are any")
 )]
 pub(crate) enum Signal {
@@ -20,7 +20,7 @@ pub(crate) enum Signal {
 /// Why a record was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
-    not(test),
+    not(any(test, feature = "otel")),
     expect(dead_code, reason = "exporters say it, when there are any")
 )]
 pub(crate) enum Drop {
@@ -29,7 +29,7 @@ pub(crate) enum Drop {
     Shutdown,
 }
 
-const SIGNALS: [&str; 3] = ["traces", "logs", "metrics"];
+pub(crate) const SIGNALS: [&str; 3] = ["traces", "logs", "metrics"];
 const REASONS: [&str; 3] = ["queue_full", "refused", "shutdown"];
 
 /// What became of each signal.
@@ -47,10 +47,17 @@ struct Export {
     last_success: AtomicU64,
 }
 
+// === impl Signal ===
+
+#[cfg(feature = "otel")]
+impl Signal {
+    pub(crate) const ALL: [Self; SIGNALS.len()] = [Self::Traces, Self::Logs, Self::Metrics];
+}
+
 // === impl Exports ===
 
 #[cfg_attr(
-    not(test),
+    not(any(test, feature = "otel")),
     expect(dead_code, reason = "exporters call these, when there are any")
 )]
 impl Exports {

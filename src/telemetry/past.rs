@@ -113,7 +113,7 @@ impl LastShutdown {
         }
     }
 
-    fn write(&self, families: &mut Families) {
+    pub(super) fn write(&self, families: &mut Families) {
         let info = [&*self.outcome, &*self.reason, &*self.version];
         families.add(&names::LAST_INFO, &info, 1.0);
         families.add(&names::LAST_TIMESTAMP, &[], self.seconds);

@@ -25,7 +25,7 @@ pub(crate) struct Watched {
     pub(crate) heartbeat: Heartbeat,
     /// How earlier runs ended.
     pub(crate) past: Past,
-    pub(crate) exports: Exports,
+    pub(crate) exports: Arc<Exports>,
     pub(super) process: Process,
 }
 

@@ -8,6 +8,8 @@ mod dump;
 mod excused;
 #[cfg(feature = "service")]
 mod guardian;
+#[cfg(feature = "otel")]
+mod otel;
 mod properties;
 mod report;
 mod review_runtime;
