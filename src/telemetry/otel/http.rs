@@ -135,7 +135,10 @@ impl Target {
             let (head, body) = answer.into_parts();
             if head.status.is_success() {
                 let body = Limited::new(body, ANSWER).collect().await;
-                let body = body.map_err(|error| Failure::Transport(error.to_string()))?;
+                let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                    Ok(error) => Failure::Transport(cause(&error)),
+                    Err(error) => Failure::Transport(error.to_string()),
+                })?;
                 return Ok(body.to_bytes());
             }
             let wait = head

@@ -151,13 +151,13 @@ impl<S> Filter<S> for Logged {
 // === impl Logs ===
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields::default();
         event.record(&mut fields);
         let now = record::unix_nanos(SystemTime::now());
         // Events in a span are the span's already.
-        if context.lookup_current().is_none() {
+        if is_in_task_alone() {
             log_in_task(|| {
                 let name = fields.message.as_deref().unwrap_or(metadata.name());
                 let mut event = span_event(name, now);
@@ -198,6 +198,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
         if is_named {
             self.0.logs.hasten();
         }
+    }
+}
+
+/// Whether this thread is in a task, and in no span of `tracing` in it.
+fn is_in_task_alone() -> bool {
+    let active = OtelContext::map_current(|context| {
+        let span = context.span().span_context().span_id();
+        u64::from_be_bytes(span.to_bytes())
+    });
+    match current() {
+        Current::Short(_, span) => active == span,
+        Current::LongLived(..) => active == 0,
+        Current::Outside | Current::Unsampled => false,
     }
 }
 

@@ -210,7 +210,7 @@ impl<T> Pipe<T> {
 impl Sent {
     /// "12 spans not delivered: connection refused".
     pub(super) fn text(&self, signal: Signal) -> String {
-        let noun = ["span", "log record", "sample"][signal as usize];
+        let noun = ["span", "log record", "metric"][signal as usize];
         let some = |count: u64| match count {
             1 => format!("1 {noun}"),
             count => format!("{count} {noun}s"),

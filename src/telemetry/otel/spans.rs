@@ -264,15 +264,13 @@ impl Drop for Logged<'_> {
     }
 }
 
-/// Keeps what was logged in the task that this thread is in, and in no span of it.
+/// Keeps what is logged in the task that this thread is in, and in no span of it.
 pub(super) fn log_in_task(event: impl FnOnce() -> Event) {
-    if matches!(current(), Current::Short(..) | Current::LongLived(..)) {
-        let mut logged = LOGGED.take();
-        if logged.len() < EVENTS {
-            logged.push(event());
-        }
-        LOGGED.set(logged);
+    let mut logged = LOGGED.take();
+    if logged.len() < EVENTS {
+        logged.push(event());
     }
+    LOGGED.set(logged);
 }
 
 fn spawner(task: &NewTask) -> Spawner {

@@ -21,7 +21,7 @@ fn a_resolver_that_hangs_does_not_hold_the_shutdown() {
         said,
         [
             "6 spans not delivered: no answer in time",
-            "21 samples not delivered: no answer in time"
+            "7 metrics not delivered: no answer in time"
         ]
     );
 }

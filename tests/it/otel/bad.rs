@@ -41,7 +41,7 @@ fn against(answer: Answer) -> String {
 fn a_collector_that_takes_all_has_all() {
     insta::assert_snapshot!(against(Answer::Taken), @r"
     traces delivered: 7 spans delivered
-    metrics delivered: 21 samples delivered
+    metrics delivered: 7 metrics delivered
     ");
 }
 
@@ -56,7 +56,7 @@ fn nobody_listens() {
     let report = stopped(&telemetry.expect("the address is one"));
     insta::assert_snapshot!(said(&report), @r"
     traces failed: 7 spans not delivered: connection refused
-    metrics failed: 21 samples not delivered: connection refused
+    metrics failed: 7 metrics not delivered: connection refused
     ");
     assert_eq!(
         report.exit_code(),
@@ -69,7 +69,7 @@ fn nobody_listens() {
 fn it_takes_the_request_and_never_answers() {
     insta::assert_snapshot!(against(Answer::Silence), @r"
     traces failed: 7 spans not delivered: no answer in time
-    metrics failed: 21 samples not delivered: no answer in time
+    metrics failed: 7 metrics not delivered: no answer in time
     ");
 }
 
@@ -82,7 +82,7 @@ fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
         .build();
     insta::assert_snapshot!(said(&stopped(&telemetry.expect("the address is one"))), @r"
     traces failed: 7 spans not delivered: no answer in time
-    metrics failed: 21 samples not delivered: no answer in time
+    metrics failed: 7 metrics not delivered: no answer in time
     ");
 }
 
@@ -90,7 +90,10 @@ fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
 fn it_begins_to_answer_and_stops() {
     // The connection is closed with the answer half said.
     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
-    insta::assert_snapshot!(against(Answer::Bytes(half)), @"");
+    insta::assert_snapshot!(against(Answer::Bytes(half)), @r"
+    traces failed: 7 spans not delivered: end of file before message length reached
+    metrics failed: 7 metrics not delivered: end of file before message length reached
+    ");
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn it_is_too_busy_to_take_anything() {
     let busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n";
     insta::assert_snapshot!(against(Answer::Bytes(busy)), @r"
     traces failed: 7 spans not delivered: the collector answered 429 Too Many Requests
-    metrics failed: 21 samples not delivered: the collector answered 429 Too Many Requests
+    metrics failed: 7 metrics not delivered: the collector answered 429 Too Many Requests
     ");
 }
 
@@ -107,7 +110,7 @@ fn it_is_out_of_service() {
     let down = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     insta::assert_snapshot!(against(Answer::Bytes(down)), @r"
     traces failed: 7 spans not delivered: the collector answered 503 Service Unavailable
-    metrics failed: 21 samples not delivered: the collector answered 503 Service Unavailable
+    metrics failed: 7 metrics not delivered: the collector answered 503 Service Unavailable
     ");
 }
 
@@ -116,7 +119,7 @@ fn it_is_busy_once_and_then_takes_all() {
     let down = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     insta::assert_snapshot!(against(Answer::FirstBytes(down)), @r"
     traces delivered: 7 spans delivered
-    metrics delivered: 21 samples delivered
+    metrics delivered: 7 metrics delivered
     ");
 }
 
@@ -124,7 +127,7 @@ fn it_is_busy_once_and_then_takes_all() {
 fn it_refuses_a_part() {
     insta::assert_snapshot!(against(Answer::Refuses(3)), @r"
     traces partial: 3 of 7 spans not delivered: the collector refused them
-    metrics partial: 3 of 21 samples not delivered: the collector refused them
+    metrics partial: 3 of 7 metrics not delivered: the collector refused them
     ");
 }
 
@@ -133,7 +136,7 @@ fn it_wants_a_key_that_nobody_has() {
     let no = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
     insta::assert_snapshot!(against(Answer::Bytes(no)), @r"
     traces failed: 7 spans not delivered: the collector answered 401 Unauthorized
-    metrics failed: 21 samples not delivered: the collector answered 401 Unauthorized
+    metrics failed: 7 metrics not delivered: the collector answered 401 Unauthorized
     ");
 }
 
@@ -142,7 +145,7 @@ fn it_speaks_http_and_answers_a_web_page() {
     let page = b"HTTP/1.1 200 OK\r\ncontent-length: 21\r\n\r\n<html>welcome!</html>";
     insta::assert_snapshot!(against(Answer::Bytes(page)), @r"
     traces failed: 7 spans not delivered: the answer was not OTLP: is that a collector?
-    metrics failed: 21 samples not delivered: the answer was not OTLP: is that a collector?
+    metrics failed: 7 metrics not delivered: the answer was not OTLP: is that a collector?
     ");
 }
 
@@ -150,7 +153,7 @@ fn it_speaks_http_and_answers_a_web_page() {
 fn it_speaks_another_protocol() {
     insta::assert_snapshot!(against(Answer::Bytes(b"\x16\x03\x01 garbage\r\n\r\n")), @r"
     traces failed: 7 spans not delivered: the answer was not HTTP
-    metrics failed: 21 samples not delivered: the answer was not HTTP
+    metrics failed: 7 metrics not delivered: the answer was not HTTP
     ");
 }
 
@@ -178,7 +181,7 @@ fn what_does_not_fit_into_the_queue_is_counted() {
     let text = metrics.read(headcount::telemetry::Format::Text);
     let dropped = |reason| {
         let series =
-            format!("headcount_telemetry_dropped_total{{reason=\"{reason}\",signal=\"traces\"}} ");
+            format!("headcount_telemetry_dropped_total{{signal=\"traces\",reason=\"{reason}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&series));
         let line = line.unwrap_or_else(|| panic!("no {series}in:\n{text}"));
         line.parse::<u64>().expect("it is a number")

@@ -277,5 +277,16 @@ pub(crate) fn shown(span: &Span) -> String {
         )
         .expect("a String");
     }
-    text
+    without_lines(&text)
+}
+
+/// `file.rs:12:34` as `file.rs:LINE`.
+fn without_lines(text: &str) -> String {
+    let mut parts = text.split(".rs:");
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        all += ".rs:LINE";
+        all += part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':');
+    }
+    all
 }

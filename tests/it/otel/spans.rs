@@ -69,7 +69,25 @@ fn each_end_of_a_task_is_told_by_its_span() {
     let all: String = names
         .map(|name| shown(got.span(&format!("task http/{name}"))))
         .concat();
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r#"
+    task http/completes [headcount.task.name=completes,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=completed,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work]
+      event headcount.task.started []
+      event headcount.task.finished []
+    task http/fails [headcount.task.name=fails,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=failed,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work,error.type=error]
+      status 2 "no such order"
+      event headcount.task.started []
+      event headcount.task.finished [exception.message=no such order]
+    task http/panics [headcount.task.name=panics,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=panicked,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work,error.type=panic]
+      status 2 "'out of cheese' at tests/it/otel/spans.rs:LINE"
+      event headcount.task.started []
+      event headcount.task.panicked [exception.message='out of cheese' at tests/it/otel/spans.rs:LINE]
+    task http/doomed/waits [headcount.task.name=waits,headcount.task.group=http/doomed,headcount.task.kind=async,headcount.task.outcome=cancelled,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work]
+      event headcount.task.started []
+      event headcount.task.cancelled []
+    task http/blocks [headcount.task.name=blocks,headcount.task.group=http,headcount.task.kind=blocking,headcount.task.outcome=completed,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work]
+      event headcount.task.started []
+      event headcount.task.finished []
+    "#);
     for span in &got.spans {
         assert!(
             span.start_time_unix_nano <= span.end_time_unix_nano,
@@ -303,7 +321,7 @@ fn the_shutdown_is_a_trace_of_its_layers() {
         tasks.spawn("cancelled", pending::<()>());
     });
     let whole = got.span("headcount.shutdown");
-    insta::assert_snapshot!(shown(whole), @"");
+    insta::assert_snapshot!(shown(whole), @"headcount.shutdown [headcount.shutdown.outcome=cancelled,headcount.shutdown.reason=main ended]");
     for name in ["drain", "cancel", "close", "flush"] {
         let layer = got.span(name);
         assert!(is_child(layer, whole), "{name}");
@@ -336,8 +354,11 @@ fn a_task_that_never_ends_is_exported_when_the_process_does() {
         },
     );
     drop(release);
-    insta::assert_snapshot!(shown(got.span("task stuck")), @"");
-    assert!(is_linked(got.span("task stuck"), got.span("task main")) || true);
+    insta::assert_snapshot!(shown(got.span("task stuck")), @r#"
+    task stuck [headcount.task.name=stuck,headcount.task.group=/,headcount.task.kind=blocking,headcount.task.outcome=lingering,code.file.path=tests/it/otel/spans.rs,error.type=lingering]
+      status 2 "alive at the end of the process"
+      event headcount.task.lingering []
+    "#);
 }
 
 #[test]
@@ -377,5 +398,17 @@ fn the_numbers_of_the_report_are_pushed() {
         !times.iter().any(|time| line.contains(time))
     };
     let lines: Vec<String> = got.samples().into_iter().filter(steady).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    headcount_last_shutdown_info{outcome=clean,reason=main_ended,version=0.1.0} 1
+    headcount_last_shutdown_task_lingering{layer=drain} 0
+    headcount_last_shutdown_task_lingering{layer=cancel} 0
+    headcount_last_shutdown_thread_lingering{class=main} 0
+    headcount_last_shutdown_thread_lingering{class=worker} 0
+    headcount_last_shutdown_thread_lingering{class=blocking} 0
+    headcount_last_shutdown_thread_lingering{class=control} 0
+    headcount_last_shutdown_thread_lingering{class=telemetry} 0
+    headcount_last_shutdown_thread_lingering{class=daemon} 0
+    headcount_last_shutdown_thread_lingering{class=tracked} 0
+    headcount_last_shutdown_thread_lingering{class=unknown} 0
+    ");
 }
