@@ -17,7 +17,7 @@ fn an_address_that_is_taken_is_refused_before_anything_starts() {
     let built = Runtime::builder().admin(address).build();
     let error = built.expect_err("somebody has the address");
     let text = error.to_string().replace(&address.to_string(), "ADDRESS");
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @"claim ADDRESS for the admin server, where another process listens");
     let BuildError::Admin { address: named, .. } = error else {
         panic!("another error: {error:?}")
     };
@@ -31,7 +31,7 @@ fn an_address_of_another_machine_is_refused_too() {
         .admin("192.0.2.1:0".parse().expect("an address"))
         .build();
     let error = built.expect_err("nobody has the address");
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"claim 192.0.2.1:0 for the admin server, which is no address of this machine");
 }
 
 #[test]
@@ -52,6 +52,8 @@ fn the_address_is_free_again_after_the_end() {
     }
 }
 
+const REFUSED: &str = r#"{"error":"not served under the name 'evil.example:9464': use the address, or add the name to the allowed hosts of the admin server"}"#;
+
 #[test]
 fn a_request_under_another_name_is_refused_whatever_its_path() {
     with_admin(
@@ -60,7 +62,7 @@ fn a_request_under_another_name_is_refused_whatever_its_path() {
             for path in ["/", "/metrics", "/livez", "/api/tasks", "/nothing"] {
                 let answer = client.ask("GET", path, "host: evil.example:9464\r\n");
                 assert_eq!(answer.status, 403, "{path}");
-                insta::assert_snapshot!(answer.body, @"");
+                assert_eq!(answer.body, REFUSED, "{path}");
             }
             for host in [
                 "localhost",
@@ -251,7 +253,17 @@ fn a_wrong_query_is_answered_with_what_is_allowed() {
                 format!("{query}: {} {}", answer.status, answer.body)
             })
             .collect();
-            insta::assert_snapshot!(answers.join("\n"), @"");
+            insta::assert_snapshot!(answers.join("\n"), @r#"
+            limit=0: 400 {"error":"'limit' is 1 to 1000"}
+            limit=1001: 400 {"error":"'limit' is 1 to 1000"}
+            limit=many: 400 {"error":"'limit' is 1 to 1000"}
+            state=asleep: 400 {"error":"'state' is one of created, running, draining, cancelling"}
+            after=1: 400 {"error":"'after' is what an answer gave as 'next'"}
+            after=x-y: 400 {"error":"'after' is what an answer gave as 'next'"}
+            page=2: 400 {"error":"unknown parameter; allowed: group, name, state, limit, after"}
+            limit=1&limit=2: 400 {"error":"'limit' is given twice"}
+            name=%ff: 200 {"live":1,"tasks":[],"next":null}
+            "#);
         },
     );
 }

@@ -326,7 +326,11 @@ fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
     let (_, said) = said
         .split_once("exits at once\n")
         .expect("it says how to stop it");
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    headcount: failed to claim 127.0.0.1:PORT for the admin server, where another process listens: Address already in use (os error 98)
+      `ss -ltnp 'sport = :PORT'` names the process that has the port; take another by [admin] listen or --admin,
+      "127.0.0.1:0" for any that is free, or "off"
+    "#);
 }
 
 #[cfg(feature = "service")]
@@ -352,7 +356,7 @@ fn probe_says_by_its_exit_code_whether_a_service_is_ready() {
     );
     let ended = probe("localhost".to_owned());
     ended.assert_code(1);
-    insta::assert_snapshot!(ended.stderr.join("\n"), @"");
+    insta::assert_snapshot!(ended.stderr.join("\n"), @"headcount: localhost: the URL must begin with http:// or https://");
     drop(served.program.stdin());
     served.program.end();
 }
