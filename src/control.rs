@@ -10,6 +10,8 @@ mod hosts;
 mod page;
 mod routes;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use crate::telemetry::Metrics;
 use crate::threads::{self, ThreadClass};

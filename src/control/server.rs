@@ -8,11 +8,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::net::TcpListener as Bound;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -94,10 +96,34 @@ async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: Arc<dyn Fn() + 
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // It ends when the system has taken the whole answer.
-    let ended = timeout(WHOLE, connection).await;
-    if matches!(ended, Ok(Ok(()))) && scraped.is_set() {
-        on_scrape();
+    let exchange = async {
+        let parts = connection.without_shutdown().await.ok()?;
+        let mut stream = parts.io.into_inner();
+        poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))
+            .await
+            .ok()?;
+        if scraped.is_set() {
+            taken(&stream).await?;
+            on_scrape();
+        }
+        Some(())
+    };
+    // How it ended is nobody's business but the client's.
+    timeout(WHOLE, exchange).await.ok();
+}
+
+/// Waits until the client has closed its side, which it does when it has the whole answer; `None` when it was lost. That
+/// the system took the answer does not mean that the client did.
+async fn taken(stream: &TcpStream) -> Option<()> {
+    let mut more = [0; 256];
+    loop {
+        stream.readable().await.ok()?;
+        match stream.try_read(&mut more) {
+            Ok(0) => return Some(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
     }
 }
 
