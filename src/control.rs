@@ -19,6 +19,8 @@ use hosts::Hosts;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::Location;
+use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Where it listens, and to which names it answers.
@@ -45,8 +47,8 @@ pub(crate) struct Admin {
     stop: oneshot::Sender<()>,
 }
 
-/// Who hears of each complete scrape of `/metrics`: the whole answer was taken.
-pub(crate) type OnScrape = Box<dyn Fn() + Send + Sync>;
+/// Who hears of each complete scrape of `/metrics`, whose whole answer was taken, and of when it was begun.
+pub(crate) type OnScrape = Arc<dyn Fn(Instant) + Send + Sync>;
 
 // === impl Claimed ===
 

@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ pub(super) struct State {
     pub(super) hosts: Hosts,
 }
 
-/// Whether this connection was asked for `/metrics`.
+/// When this connection was asked for `/metrics`, if it was.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scraped(Arc<AtomicBool>);
+pub(super) struct Scraped(Arc<OnceLock<Instant>>);
 
 type Shared = Arc<State>;
 
@@ -111,7 +111,7 @@ fn metrics(
     headers: &HeaderMap,
 ) -> Response {
     if *method == Method::GET {
-        scraped.0.store(true, Ordering::Relaxed);
+        scraped.0.get_or_init(Instant::now);
     }
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = accept.map_or(Format::Text, Format::accepted);
@@ -143,7 +143,7 @@ async fn tasks(
 // === impl Scraped ===
 
 impl Scraped {
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn begun(&self) -> Option<Instant> {
+        self.0.get().copied()
     }
 }

@@ -61,16 +61,11 @@ pub(super) async fn serve(listener: Bound, hosts: Hosts, metrics: Metrics, on_sc
     });
     // It was made outside of a runtime; this fails only if the system has no more descriptors for the poller.
     if let Ok(listener) = TcpListener::from_std(listener) {
-        accept(
-            listener,
-            Arc::new(State { metrics, hosts }),
-            on_scrape.into(),
-        )
-        .await;
+        accept(listener, Arc::new(State { metrics, hosts }), on_scrape).await;
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: Arc<dyn Fn() + Send + Sync>) {
+async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: OnScrape) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = listener.accept().await;
@@ -86,7 +81,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: Arc<dyn Fn(
 }
 
 /// One request: a connection that is not kept has no idle time that would need a bound.
-async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: Arc<dyn Fn() + Send + Sync>) {
+async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: OnScrape) {
     let scraped = Scraped::default();
     let service = TowerToHyperService::new(router(state, scraped.clone()));
     let connection = http1::Builder::new()
@@ -102,9 +97,9 @@ async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: Arc<dyn Fn() + 
         poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))
             .await
             .ok()?;
-        if scraped.is_set() {
+        if let Some(begun) = scraped.begun() {
             taken(&stream).await?;
-            on_scrape();
+            on_scrape(begun);
         }
         Some(())
     };

@@ -4,6 +4,7 @@ use super::{AdminSettings, Claimed};
 use crate::Runtime;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 /// How many scrapes are counted while `requests` are made, which are not to count, and a whole one after them.
@@ -16,7 +17,7 @@ fn scrapes(requests: impl FnOnce(SocketAddr)) -> usize {
     };
     let claimed = Claimed::new(&settings).expect("ports are to be had");
     let (tell, told) = channel();
-    let on_scrape = Box::new(move || tell.send(()).expect("somebody counts"));
+    let on_scrape = Arc::new(move |_| tell.send(()).expect("somebody counts"));
     let admin = claimed
         .serve(runtime.metrics(), on_scrape)
         .expect("threads are to be had");

@@ -260,7 +260,7 @@ impl Builder {
         Ok(Runtime {
             #[cfg(feature = "admin")]
             admin: claimed
-                .map(|claimed| claimed.serve(metrics.clone(), Box::new(|| {})))
+                .map(|claimed| claimed.serve(metrics.clone(), Arc::new(|_| {})))
                 .transpose()
                 .map_err(BuildError::System)?,
             #[cfg(feature = "admin")]

@@ -92,7 +92,7 @@ impl Run {
 }
 
 /// Where to listen; `None` is not at all. By this name clap takes it for a value, not for one that may be missing.
-type Listen = std::option::Option<SocketAddr>;
+type Listen = Option<SocketAddr>;
 
 /// How the shutdown report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
