@@ -55,7 +55,7 @@ pub(super) async fn serve(listener: Bound, hosts: Hosts, metrics: Metrics, on_sc
     let watched = Arc::clone(metrics.watched());
     own.spawn(async move {
         loop {
-            watched.heartbeat.send(&watched.work);
+            watched.heartbeat.send(&watched.root, &watched.work);
             sleep(BEAT).await;
         }
     });

@@ -1,12 +1,22 @@
 //! Watching tasks on a runtime that somebody else owns.
 
 use super::Start;
+#[cfg(feature = "admin")]
+use super::builder::claim;
 use super::builder::{BuildError, Builder, fit};
+#[cfg(feature = "admin")]
+use super::metrics_of;
+#[cfg(feature = "admin")]
+use crate::control::{Admin, AdminSettings};
 use crate::group::TaskGroup;
 use crate::report::{Dump, Reason, Report};
 use crate::shutdown::dump::Dumper;
 use crate::shutdown::{Control, Owned, UnknownThreads};
+#[cfg(feature = "admin")]
+use crate::telemetry::Metrics;
 use std::fmt;
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -18,6 +28,10 @@ use tokio::runtime::Handle;
 pub struct Attached {
     tasks: TaskGroup,
     control: Arc<Control>,
+    #[cfg(feature = "admin")]
+    metrics: Metrics,
+    #[cfg(feature = "admin")]
+    admin: Option<Admin>,
 }
 
 /// Begins to track tasks on a runtime that somebody else owns: of `#[tokio::main]`, say.
@@ -42,8 +56,17 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     let mut plan = fit(Builder::new().print(false).signals(false).into_plan(), None)?;
     plan.may_exit = false;
     plan.unknown_threads = UnknownThreads::Expect;
+    #[cfg(feature = "admin")]
+    let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
     let (tasks, control) = Start::new(plan).control(&Arc::new(Owned::new(None)), handle)?;
-    Ok(Attached { tasks, control })
+    Ok(Attached {
+        #[cfg(feature = "admin")]
+        metrics: metrics_of((&service, budgets), &tasks, &control, false),
+        #[cfg(feature = "admin")]
+        admin: None,
+        tasks,
+        control,
+    })
 }
 
 // === impl Attached ===
@@ -53,6 +76,33 @@ impl Attached {
     #[must_use]
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// What the tasks and threads are in numbers, also after this is gone.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Serves a page, metrics, health and JSON on this address until the shutdown has ended, and returns the address:
+    /// with port 0 the port that it got. See [`Builder::admin`](crate::Builder::admin). One that was served before is
+    /// served no more.
+    ///
+    /// # Errors
+    ///
+    /// An address that is not to be had; a thread that the system refuses.
+    #[cfg(feature = "admin")]
+    #[track_caller]
+    pub fn serve_admin(&mut self, address: SocketAddr) -> Result<SocketAddr, BuildError> {
+        let settings = AdminSettings {
+            address,
+            hosts: Vec::new(),
+        };
+        let claimed = claim(&settings)?;
+        let admin = claimed.serve(self.metrics.clone(), Arc::new(|_| {}));
+        let admin = self.admin.insert(admin.map_err(BuildError::System)?);
+        Ok(admin.address())
     }
 
     /// Takes dumps, also after this is gone.

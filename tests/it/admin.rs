@@ -294,3 +294,32 @@ fn a_service_that_lost_a_required_task_says_so() {
         "not ready: stopping: required task listener failed\n"
     );
 }
+
+#[test]
+fn a_runtime_of_somebody_else_is_served_too_and_what_is_not_seen_is_not_there() {
+    let runtime = tokio::runtime::Runtime::new().expect("threads are to be had");
+    let mut attached = headcount::attach(runtime.handle()).expect("threads are to be had");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = attached.serve_admin(any).expect("ports are to be had");
+    let client = Client::new(address, attached.tasks().clone());
+    attached
+        .tasks()
+        .spawn("idler", std::future::pending::<()>());
+    let metrics = client.get("/metrics").body;
+    let idler = "headcount_task_started_total{group=\"/\",task=\"idler\"} 1\n";
+    assert!(metrics.contains(idler), "{metrics}");
+    for absent in [
+        "headcount_task_untracked",
+        "headcount_runtime_blocking_threads",
+    ] {
+        assert!(!metrics.contains(absent), "{absent}");
+    }
+    let untracked = client.json("/api/untracked");
+    assert_eq!(untracked["live"], serde_json::Value::Null);
+    assert_eq!(
+        untracked["not_observed"],
+        "untracked tasks: headcount does not own the runtime"
+    );
+    let report = runtime.block_on(attached.shutdown("done"));
+    assert_eq!(report.cancel.cancelled, 1);
+}

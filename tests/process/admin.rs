@@ -4,7 +4,7 @@ use crate::program::{Program, example};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 /// A service that serves.
@@ -306,7 +306,7 @@ fn a_second_signal_is_counted_as_forced() {
 #[cfg(feature = "service")]
 #[test]
 fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
     let address = taken.local_addr().expect("it is bound");
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let mark = folder.path().join("started");
