@@ -10,6 +10,8 @@ mod hosts;
 mod page;
 mod routes;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use crate::telemetry::Metrics;
 use crate::threads::{self, ThreadClass};
@@ -17,6 +19,7 @@ use hosts::Hosts;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -44,8 +47,8 @@ pub(crate) struct Admin {
     stop: oneshot::Sender<()>,
 }
 
-/// Who hears of each complete scrape of `/metrics`, and when it was begun: the whole answer was taken.
-pub(crate) type OnScrape = Box<dyn Fn(Instant) + Send + Sync>;
+/// Who hears of each complete scrape of `/metrics`, whose whole answer was taken, and of when it was begun.
+pub(crate) type OnScrape = Arc<dyn Fn(Instant) + Send + Sync>;
 
 // === impl Claimed ===
 

@@ -160,7 +160,7 @@ struct Tokio {
     workers: usize,
     worker_busy_seconds: f64,
     global_queue_depth: usize,
-    alive_tasks: usize,
+    alive_tasks: u64,
     blocking_threads: Option<u64>,
     heartbeat_age_seconds: Option<f64>,
 }
@@ -456,7 +456,7 @@ fn tokio(watched: &Watched) -> Tokio {
         workers,
         worker_busy_seconds: busy.as_secs_f64(),
         global_queue_depth: metrics.global_queue_depth(),
-        alive_tasks: metrics.num_alive_tasks(),
+        alive_tasks: (metrics.num_alive_tasks() as u64).saturating_sub(watched.root.own_tasks()),
         blocking_threads: telemetry::blocking_threads(watched),
         heartbeat_age_seconds: watched.heartbeat.age().map(|age| age.as_secs_f64()),
     }

@@ -22,7 +22,7 @@ pub(super) struct State {
     pub(super) hosts: Hosts,
 }
 
-/// Whether this connection was asked for `/metrics`, and when.
+/// When this connection was asked for `/metrics`, if it was.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scraped(Arc<OnceLock<Instant>>);
 

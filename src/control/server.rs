@@ -8,11 +8,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
 use std::net::TcpListener as Bound;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -53,26 +55,17 @@ pub(super) async fn serve(listener: Bound, hosts: Hosts, metrics: Metrics, on_sc
     let watched = Arc::clone(metrics.watched());
     own.spawn(async move {
         loop {
-            watched.heartbeat.send(&watched.work);
+            watched.heartbeat.send(&watched.root, &watched.work);
             sleep(BEAT).await;
         }
     });
     // It was made outside of a runtime; this fails only if the system has no more descriptors for the poller.
     if let Ok(listener) = TcpListener::from_std(listener) {
-        accept(
-            listener,
-            Arc::new(State { metrics, hosts }),
-            on_scrape.into(),
-        )
-        .await;
+        accept(listener, Arc::new(State { metrics, hosts }), on_scrape).await;
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    state: Arc<State>,
-    on_scrape: Arc<dyn Fn(Instant) + Send + Sync>,
-) {
+async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: OnScrape) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = listener.accept().await;
@@ -88,11 +81,7 @@ async fn accept(
 }
 
 /// One request: a connection that is not kept has no idle time that would need a bound.
-async fn answer(
-    stream: TcpStream,
-    state: Arc<State>,
-    on_scrape: Arc<dyn Fn(Instant) + Send + Sync>,
-) {
+async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: OnScrape) {
     let scraped = Scraped::default();
     let service = TowerToHyperService::new(router(state, scraped.clone()));
     let connection = http1::Builder::new()
@@ -102,10 +91,34 @@ async fn answer(
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // It ends when the system has taken the whole answer.
-    let ended = timeout(WHOLE, connection).await;
-    if let (Ok(Ok(())), Some(begun)) = (ended, scraped.begun()) {
-        on_scrape(begun);
+    let exchange = async {
+        let parts = connection.without_shutdown().await.ok()?;
+        let mut stream = parts.io.into_inner();
+        poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))
+            .await
+            .ok()?;
+        if let Some(begun) = scraped.begun() {
+            taken(&stream).await?;
+            on_scrape(begun);
+        }
+        Some(())
+    };
+    // How it ended is nobody's business but the client's.
+    timeout(WHOLE, exchange).await.ok();
+}
+
+/// Waits until the client has closed its side, which it does when it has the whole answer; `None` when it was lost. That
+/// the system took the answer does not mean that the client did.
+async fn taken(stream: &TcpStream) -> Option<()> {
+    let mut more = [0; 256];
+    loop {
+        stream.readable().await.ok()?;
+        match stream.try_read(&mut more) {
+            Ok(0) => return Some(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -38,11 +38,18 @@ pub(crate) struct Root {
     required_lost: AtomicBool,
     /// Whether the runtime's hooks tell of untracked tasks.
     hooked: AtomicBool,
+    /// Tasks of headcount itself on the runtime: they have no row, and are no untracked tasks.
+    own_tasks: AtomicU64,
     pub(crate) scope: &'static Scope,
     listener: OnceLock<Box<dyn Fn(Event) + Send + Sync>>,
     #[cfg(feature = "otel")]
     observer: OnceLock<Arc<dyn Observer>>,
 }
+
+/// While it lives, a task of headcount itself is on the runtime, or about to be.
+#[cfg(feature = "admin")]
+#[derive(Debug)]
+pub(crate) struct OwnTask(Arc<Root>);
 
 // === impl Root ===
 
@@ -55,6 +62,7 @@ impl Root {
             stopping: AtomicBool::new(false),
             required_lost: AtomicBool::new(false),
             hooked: AtomicBool::new(false),
+            own_tasks: AtomicU64::new(0),
             scope: scope::create(None, number, super::kind::ROOT_PATH),
             listener: OnceLock::new(),
             #[cfg(feature = "otel")]
@@ -110,6 +118,20 @@ impl Root {
         self.hooked.store(true, Ordering::Relaxed);
     }
 
+    /// How many tasks of headcount itself are on the runtime.
+    pub(crate) fn own_tasks(&self) -> u64 {
+        self.own_tasks.load(Ordering::Acquire)
+    }
+
+    /// Begins a task of headcount itself, of which there is one at most; `None` while there is one.
+    #[cfg(feature = "admin")]
+    pub(crate) fn begin_own_task(self: &Arc<Self>) -> Option<OwnTask> {
+        let begun = self
+            .own_tasks
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        begun.is_ok().then(|| OwnTask(Arc::clone(self)))
+    }
+
     /// Whether a required task ended before the shutdown.
     pub(crate) fn has_lost_required(&self) -> bool {
         self.required_lost.load(Ordering::Acquire)
@@ -122,6 +144,13 @@ impl Root {
         if let Some(listener) = self.listener.get() {
             listener(event);
         }
+    }
+}
+
+#[cfg(feature = "admin")]
+impl Drop for OwnTask {
+    fn drop(&mut self) {
+        self.0.own_tasks.store(0, Ordering::Release);
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Builder {
     #[cfg(feature = "otel")]
     telemetry: Option<Telemetry>,
     #[cfg(feature = "admin")]
-    admin: Option<AdminSettings>,
+    admin: Option<SocketAddr>,
     #[cfg(feature = "admin")]
     admin_hosts: Vec<String>,
 }
@@ -208,10 +208,7 @@ impl Builder {
     /// describes the rest.
     #[cfg(feature = "admin")]
     pub fn admin(mut self, address: SocketAddr) -> Self {
-        self.admin = Some(AdminSettings {
-            address,
-            hosts: Vec::new(),
-        });
+        self.admin = Some(address);
         self
     }
 
@@ -258,7 +255,13 @@ impl Builder {
     pub fn build(self) -> Result<Runtime, BuildError> {
         let plan = fit(self.plan, self.deadline)?;
         #[cfg(feature = "admin")]
-        let claimed = claim(self.admin, self.admin_hosts)?;
+        let settings = self.admin.map(|address| AdminSettings {
+            address,
+            hosts: self.admin_hosts,
+        });
+        // Before anything runs: who cannot have the address must not have started anything.
+        #[cfg(feature = "admin")]
+        let claimed = settings.as_ref().map(claim).transpose()?;
         #[cfg(feature = "admin")]
         let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
         let start = Start::new(plan);
@@ -323,7 +326,7 @@ impl Builder {
             #[cfg(feature = "admin")]
             admin: claimed
                 .map(|claimed| {
-                    claimed.serve(metrics.clone(), Box::new(move |begun| scrapes.note(begun)))
+                    claimed.serve(metrics.clone(), Arc::new(move |begun| scrapes.note(begun)))
                 })
                 .transpose()
                 .map_err(BuildError::System)?,
@@ -349,17 +352,10 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// Before anything runs: whoever cannot have the address must not have started anything.
 #[cfg(feature = "admin")]
-fn claim(admin: Option<AdminSettings>, hosts: Vec<String>) -> Result<Option<Claimed>, BuildError> {
-    let settings = admin.map(|admin| AdminSettings { hosts, ..admin });
-    settings
-        .map(|settings| {
-            let address = settings.address;
-            let claimed = Claimed::new(&settings);
-            claimed.map_err(|source| BuildError::Admin { address, source })
-        })
-        .transpose()
+pub(super) fn claim(settings: &AdminSettings) -> Result<Claimed, BuildError> {
+    let address = settings.address;
+    Claimed::new(settings).map_err(|source| BuildError::Admin { address, source })
 }
 
 #[cfg(feature = "admin")]

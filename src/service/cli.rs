@@ -46,9 +46,9 @@ enum Command {
         /// TOML file
         config: PathBuf,
     },
-    /// Make one GET request, and exit with 0 if it was answered with success: a health check for images without a shell
+    /// Make one GET request, and exit with 0 if it succeeds: for health checks without a shell
     Probe {
-        /// Such as <http://127.0.0.1:9464/readyz>
+        /// Such as `http://127.0.0.1:9464/readyz`
         url: String,
         /// For the whole request
         #[arg(long, value_parser = humantime::parse_duration, default_value = "2s")]
@@ -92,7 +92,7 @@ impl Run {
 }
 
 /// Where to listen; `None` is not at all. By this name clap takes it for a value, not for one that may be missing.
-type Listen = std::option::Option<SocketAddr>;
+type Listen = Option<SocketAddr>;
 
 /// How the shutdown report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

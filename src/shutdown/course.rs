@@ -15,10 +15,6 @@ pub(crate) struct Course(Mutex<Seen>);
 
 /// What is known of a shutdown at one moment.
 #[derive(Debug, Clone, Default)]
-#[cfg_attr(
-    not(feature = "admin"),
-    expect(dead_code, reason = "nobody else looks at it")
-)]
 pub(crate) struct Seen {
     /// When it began.
     pub(crate) begun: Option<SystemTime>,

@@ -75,7 +75,8 @@ pub(crate) fn runtime(watched: &Watched, families: &mut Families) {
     }
     let queued = metrics.global_queue_depth();
     families.add(&names::RUNTIME_QUEUE, &[], queued as f64);
-    let alive = metrics.num_alive_tasks();
+    let own = watched.root.own_tasks();
+    let alive = (metrics.num_alive_tasks() as u64).saturating_sub(own);
     families.add(&names::RUNTIME_TASKS, &[], alive as f64);
     if let Some(threads) = blocking_threads(watched) {
         families.add(&names::RUNTIME_BLOCKING_THREADS, &[], threads as f64);
@@ -86,7 +87,7 @@ pub(crate) fn runtime(watched: &Watched, families: &mut Families) {
         &[],
         metrics.blocking_queue_depth() as f64,
     );
-    watched.heartbeat.send(&watched.work);
+    watched.heartbeat.send(&watched.root, &watched.work);
     if let Some(age) = watched.heartbeat.age() {
         families.add(&names::RUNTIME_HEARTBEAT, &[], age.as_secs_f64());
     }

@@ -1,32 +1,29 @@
 //! Whether the work runtime answers: a task that does nothing is sent to it, and notes when it was run.
 
 use crate::registry::clock;
+use crate::registry::root::Root;
 use crate::registry::untracked::mark_tracked;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// The last answer, and whether one is awaited.
+/// The last answer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Heartbeat(Arc<Beats>);
-
-#[derive(Debug, Default)]
-struct Beats {
-    awaited: AtomicBool,
+pub(crate) struct Heartbeat {
     /// Clock reading, 0 before the first.
-    last: AtomicU64,
+    last: Arc<AtomicU64>,
 }
 
 // === impl Heartbeat ===
 
 impl Heartbeat {
     /// Sends a task, unless one is on its way: a runtime that is stuck gets no more of them.
-    pub(crate) fn send(&self, work: &Handle) {
-        if self.0.awaited.swap(true, Ordering::AcqRel) {
+    pub(crate) fn send(&self, root: &Arc<Root>, work: &Handle) {
+        let Some(own_task) = root.begin_own_task() else {
             return;
-        }
-        let beats = Arc::clone(&self.0);
+        };
+        let last = Arc::clone(&self.last);
         // It is ours, so it must not be counted as untracked; and it is no task of the service, so it has no row.
         let _mark = mark_tracked();
         #[expect(
@@ -34,14 +31,14 @@ impl Heartbeat {
             reason = "a task of headcount, for some microseconds"
         )]
         drop(work.spawn(async move {
-            beats.last.store(clock::raw().max(1), Ordering::Release);
-            beats.awaited.store(false, Ordering::Release);
+            last.store(clock::raw().max(1), Ordering::Release);
+            drop(own_task);
         }));
     }
 
     /// The time since the last answer; `None` before the first.
     pub(crate) fn age(&self) -> Option<Duration> {
-        match self.0.last.load(Ordering::Acquire) {
+        match self.last.load(Ordering::Acquire) {
             0 => None,
             last => Some(clock::since(last)),
         }

@@ -30,7 +30,8 @@ fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
         let _child = Child::register(&tasks, "proxy");
         let _endpoint = Endpoint::register(&tasks, "db");
         while read.watched().heartbeat.age().is_none() {
-            read.watched().heartbeat.send(&read.watched().work);
+            let watched = read.watched();
+            watched.heartbeat.send(&watched.root, &watched.work);
             tokio::task::yield_now().await;
         }
         look(&tasks, &read);

@@ -17,7 +17,7 @@ fn an_address_that_is_taken_is_refused_before_anything_starts() {
     let built = Runtime::builder().admin(address).build();
     let error = built.expect_err("somebody has the address");
     let text = error.to_string().replace(&address.to_string(), "ADDRESS");
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @"claim ADDRESS for the admin server, where another process listens");
     let BuildError::Admin { address: named, .. } = error else {
         panic!("another error: {error:?}")
     };
@@ -31,7 +31,7 @@ fn an_address_of_another_machine_is_refused_too() {
         .admin("192.0.2.1:0".parse().expect("an address"))
         .build();
     let error = built.expect_err("nobody has the address");
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"claim 192.0.2.1:0 for the admin server, which is no address of this machine");
 }
 
 #[test]
@@ -52,6 +52,8 @@ fn the_address_is_free_again_after_the_end() {
     }
 }
 
+const REFUSED: &str = r#"{"error":"not served under the name 'evil.example:9464': use the address, or add the name to the allowed hosts of the admin server"}"#;
+
 #[test]
 fn a_request_under_another_name_is_refused_whatever_its_path() {
     with_admin(
@@ -60,7 +62,7 @@ fn a_request_under_another_name_is_refused_whatever_its_path() {
             for path in ["/", "/metrics", "/livez", "/api/tasks", "/nothing"] {
                 let answer = client.ask("GET", path, "host: evil.example:9464\r\n");
                 assert_eq!(answer.status, 403, "{path}");
-                insta::assert_snapshot!(answer.body, @"");
+                assert_eq!(answer.body, REFUSED, "{path}");
             }
             for host in [
                 "localhost",
@@ -251,7 +253,17 @@ fn a_wrong_query_is_answered_with_what_is_allowed() {
                 format!("{query}: {} {}", answer.status, answer.body)
             })
             .collect();
-            insta::assert_snapshot!(answers.join("\n"), @"");
+            insta::assert_snapshot!(answers.join("\n"), @r#"
+            limit=0: 400 {"error":"'limit' is 1 to 1000"}
+            limit=1001: 400 {"error":"'limit' is 1 to 1000"}
+            limit=many: 400 {"error":"'limit' is 1 to 1000"}
+            state=asleep: 400 {"error":"'state' is one of created, running, draining, cancelling"}
+            after=1: 400 {"error":"'after' is what an answer gave as 'next'"}
+            after=x-y: 400 {"error":"'after' is what an answer gave as 'next'"}
+            page=2: 400 {"error":"unknown parameter; allowed: group, name, state, limit, after"}
+            limit=1&limit=2: 400 {"error":"'limit' is given twice"}
+            name=%ff: 200 {"live":1,"tasks":[],"next":null}
+            "#);
         },
     );
 }
@@ -281,4 +293,33 @@ fn a_service_that_lost_a_required_task_says_so() {
         answer.body,
         "not ready: stopping: required task listener failed\n"
     );
+}
+
+#[test]
+fn a_runtime_of_somebody_else_is_served_too_and_what_is_not_seen_is_not_there() {
+    let runtime = tokio::runtime::Runtime::new().expect("threads are to be had");
+    let mut attached = headcount::attach(runtime.handle()).expect("threads are to be had");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = attached.serve_admin(any).expect("ports are to be had");
+    let client = Client::new(address, attached.tasks().clone());
+    attached
+        .tasks()
+        .spawn("idler", std::future::pending::<()>());
+    let metrics = client.get("/metrics").body;
+    let idler = "headcount_task_started_total{group=\"/\",task=\"idler\"} 1\n";
+    assert!(metrics.contains(idler), "{metrics}");
+    for absent in [
+        "headcount_task_untracked",
+        "headcount_runtime_blocking_threads",
+    ] {
+        assert!(!metrics.contains(absent), "{absent}");
+    }
+    let untracked = client.json("/api/untracked");
+    assert_eq!(untracked["live"], serde_json::Value::Null);
+    assert_eq!(
+        untracked["not_observed"],
+        "untracked tasks: headcount does not own the runtime"
+    );
+    let report = runtime.block_on(attached.shutdown("done"));
+    assert_eq!(report.cancel.cancelled, 1);
 }

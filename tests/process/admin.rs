@@ -4,7 +4,7 @@ use crate::program::{Program, example};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 /// A service that serves.
@@ -113,12 +113,15 @@ fn site(line: &str) -> String {
 #[test]
 fn the_metrics_of_a_service_are_these() {
     let served = serve("usual");
-    let answer = served.get("/metrics");
-    assert!(
-        answer
-            .head
-            .contains("content-type: text/plain; version=0.0.4; charset=utf-8")
-    );
+    // The control side warns when it comes to it.
+    let answer = loop {
+        let answer = served.get("/metrics");
+        if answer.body.contains("{kind=\"untracked\"} 1\n") {
+            break answer;
+        }
+    };
+    let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(answer.head.contains(kind), "{}", answer.head);
     insta::assert_snapshot!("metrics", steady(&answer.body));
 }
 
@@ -303,7 +306,7 @@ fn a_second_signal_is_counted_as_forced() {
 #[cfg(feature = "service")]
 #[test]
 fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
     let address = taken.local_addr().expect("it is bound");
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let mark = folder.path().join("started");
@@ -326,7 +329,11 @@ fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
     let (_, said) = said
         .split_once("exits at once\n")
         .expect("it says how to stop it");
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    headcount: failed to claim 127.0.0.1:PORT for the admin server, where another process listens: Address already in use (os error 98)
+      `ss -ltnp 'sport = :PORT'` names the process that has the port; take another by [admin] listen or --admin,
+      "127.0.0.1:0" for any that is free, or "off"
+    "#);
 }
 
 #[cfg(feature = "service")]
@@ -352,7 +359,7 @@ fn probe_says_by_its_exit_code_whether_a_service_is_ready() {
     );
     let ended = probe("localhost".to_owned());
     ended.assert_code(1);
-    insta::assert_snapshot!(ended.stderr.join("\n"), @"");
+    insta::assert_snapshot!(ended.stderr.join("\n"), @"headcount: localhost: the URL must begin with http:// or https://");
     drop(served.program.stdin());
     served.program.end();
 }

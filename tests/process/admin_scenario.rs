@@ -6,7 +6,7 @@ use headcount::{Report, Runtime, TaskGroup};
 use std::future::pending;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 /// A budget that is not used up, on the slowest machine.
@@ -43,10 +43,19 @@ fn ready(address: SocketAddr) {
 /// One of each that metrics and the API show.
 async fn usual(tasks: TaskGroup, address: SocketAddr) {
     let http = tasks.group("http");
+    let all_run = Arc::new(tokio::sync::Barrier::new(4));
+    let runs = || {
+        let all_run = Arc::clone(&all_run);
+        async move {
+            all_run.wait().await;
+            pending::<()>().await;
+        }
+    };
     for _ in 0..2 {
-        http.spawn("connection", pending::<()>());
+        http.spawn("connection", runs());
     }
-    http.task("accept").required().spawn(pending::<()>());
+    http.task("accept").required().spawn(runs());
+    all_run.wait().await;
     let jobs = tasks.group("jobs");
     jobs.spawn("done", async {}).await.ok();
     jobs.try_spawn("import", async { Err::<(), _>("no such file") })
@@ -58,8 +67,7 @@ async fn usual(tasks: TaskGroup, address: SocketAddr) {
     let dropped = jobs.spawn("dropped", pending::<()>());
     dropped.cancel();
     dropped.await.ok();
-    #[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
-    drop(tokio::spawn(pending::<()>()));
+    untracked();
     let proxy = Child::register(&tasks, "proxy");
     proxy.set_live(true);
     let db = Endpoint::register(&tasks, "db");
@@ -71,24 +79,55 @@ async fn usual(tasks: TaskGroup, address: SocketAddr) {
 
 /// Far more names, groups and spawn sites than have series of their own.
 async fn many_names(tasks: TaskGroup, address: SocketAddr) {
+    // First: the names below use up the registry's table.
+    let spawns: [fn(); 30] = [
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+    ];
+    spawns.iter().for_each(|spawn| spawn());
     let groups: Vec<_> = (0..40).map(|n| tasks.group(&format!("g{n:02}"))).collect();
     for n in 0..10_000 {
         let group = &groups[n % groups.len()];
         group.spawn(&format!("name-{n}"), async {}).await.ok();
     }
     tasks.spawn("last", pending::<()>());
-    macro_rules! thirty_sites {
-        ($($n:literal)*) => {
-            #[expect(clippy::disallowed_methods, reason = "untracked tasks are to be seen")]
-            { $(
-                drop($n);
-                drop(tokio::spawn(pending::<()>()));
-            )* }
-        };
-    }
-    thirty_sites!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
     ready(address);
     tasks.draining().await;
+}
+
+/// Its caller is the spawn site.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+fn untracked() {
+    drop(tokio::spawn(pending::<()>()));
 }
 
 /// Every worker is held until somebody closes standard input.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, DEFAULT, Kind, LogFormat, ShutdownSettings};
+use super::{AdminSettings, Config, DEFAULT, Kind, LogFormat, ShutdownSettings};
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
 use crate::service::resources::ResourcesSettings;
@@ -157,6 +157,7 @@ fn every_key_that_is_read_is_in_the_default() {
         ("[log]", "[log]\nzz = 1"),
         ("[shutdown]", "[shutdown]\nzz = 1"),
         ("[runtime]", "[runtime]\nzz = 1"),
+        ("[admin]", "[admin]\nzz = 1"),
         ("[threads]", "[threads]\nzz = 1"),
         (
             "expected",
@@ -214,6 +215,7 @@ fn every_key_is_read_into_its_field() {
         "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
          deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\n\
+         [admin]\nlisten = \"[::]:80\"\nallowed_hosts = [\"orders.example\"]\n\
          [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
          [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
@@ -238,6 +240,13 @@ fn every_key_is_read_into_its_field() {
     };
     assert_eq!(config.shutdown, shutdown);
     assert_eq!(config.runtime.worker_threads, Some(3));
+    let admin = AdminSettings {
+        listen: Some("[::]:80".parse().expect("an address")),
+        allowed_hosts: vec!["orders.example".to_owned()],
+    };
+    assert_eq!(config.admin, admin);
+    let off = parsed("[admin]\nlisten = \"off\"\n[tasks.r]\nkind = \"resources\"\n");
+    assert_eq!(off.admin.listen, None);
     let rules = [
         ThreadRule::named("pool-*", "no end"),
         ThreadRule::rooted_in("geo::", "so"),

@@ -38,7 +38,7 @@ pub(super) fn with_admin<T>(
     let address = runtime.admin_address().expect("it was asked for");
     let mut seen = None;
     runtime.run(async |tasks| {
-        let client = Client { address, tasks };
+        let client = Client::new(address, tasks);
         seen = Some(look(&client));
     });
     seen.expect("main ran")
@@ -47,6 +47,10 @@ pub(super) fn with_admin<T>(
 // === impl Client ===
 
 impl Client {
+    pub(super) fn new(address: SocketAddr, tasks: TaskGroup) -> Self {
+        Self { address, tasks }
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -128,7 +128,13 @@ fn what_does_not_fit_is_found() {
     )
     .expect("JSON");
     let wrong = serde_json::json!({"n": -1, "l": ["x", "z", 1], "more": 0});
-    insta::assert_snapshot!(problems(&document, &document["a"], &wrong).join("\n"), @"");
+    insta::assert_snapshot!(problems(&document, &document["a"], &wrong).join("\n"), @r#"
+    $: more is not described
+    $.l[1]: "z" is not one of ["x","y"]
+    $.l[2]: 1 is not one of ["x","y"]
+    $.l[2]: 1 is not "string"
+    $.n: -1 is below 0
+    "#);
     let right = serde_json::json!({"n": null, "l": ["x"]});
     assert_eq!(problems(&document, &document["a"], &right), [""; 0]);
 }
