@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 /// Tasks that are drained, cancelled and awaited together. Groups nest; clones are the same group.
 ///
@@ -313,8 +314,11 @@ impl TaskGroup {
     /// Dropping the future does not undo the cancel.
     pub async fn cancel(&self) -> Drained {
         let group = self.clone();
-        let budget = self.inner.budgets.cancel;
-        self.on_control(async move { drain::cancel_group(&group, budget).await })
+        let until = Instant::now() + self.inner.budgets.cancel;
+        // Here, because a worker that wakes a task puts it into its own queue, and every other thread into one that all
+        // share, at twice the cost. The control side goes on when nobody can here.
+        let walked = drain::ask_to_end(self.scope());
+        self.on_control(async move { drain::cancel_group(&group, until, walked).await })
             .await
     }
 

@@ -1,7 +1,8 @@
 //! Measures that need a process of their own: an allocator never gives back so cleanly that a
-//! second variant could be measured in the first's memory.
+//! second variant could be measured in the first's memory, and a service that stops has its process
+//! to itself.
 
-use crate::{churn, memory};
+use crate::{churn, memory, shutdown};
 use std::{env, fs, process::Command};
 
 const FLAG: &str = "--child";
@@ -18,6 +19,7 @@ pub(crate) fn run_if_asked() -> Option<f64> {
     Some(match measure.as_str() {
         memory::NAME => memory::child(variant, count),
         churn::NAME => churn::child(variant, count),
+        shutdown::NAME => shutdown::child(variant),
         other => panic!("{other} has no child process"),
     })
 }

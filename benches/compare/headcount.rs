@@ -34,8 +34,8 @@ pub(crate) fn read_counters(tasks: &Headcount) -> Option<usize> {
 }
 
 /// From the end of `main` to the end of the third layer, with `tasks` idle tasks that end when they
-/// are told to drain; `None` while there are no layers.
-pub(crate) fn three_layers(tasks: usize) -> Option<Duration> {
+/// are told to drain.
+pub(crate) fn three_layers(tasks: usize) -> Duration {
     let runtime = runtime(2);
     let report = runtime.run(async |group| {
         for _ in 0..tasks {
@@ -44,7 +44,7 @@ pub(crate) fn three_layers(tasks: usize) -> Option<Duration> {
         }
     });
     assert!(report.is_clean(), "{report}");
-    Some(report.total)
+    report.total
 }
 
 fn runtime(workers: usize) -> headcount::Runtime {

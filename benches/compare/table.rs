@@ -180,7 +180,8 @@ impl Section {
         };
         match limit {
             Limit::Ratio(most) => ratio_to(BARE) <= most,
-            Limit::Added(most) => added() <= most,
+            // A whole byte is what the figure is good for: an allocator's own bytes, some pages here and there.
+            Limit::Added(most) => added().round() <= most,
             Limit::Total(most) => own.p10() <= most,
             Limit::Below(other) => ratio_to(other) < 1.0,
             Limit::AddedOrRatio(most, ratio) => added() <= most || ratio_to(BARE) <= ratio,

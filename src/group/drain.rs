@@ -11,11 +11,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Between two walks over the tasks that are to be cancelled; longer when a walk takes long.
 const WALK_FIRST: Duration = Duration::from_millis(2);
 const WALK_LAST: Duration = Duration::from_millis(200);
+/// As many tasks end within a millisecond or two.
+const FEW: u64 = 10_000;
+/// No task ends sooner after another.
+const END_NANOS: u64 = 50;
+/// Between two looks at whether few are left.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LAST: Duration = Duration::from_millis(20);
 /// A walk takes a processor from those who end, so it may take no more than this share of the time.
 const WALK_SHARE: u32 = 4;
 
@@ -173,28 +180,56 @@ impl Drain {
     }
 }
 
-/// Cancels the tasks of one group while the rest of the service goes on.
-pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration) -> Drained {
-    cancel_all(group.scope(), Instant::now() + budget).await;
+/// Waits for the tasks of one group that were asked to end, while the rest of the service goes on.
+pub(super) async fn cancel_group(group: &TaskGroup, until: Instant, walked: Duration) -> Drained {
+    ended(group.scope(), until, walked).await;
     done(group)
 }
 
 /// Cancels every task below `scope` and waits until none is left, at most so long.
 pub(crate) async fn cancel_all(scope: &'static Scope, until: Instant) {
+    let walked = ask_to_end(scope);
+    ended(scope, until, walked).await;
+}
+
+/// Cancels every task below `scope`, and those that start there from now on. The time that it took.
+pub(super) fn ask_to_end(scope: &'static Scope) -> Duration {
     scope.start_cancelling();
-    let watch = scope.watch();
+    walk(scope)
+}
+
+fn walk(scope: &'static Scope) -> Duration {
+    let begun = std::time::Instant::now();
+    registry::cancel(scope, |_, _| true);
+    begun.elapsed()
+}
+
+/// Waits until no task is left below `scope`, at most so long. A task that started at the moment of a walk may have been
+/// missed by it, so there is another, again and again.
+async fn ended(scope: &'static Scope, until: Instant, mut walked: Duration) {
     let mut pause = WALK_FIRST;
     loop {
-        // Again and again: a task that started at the moment of the first walk may have been missed by it.
-        let begun = Instant::now();
-        registry::cancel(scope, |_, _| true);
-        let pause_now = pause.max(begun.elapsed() * WALK_SHARE);
-        let again = until.min(Instant::now() + pause_now);
-        if timeout_at(again, empty(&watch)).await.is_ok() || again == until {
+        let again = until.min(Instant::now() + pause.max(walked * WALK_SHARE));
+        if timeout_at(again, all_ended(scope)).await.is_ok() || again == until {
             return;
         }
         pause = (pause * 4).min(WALK_LAST);
+        walked = walk(scope);
     }
+}
+
+/// Waits until no task is left below `scope`, of which very many may end at once. Each end that somebody waits for is
+/// counted down in one place, for which the workers would fight, so nobody waits before there are few.
+async fn all_ended(scope: &'static Scope) {
+    loop {
+        let live = scope.live();
+        if live <= FEW {
+            break;
+        }
+        let soonest = Duration::from_nanos(live.saturating_mul(END_NANOS));
+        sleep(soonest.clamp(LOOK_FIRST, LOOK_LAST)).await;
+    }
+    empty(&scope.watch()).await;
 }
 
 /// With nothing left the group works again, unless the service stops.

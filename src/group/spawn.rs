@@ -7,7 +7,7 @@ use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
 use crate::registry::untracked;
 #[cfg(feature = "otel")]
 use crate::task::Traceparent;
-use crate::task::{TaskError, TaskKind};
+use crate::task::{TaskError, TaskKind, TaskOutcome};
 use std::fmt::Display;
 use std::future::Future;
 use std::panic::Location;
@@ -157,11 +157,13 @@ impl<'a> Spawn<'a> {
     #[inline]
     fn row(&self, site: &'static Location<'static>) -> Row {
         let scope = self.group.scope();
-        let kind = kind::intern(scope.path(), self.name, site, &self.options);
+        let found = kind::intern(scope.path(), self.name, site, &self.options);
         #[cfg_attr(not(feature = "otel"), expect(unused_mut, reason = "nobody observes"))]
-        let mut row = Row::start(kind, scope);
+        let mut row = Row::start(found, scope);
         #[cfg(feature = "otel")]
-        row.observe(self.group.registry_root(), self.parent);
+        if let Some(observer) = self.group.registry_root().observer() {
+            row.observe(&**observer, self.parent);
+        }
         row
     }
 
@@ -189,7 +191,7 @@ fn run<T>(work: impl FnOnce() -> T, mut row: Row) -> Result<T, TaskError> {
     }
     match row.poll(work) {
         Ok(output) => {
-            row.end_with(None);
+            row.end(TaskOutcome::Completed);
             Ok(output)
         }
         Err(payload) => Err(row.end_panicked(payload)),

@@ -3,6 +3,7 @@
 //! A kind is the path of a group, a name, a spawn site and the spawn's options. All of them come from code, so there
 //! are few; a name that carries an id would make many, so the table is bounded and what comes after is `_other`.
 
+use super::shard::{self, KindCounters};
 use super::warnings::Warning;
 use crate::task::TaskKind;
 use std::borrow::Cow;
@@ -46,7 +47,15 @@ thread_local! {
 
 /// A spawn site by address, and the kind of the last spawn there. The same place in the code may have several addresses,
 /// one for each copy that the compiler made; to compare the places themselves would cost 30 ns.
-type Cached = (&'static Location<'static>, &'static Kind);
+type Cached = (&'static Location<'static>, Found);
+
+/// A kind as a spawn finds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) kind: &'static Kind,
+    /// Where this thread counts it, unless it is one of the few without a shard of their own.
+    counters: Option<&'static KindCounters>,
+}
 
 /// How a spawn differs from an ordinary one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +68,10 @@ pub(crate) struct Options {
     pub(crate) long_lived: bool,
     pub(crate) drain_budget: Option<Duration>,
 }
+
+/// All options in two words, which are quickly compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key(u64, u64);
 
 /// One kind of task.
 #[derive(Debug)]
@@ -73,6 +86,7 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
     pub(crate) options: Options,
+    key: Key,
     /// Whether a task of this kind was ever started, for kinds that are looked up by those who only end them.
     pub(crate) seen: AtomicBool,
     /// The root on whose runtime untracked tasks of this kind are; [`NOBODY`] when that is gone, and always for a
@@ -113,14 +127,59 @@ impl Options {
             drain_budget: None,
         }
     }
+
+    #[inline(always)]
+    fn key(&self) -> Key {
+        let Self {
+            runs,
+            untracked,
+            required,
+            daemon,
+            long_lived,
+            drain_budget,
+        } = *self;
+        let flags = (runs as u64)
+            | u64::from(untracked) << 8
+            | u64::from(required) << 16
+            | u64::from(daemon) << 24
+            | u64::from(long_lived) << 32;
+        // A budget is bounded far below what a word holds.
+        let nanos = drain_budget.map_or(u64::MAX, |budget| {
+            budget.as_secs() * 1_000_000_000 + u64::from(budget.subsec_nanos())
+        });
+        Key(flags, nanos)
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    fn new(kind: &'static Kind) -> Self {
+        Self {
+            kind,
+            counters: shard::own().map(|shard| shard.kind(kind.number)),
+        }
+    }
+
+    /// Counts one more.
+    #[inline]
+    pub(crate) fn bump(self, counter: impl FnOnce(&KindCounters) -> &AtomicU64) {
+        match self.counters {
+            Some(counters) => shard::bump(counter(counters)),
+            None => {
+                let number = self.kind.number;
+                shard::with(move |shard| shard::bump(counter(shard.kind(number))));
+            }
+        }
+    }
 }
 
 // === impl Kind ===
 
 impl Kind {
     #[inline]
-    fn is(&self, path: u32, name: &str, options: &Options) -> bool {
-        self.path == path && self.given == name && self.options == *options
+    fn is(&self, path: u32, name: &str, key: Key) -> bool {
+        self.path == path && self.key == key && self.given == name
     }
 
     /// Whether untracked tasks of the root's runtime are counted here.
@@ -158,18 +217,30 @@ impl Kind {
 }
 
 /// The kind of a spawn.
-#[inline]
+// Inlined: the options of most spawns are constants, and so is the key that is made of them.
+#[inline(always)]
 pub(crate) fn intern(
     path: u32,
     name: &str,
     site: &'static Location<'static>,
     options: &Options,
-) -> &'static Kind {
-    let place = (std::ptr::from_ref(site).addr() >> 3) ^ (path as usize).wrapping_mul(0x9E37_79B9);
-    match cached(place, site) {
-        Some(kind) if kind.is(path, name, options) => kind,
-        _ => cache(place, site, intern_slowly(path, name, site, options)),
+) -> Found {
+    match find_cached(path, name, site, options.key()) {
+        Some(found) => found,
+        None => intern_slowly(path, name, site, options),
     }
+}
+
+#[inline(never)]
+fn find_cached(path: u32, name: &str, site: &'static Location<'static>, key: Key) -> Option<Found> {
+    let found = cached(place(path, site), site)?;
+    found.kind.is(path, name, key).then_some(found)
+}
+
+/// Where the kind of a site is cached: under the site alone when the path is the root's, as for untracked tasks.
+#[inline]
+fn place(path: u32, site: &'static Location<'static>) -> usize {
+    (std::ptr::from_ref(site).addr() >> 3) ^ (path as usize).wrapping_mul(0x9E37_79B9)
 }
 
 /// The kind of a bare spawn on the runtime of a root.
@@ -178,10 +249,10 @@ pub(crate) fn intern(
     expect(dead_code, reason = "no hook tells of any")
 )]
 #[inline]
-pub(crate) fn intern_untracked(root: u64, site: &'static Location<'static>) -> &'static Kind {
-    let place = std::ptr::from_ref(site).addr() >> 3;
+pub(crate) fn intern_untracked(root: u64, site: &'static Location<'static>) -> Found {
+    let place = place(ROOT_PATH, site);
     match cached(place, site) {
-        Some(kind) if kind.serves(root) => kind,
+        Some(found) if found.kind.serves(root) => found,
         _ => {
             let kind = index_of(|index| index.untracked_kind(root, site));
             cache(place, site, kind)
@@ -190,18 +261,28 @@ pub(crate) fn intern_untracked(root: u64, site: &'static Location<'static>) -> &
 }
 
 #[inline]
-fn cached(place: usize, site: &'static Location<'static>) -> Option<&'static Kind> {
-    let (at, kind) = CACHE.try_with(|cache| cache[place % CACHED].get()).ok()??;
-    std::ptr::eq(at, site).then_some(kind)
+fn cached(place: usize, site: &'static Location<'static>) -> Option<Found> {
+    let (at, found) = CACHE.try_with(|cache| cache[place % CACHED].get()).ok()??;
+    std::ptr::eq(at, site).then_some(found)
 }
 
 #[cold]
-fn cache(place: usize, site: &'static Location<'static>, kind: &'static Kind) -> &'static Kind {
-    // The thread may be past its thread-local storage; then it looks up each time.
+fn cache(place: usize, site: &'static Location<'static>, kind: &'static Kind) -> Found {
+    let found = Found::new(kind);
+    if found.counters.is_some() {
+        // The thread may be past its thread-local storage; then it looks up each time.
+        CACHE
+            .try_with(|cache| cache[place % CACHED].set(Some((site, found))))
+            .ok();
+    }
+    found
+}
+
+/// Called when the thread's shard goes to another thread: what is cached counts there.
+pub(super) fn forget_cached() {
     CACHE
-        .try_with(|cache| cache[place % CACHED].set(Some((site, kind))))
+        .try_with(|cache| cache.iter().for_each(|cell| cell.set(None)))
         .ok();
-    kind
 }
 
 /// The root is gone, and its runtime: what counted its untracked tasks may count another's.
@@ -220,9 +301,10 @@ fn intern_slowly(
     name: &str,
     site: &'static Location<'static>,
     options: &Options,
-) -> &'static Kind {
+) -> Found {
     // A given name is kept for ever, so it may not be long.
     let name = &name[..name.floor_char_boundary(GIVEN_BYTES)];
+    let place = place(path, site);
     let (kind, full) = index_of(|index| {
         let kind = index.kind(path, name, site, options);
         (kind, std::mem::take(&mut index.full))
@@ -236,7 +318,7 @@ fn intern_slowly(
              a task's name should be a kind, not an id"
         );
     }
-    kind
+    cache(place, site, kind)
 }
 
 /// The kind of that number.
@@ -386,7 +468,7 @@ impl Index {
         same_hash
             .iter()
             .copied()
-            .find(|kind| kind.site == site && kind.is(path, name, options))
+            .find(|kind| kind.site == site && kind.is(path, name, options.key()))
     }
 
     /// The one kind for a path's nameless rest, and when even those are used up, the first that matches in kind.
@@ -434,6 +516,7 @@ impl Index {
             },
             site,
             options: *options,
+            key: options.key(),
             seen: AtomicBool::new(false),
             root: AtomicU64::new(NOBODY),
             before: [AtomicU64::new(0), AtomicU64::new(0)],

@@ -116,6 +116,7 @@ impl Root {
     #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
+        self.scope.set_hooked();
     }
 
     /// How many tasks of headcount itself are on the runtime.

@@ -25,7 +25,7 @@ const CHUNK: usize = 256;
 /// How many groups that are gone a new group looks at, to use one again.
 const LOOKED_AT: usize = 16;
 
-static TABLE: [OnceLock<Box<[Scope]>>; SCOPES / CHUNK] =
+static TABLE: [OnceLock<Box<[Scope; CHUNK]>>; SCOPES / CHUNK] =
     [const { OnceLock::new() }; SCOPES / CHUNK];
 static INDEX: Mutex<Index> = Mutex::new(Index {
     made: 0,
@@ -69,6 +69,8 @@ pub(crate) struct Scope {
     folded: AtomicU64,
     /// How many wait for this scope or one that holds it.
     watched: AtomicU32,
+    /// Whether the runtime's hooks tell of untracked tasks.
+    hooked: AtomicBool,
     waits: Waits,
 }
 
@@ -107,12 +109,25 @@ impl Scope {
             base: AtomicU64::new(0),
             folded: AtomicU64::new(0),
             watched: AtomicU32::new(0),
+            hooked: AtomicBool::new(false),
             waits: Waits::new(),
         }
     }
 
     pub(crate) fn root(&self) -> u64 {
         self.root.load(Ordering::Relaxed)
+    }
+
+    /// Whether hooks ask which tasks are tracked.
+    #[inline]
+    pub(crate) fn is_hooked(&self) -> bool {
+        self.hooked.load(Ordering::Relaxed)
+    }
+
+    /// Only before the scope has tasks, or groups in it.
+    #[cfg(tokio_unstable)]
+    pub(crate) fn set_hooked(&self) {
+        self.hooked.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn path(&self) -> u32 {
@@ -481,6 +496,8 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     scope.cancelling.store(cancelling, Ordering::Release);
     let watched = parent.map_or(0, |parent| parent.watched.load(Ordering::Relaxed));
     scope.watched.store(watched, Ordering::SeqCst);
+    let hooked = inherited(|scope| &scope.hooked);
+    scope.hooked.store(hooked, Ordering::Relaxed);
     drop(index);
     for watched in watchers {
         watched.waits.wake_all();
@@ -564,9 +581,9 @@ impl Index {
         }
         let chunk = TABLE[self.made / CHUNK].get_or_init(|| {
             let first = self.made / CHUNK * CHUNK;
-            (first..first + CHUNK)
-                .map(|number| Scope::new(u32::try_from(number).expect("SCOPES fits u32")))
-                .collect()
+            Box::new(std::array::from_fn(|at| {
+                Scope::new(u32::try_from(first + at).expect("SCOPES fits u32"))
+            }))
         });
         self.made += 1;
         Some((&chunk[(self.made - 1) % CHUNK], Vec::new()))

@@ -43,6 +43,10 @@ struct Pool {
 /// Gives the thread's shard back when the thread ends.
 struct Lease;
 
+/// Counters that are made when the first of a chunk is needed. Arrays: their lengths are known where they are indexed.
+type Chunks<T, const A_CHUNK: usize, const CHUNKS: usize> =
+    Box<[OnceLock<Box<[T; A_CHUNK]>>; CHUNKS]>;
+
 pub(crate) struct Shard {
     number: u16,
     next_id: AtomicU64,
@@ -51,9 +55,9 @@ pub(crate) struct Shard {
     current: AtomicUsize,
     /// The thread that holds this shard, 0 for none.
     tid: AtomicU32,
-    kinds: Box<[OnceLock<Box<[KindCounters]>>]>,
-    scopes: Box<[OnceLock<Box<[ScopeCounters]>>]>,
-    durations: Box<[OnceLock<Box<Histogram>>]>,
+    kinds: Chunks<KindCounters, COUNTERS_A_CHUNK, KIND_CHUNKS>,
+    scopes: Chunks<ScopeCounters, SCOPES_A_CHUNK, SCOPE_CHUNKS>,
+    durations: [OnceLock<Box<Histogram>>; super::kind::GROUP_LABELS],
 }
 
 /// What happened to the tasks of one kind on one shard.
@@ -116,6 +120,21 @@ pub(crate) fn own() -> Option<&'static Shard> {
     SHARD.get().or_else(new)
 }
 
+/// The shard in which this thread notes what it polls: its own, or the one that is nobody's, where no note tells of
+/// anything.
+#[inline]
+pub(crate) fn for_notes() -> &'static Shard {
+    match SHARD.get() {
+        Some(shard) => shard,
+        None => new_for_notes(),
+    }
+}
+
+#[cold]
+fn new_for_notes() -> &'static Shard {
+    new().unwrap_or_else(|| make(0))
+}
+
 #[cold]
 fn new() -> Option<&'static Shard> {
     LEASE.try_with(|_| ()).ok()?;
@@ -175,6 +194,8 @@ impl Drop for Lease {
         if let Some(shard) = SHARD.take() {
             shard.tid.store(0, Ordering::Relaxed);
             shard.current.store(0, Ordering::Relaxed);
+            // From here on somebody else counts there.
+            super::kind::forget_cached();
             lock(&POOL).free.push(shard.number);
         }
     }
@@ -209,9 +230,9 @@ impl Shard {
             last_id: AtomicU64::new(0),
             current: AtomicUsize::new(0),
             tid: AtomicU32::new(0),
-            kinds: cells(KIND_CHUNKS),
-            scopes: cells(SCOPE_CHUNKS),
-            durations: cells(super::kind::GROUP_LABELS),
+            kinds: Box::new([const { OnceLock::new() }; KIND_CHUNKS]),
+            scopes: Box::new([const { OnceLock::new() }; SCOPE_CHUNKS]),
+            durations: [const { OnceLock::new() }; super::kind::GROUP_LABELS],
         }
     }
 
@@ -227,27 +248,31 @@ impl Shard {
         id
     }
 
-    /// Notes which task this thread polls, and returns which it polled before.
+    /// Notes which task this thread polls.
     #[inline]
-    pub(crate) fn set_current(&self, place: usize) -> usize {
-        let before = self.current.load(Ordering::Relaxed);
+    pub(crate) fn set_current(&self, place: usize) {
         self.current.store(place, Ordering::Relaxed);
+    }
+
+    /// The same, and returns which it polled before.
+    #[inline]
+    pub(crate) fn replace_current(&self, place: usize) -> usize {
+        let before = self.current.load(Ordering::Relaxed);
+        self.set_current(place);
         before
     }
 
     /// The slot of the task that the thread polls, and the thread's id.
     pub(crate) fn current(&self) -> Option<(usize, u32)> {
-        match self.current.load(Ordering::Relaxed) {
-            0 => None,
-            place => Some((place, self.tid.load(Ordering::Relaxed))),
-        }
+        let place = self.current.load(Ordering::Relaxed);
+        let tid = self.tid.load(Ordering::Relaxed);
+        (place != 0 && tid != 0).then_some((place, tid))
     }
 
     #[inline]
     pub(crate) fn kind(&self, kind: u32) -> &KindCounters {
         let at = kind as usize;
-        &self.kinds[at / COUNTERS_A_CHUNK].get_or_init(|| zeroed(COUNTERS_A_CHUNK))
-            [at % COUNTERS_A_CHUNK]
+        &self.kinds[at / COUNTERS_A_CHUNK].get_or_init(zeroed)[at % COUNTERS_A_CHUNK]
     }
 
     /// The counters of a kind, if this shard ever counted one of its chunk.
@@ -263,15 +288,14 @@ impl Shard {
             .enumerate();
         chunks
             .filter_map(|(at, chunk)| Some((at, chunk.get()?)))
-            .flat_map(|(at, chunk)| (at * COUNTERS_A_CHUNK..).zip(chunk))
+            .flat_map(|(at, chunk)| (at * COUNTERS_A_CHUNK..).zip(&**chunk))
             .take_while(move |(kind, _)| *kind < made)
     }
 
     #[inline]
     pub(crate) fn scope(&self, scope: u32) -> &ScopeCounters {
         let at = scope as usize;
-        &self.scopes[at / SCOPES_A_CHUNK].get_or_init(|| zeroed(SCOPES_A_CHUNK))
-            [at % SCOPES_A_CHUNK]
+        &self.scopes[at / SCOPES_A_CHUNK].get_or_init(zeroed)[at % SCOPES_A_CHUNK]
     }
 
     pub(crate) fn scope_if_any(&self, scope: u32) -> Option<&ScopeCounters> {
@@ -297,10 +321,7 @@ impl fmt::Debug for Shard {
     }
 }
 
-fn cells<T>(n: usize) -> Box<[OnceLock<T>]> {
-    (0..n).map(|_| OnceLock::new()).collect()
-}
-
-fn zeroed<T: Default>(n: usize) -> Box<[T]> {
-    (0..n).map(|_| T::default()).collect()
+#[cold]
+fn zeroed<T: Default, const N: usize>() -> Box<[T; N]> {
+    Box::new(std::array::from_fn(|_| T::default()))
 }

@@ -145,6 +145,12 @@ impl Slot {
         std::ptr::from_ref(self).addr()
     }
 
+    /// Whether the owner is asked for anything, or its waker was taken.
+    #[inline]
+    pub(crate) fn is_asked(&self) -> bool {
+        self.state.load(Ordering::Acquire) & (CANCEL | REPUBLISH | ASKED) != 0
+    }
+
     /// Whether the owner is asked to end.
     #[inline]
     pub(crate) fn is_cancelling(&self) -> bool {

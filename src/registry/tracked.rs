@@ -3,13 +3,14 @@
 //! A row begins when the task is spawned and ends after its future is dropped, however that happens: by completion, by
 //! cancel, by a panic, or by the runtime that goes away.
 
-use super::kind::{self, Kind};
+use super::kind::{self, Found, Kind};
 #[cfg(feature = "otel")]
-use super::observer::{self, Current, End, NewTask, TaskSpan};
+use super::observer::{self, Current, End, NewTask, Observer, TaskSpan};
 use super::root::{self, Event};
 use super::scope::{self, Scope};
+use super::shard::{self, Shard};
 use super::slot::{Entry, Slot};
-use super::{cancels, chains, clock, panics, shard, slots, untracked};
+use super::{cancels, chains, clock, panics, slots, untracked};
 use crate::audit::asking::Asking;
 #[cfg(feature = "otel")]
 use crate::task::Traceparent;
@@ -68,22 +69,19 @@ pub(crate) struct Row {
     polled: bool,
     /// Whether the slot has the waker.
     published: bool,
+    /// Whether the root has an observer.
+    #[cfg(feature = "otel")]
+    observed: bool,
     /// The word of `cancels` when the slot was last looked into.
     seen: u64,
+    /// What that observer has of it. Thin, for the others.
     #[cfg(feature = "otel")]
-    observed: Observed,
+    span: Option<Box<Span>>,
 }
 
-/// What an observer of the task's root has of it.
 #[cfg(feature = "otel")]
 #[derive(Debug)]
-enum Observed {
-    /// Nobody observes.
-    No,
-    /// It has no span.
-    Unsampled,
-    Span(Box<dyn TaskSpan>),
-}
+struct Span(Box<dyn TaskSpan>);
 
 /// What a task does with its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,32 +127,55 @@ impl<F: Future, J> Tracked<F, J> {
 impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
     type Output = Result<F::Output, TaskError>;
 
-    #[inline]
+    // Into tokio's own poll: as a function of its own it saves and restores registers at every poll of the task.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let mut polled = Ok(Poll::Pending);
+        // Most polls are of a task that was asked for nothing and has parked before: what they need comes first, and
+        // all else is in functions of its own, which keep registers and stores out of it.
         match this.row.turn() {
             Turn::Poll => {}
             Turn::End => return Poll::Ready(Err(cancel(this.row, this.future))),
-            Turn::Answer => polled = answer(this.row, this.future.as_mut(), cx.waker()),
+            Turn::Answer => match answer(this.row, this.future.as_mut(), cx.waker()) {
+                Ok(Poll::Pending) => {}
+                over => return end(this.row, this.judge, this.future, over),
+            },
         }
-        if let Ok(Poll::Pending) = polled {
-            polled = poll(this.row, this.future.as_mut(), cx);
-        }
-        match polled {
-            Ok(Poll::Pending) if this.row.park(cx.waker()) => Poll::Pending,
+        match poll(this.row, this.future.as_mut(), cx) {
+            Ok(Poll::Pending) if this.row.published || this.row.publish(cx.waker()) => {
+                Poll::Pending
+            }
             Ok(Poll::Pending) => Poll::Ready(Err(cancel(this.row, this.future))),
-            Ok(Poll::Ready(output)) => {
-                this.row.end_with(this.judge.failure(&output));
-                Poll::Ready(Ok(output))
-            }
-            Err(payload) => {
-                // What the panic left of the future is dropped before the row ends, and may panic again.
-                drop(catch_unwind(AssertUnwindSafe(|| this.future.set(None))));
-                Poll::Ready(Err(this.row.end_panicked(payload)))
-            }
+            over => end(this.row, this.judge, this.future, over),
         }
     }
+}
+
+/// Ends the row of a future that returned or panicked.
+#[inline]
+fn end<F: Future, J: Judge<F::Output>>(
+    row: &mut Row,
+    judge: &J,
+    future: Pin<&mut Option<F>>,
+    over: Result<Poll<F::Output>, Payload>,
+) -> Poll<Result<F::Output, TaskError>> {
+    match over {
+        Ok(polled) => polled.map(|output| {
+            match judge.failure(&output) {
+                None => row.end(TaskOutcome::Completed),
+                Some(error) => row.end_failed(&error),
+            }
+            Ok(output)
+        }),
+        Err(payload) => Poll::Ready(Err(panicked(row, future, payload))),
+    }
+}
+
+#[cold]
+fn panicked<F>(row: &mut Row, mut future: Pin<&mut Option<F>>, payload: Payload) -> TaskError {
+    // What the panic left of the future is dropped before the row ends, and may panic again.
+    drop(catch_unwind(AssertUnwindSafe(|| future.set(None))));
+    row.end_panicked(payload)
 }
 
 #[inline]
@@ -197,19 +218,18 @@ fn cancel<F>(row: &mut Row, mut future: Pin<&mut Option<F>>) -> TaskError {
 impl Row {
     /// Enters a task. From here on it is counted and listed.
     #[inline]
-    pub(crate) fn start(kind: &'static Kind, scope: &'static Scope) -> Self {
+    pub(crate) fn start(found: Found, scope: &'static Scope) -> Self {
         let started = clock::raw();
-        // Before the slot is filled: whoever cancels from here on finds the slot, and changes the word.
-        let seen = cancels::now();
+        let kind = found.kind;
+        found.bump(|counters| &counters.started);
         let slot = slots::take();
-        shard::with(|shard| {
+        shard::with(move |shard| {
             let entry = Entry {
                 id: shard.next_id(),
                 started,
                 kind: kind.number,
                 scope: scope.number,
             };
-            shard::bump(&shard.kind(kind.number).started);
             let counters = shard.scope(scope.number).of(kind.options.daemon);
             shard::bump(&counters.started);
             slot.occupy(entry);
@@ -219,30 +239,25 @@ impl Row {
             live: true,
             polled: false,
             published: false,
-            seen: if cancels::is_under_way(seen) {
-                cancels::NEVER
-            } else {
-                seen
-            },
             #[cfg(feature = "otel")]
-            observed: Observed::No,
+            observed: false,
+            seen: cancels::NEVER,
+            #[cfg(feature = "otel")]
+            span: None,
         }
     }
 
-    /// Has the root's observer, if there is one, make a span of the task.
+    /// Has the root's observer make a span of the task.
     #[cfg(feature = "otel")]
-    #[inline]
-    pub(crate) fn observe(&mut self, root: &root::Root, parent: Option<Traceparent>) {
-        let Some(observer) = root.observer() else {
-            return;
-        };
+    pub(crate) fn observe(&mut self, observer: &dyn Observer, parent: Option<Traceparent>) {
         let entry = self.slot.own_entry();
         let span = observer.spawned(&NewTask {
             id: TaskId(entry.id),
             kind: kind::at(entry.kind),
             parent,
         });
-        self.observed = span.map_or(Observed::Unsampled, Observed::Span);
+        self.observed = true;
+        self.span = span.map(|span| Box::new(Span(span)));
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -257,13 +272,6 @@ impl Row {
     /// What the task was asked to do. Called before each poll.
     #[inline]
     pub(crate) fn turn(&mut self) -> Turn {
-        if !self.polled {
-            self.polled = true;
-            self.slot.mark_polled();
-            if scope::at(self.slot.own_scope()).is_cancelling() {
-                return Turn::End;
-            }
-        }
         let word = cancels::now();
         if word == self.seen {
             Turn::Poll
@@ -272,11 +280,28 @@ impl Row {
         }
     }
 
-    #[cold]
+    /// Looks into the slot: in the first poll, and when somebody may have been asked for something.
+    #[inline(never)]
     fn look(&mut self, word: u64) -> Turn {
         if !cancels::is_under_way(word) {
             self.seen = word;
         }
+        if !self.polled {
+            self.polled = true;
+            self.slot.mark_polled();
+            if scope::at(self.slot.own_scope()).is_cancelling() {
+                return Turn::End;
+            }
+        }
+        if self.slot.is_asked() {
+            self.asked()
+        } else {
+            Turn::Poll
+        }
+    }
+
+    #[cold]
+    fn asked(&mut self) -> Turn {
         if self.slot.lost_waker() {
             self.published = false;
         }
@@ -294,65 +319,57 @@ impl Row {
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
         #[cfg(feature = "otel")]
-        match &self.observed {
-            Observed::No => {}
-            Observed::Unsampled => {
-                return observer::within(Current::Unsampled, || self.poll_counted(f));
-            }
-            Observed::Span(span) => {
-                let (mut f, mut polled) = (Some(f), None);
-                span.around(&mut || polled = f.take().map(|f| self.poll_counted(f)));
-                return polled.expect("a span calls what it is around");
-            }
+        if self.observed {
+            return self.poll_observed(f);
         }
-        self.poll_counted(f)
+        self.poll_noted(f)
+    }
+
+    #[cfg(feature = "otel")]
+    #[inline(never)]
+    fn poll_observed<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        let Some(span) = &self.span else {
+            return observer::within(Current::Unsampled, || self.poll_noted(f));
+        };
+        let (mut f, mut polled) = (Some(f), None);
+        span.0
+            .around(&mut || polled = f.take().map(|f| self.poll_noted(f)));
+        polled.expect("a span calls what it is around")
     }
 
     #[inline]
-    fn poll_counted<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let Some(shard) = shard::own() else {
-            // One of the few threads without a shard of its own.
-            return catch_unwind(AssertUnwindSafe(f));
-        };
-        let before = shard.set_current(self.slot.place());
+    fn poll_noted<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        let shard = shard::for_notes();
+        let before = shard.replace_current(self.slot.place());
         let result = catch_unwind(AssertUnwindSafe(f));
         shard.set_current(before);
         result
     }
 
     /// Leaves the waker where a canceller finds it; false when one came before.
-    #[inline]
-    fn park(&mut self, waker: &Waker) -> bool {
-        if !self.published {
-            self.published = true;
-            self.slot.publish(waker);
-            return !self.slot.is_cancelling();
-        }
-        true
+    #[inline(never)]
+    fn publish(&mut self, waker: &Waker) -> bool {
+        self.published = true;
+        self.slot.publish(waker);
+        !self.slot.is_cancelling()
     }
 
-    /// Ends the row of a task that returned.
-    #[inline]
-    pub(crate) fn end_with(&mut self, failure: Option<String>) {
-        match failure {
-            None => self.end(TaskOutcome::Completed, None),
-            Some(error) => {
-                let kind = kind::at(self.slot.own_entry().kind);
-                tracing::warn!(
-                    target: "headcount::task",
-                    group = kind.group(), task = kind.name, id = self.id().get(), error = &*error,
-                    "task failed"
-                );
-                self.end(TaskOutcome::Failed, Some(&error));
-            }
-        }
+    #[cold]
+    fn end_failed(&mut self, error: &str) {
+        let kind = kind::at(self.slot.own_entry().kind);
+        tracing::warn!(
+            target: "headcount::task",
+            group = kind.group(), task = kind.name, id = self.id().get(), error,
+            "task failed"
+        );
+        self.end_with(TaskOutcome::Failed, Some(error));
     }
 
     /// Ends the row of a task that was dropped before it returned; `dropped` tells whether the drop panicked.
     pub(crate) fn end_dropped(&mut self, dropped: Result<(), Payload>) -> Option<TaskError> {
         match dropped {
             Ok(()) => {
-                self.end(TaskOutcome::Cancelled, None);
+                self.end(TaskOutcome::Cancelled);
                 None
             }
             Err(payload) => Some(self.end_panicked(payload)),
@@ -372,37 +389,33 @@ impl Row {
             );
         }));
         drop(told);
-        self.end(TaskOutcome::Panicked, Some(&panic.to_string()));
+        self.end_with(TaskOutcome::Panicked, Some(&panic.to_string()));
         TaskError::Panicked(panic)
     }
 
     #[cfg(feature = "otel")]
-    #[inline]
-    fn tell_observer(&mut self, root: u64, ended: u64, outcome: TaskOutcome, error: Option<&str>) {
-        let observed = std::mem::replace(&mut self.observed, Observed::No);
-        let is_told = match observed {
-            Observed::No => false,
-            Observed::Unsampled => outcome != TaskOutcome::Completed,
-            Observed::Span(_) => true,
-        };
-        if !is_told {
+    #[inline(never)]
+    fn tell_observer(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+        let span = self.span.take();
+        if span.is_none() && outcome == TaskOutcome::Completed {
             return;
         }
         let entry = self.slot.own_entry();
+        let scope = scope::at(entry.scope);
         let end = End {
             id: TaskId(entry.id),
             kind: kind::at(entry.kind),
             started: entry.started,
-            told: scope::at(entry.scope).told(),
-            ended,
+            told: scope.told(),
+            ended: clock::raw(),
             outcome,
             error,
         };
         // It logs, and a subscriber that panics must not take the row with it.
-        let told = catch_unwind(AssertUnwindSafe(|| match observed {
-            Observed::Span(span) => span.end(&end),
-            _ => {
-                if let Some(observer) = root::observer(root) {
+        let told = catch_unwind(AssertUnwindSafe(|| match span {
+            Some(span) => span.0.end(&end),
+            None => {
+                if let Some(observer) = root::observer(scope.root()) {
                     observer.ended(&end);
                 }
             }
@@ -410,42 +423,57 @@ impl Row {
         drop(told);
     }
 
+    /// Ends the row: of a task that returned, or whose future is dropped.
     #[inline]
+    pub(crate) fn end(&mut self, outcome: TaskOutcome) {
+        self.end_with(outcome, None);
+    }
+
+    #[inline(never)]
     #[cfg_attr(
         not(feature = "otel"),
         expect(unused_variables, reason = "nobody observes")
     )]
-    fn end(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+    fn end_with(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+        #[cfg(feature = "otel")]
+        if self.observed {
+            self.tell_observer(outcome, error);
+        }
         self.live = false;
         let entry = self.slot.own_entry();
         let kind = kind::at(entry.kind);
         let scope = scope::at(entry.scope);
         // Once the end is counted the scope may serve another runtime.
-        let root = scope.root();
-        let ended = clock::raw();
-        let nanos = clock::nanos_between(entry.started, ended);
-        #[cfg(feature = "otel")]
-        self.tell_observer(root, ended, outcome, error);
+        let (root, is_hooked) = (scope.root(), scope.is_hooked());
+        let nanos = clock::nanos_between(entry.started, clock::raw());
         self.slot.vacate(self.published);
-        shard::with(|shard| {
-            shard::bump(&shard.kind(entry.kind).ended[outcome as usize]);
-            shard.duration(kind.label).record(nanos);
-            let counters = shard.scope(entry.scope).of(kind.options.daemon);
-            shard::bump_seq_cst(&counters.ended);
-        });
+        match shard::own() {
+            Some(shard) => count_end(shard, kind, entry.scope, outcome, nanos),
+            None => shard::with(move |shard| count_end(shard, kind, entry.scope, outcome, nanos)),
+        }
         slots::give(self.slot);
         scope.after_end();
-        untracked::tracked_task_ended();
+        if is_hooked {
+            untracked::tracked_task_ended();
+        }
         if kind.options.required {
             root::tell(root, Event::RequiredEnded(kind, outcome));
         }
     }
 }
 
+#[inline]
+fn count_end(shard: &Shard, kind: &Kind, scope: u32, outcome: TaskOutcome, nanos: u64) {
+    shard::bump(&shard.kind(kind.number).ended[outcome as usize]);
+    shard.duration(kind.label).record(nanos);
+    let counters = shard.scope(scope).of(kind.options.daemon);
+    shard::bump_seq_cst(&counters.ended);
+}
+
 impl Drop for Row {
     fn drop(&mut self) {
         if self.live {
-            self.end(TaskOutcome::Cancelled, None);
+            self.end(TaskOutcome::Cancelled);
         }
     }
 }

@@ -12,7 +12,6 @@ pub(crate) use nothing::{mark_tracked, mark_untracked, tracked_task_ended};
 mod hooks {
     use crate::registry::kind;
     use crate::registry::root::{Event, Root};
-    use crate::registry::shard;
     use crate::threads;
     use std::cell::Cell;
     use std::sync::Arc;
@@ -72,8 +71,9 @@ mod hooks {
         if TRACKED.try_with(Cell::get).unwrap_or(true) || is(&UNKNOWN, meta.id()) {
             return;
         }
-        let kind = kind::intern_untracked(root.number, meta.spawned_at());
-        shard::with(|shard| shard::bump(&shard.kind(kind.number).started));
+        let found = kind::intern_untracked(root.number, meta.spawned_at());
+        found.bump(|counters| &counters.started);
+        let kind = found.kind;
         if !kind.seen.load(Ordering::Relaxed) && !kind.seen.swap(true, Ordering::Relaxed) {
             root.tell(Event::UntrackedSite(kind));
         }
@@ -83,15 +83,15 @@ mod hooks {
         if is(&ENDED, meta.id()) {
             return;
         }
-        let kind = kind::intern_untracked(root, meta.spawned_at());
-        if !kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool(root) {
+        let found = kind::intern_untracked(root, meta.spawned_at());
+        if !found.kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool(root) {
             // Blocking work and workers end without ever having been spawned as tasks; a helper may start both tasks and
             // blocking work at one place.
             threads::note_end_of_work(root);
             UNKNOWN.try_with(|cell| cell.set(Some(meta.id()))).ok();
             return;
         }
-        shard::with(|shard| shard::bump(&shard.kind(kind.number).ended[0]));
+        found.bump(|counters| &counters.ended[0]);
     }
 
     fn is(cell: &'static std::thread::LocalKey<Cell<Option<Id>>>, id: Id) -> bool {
