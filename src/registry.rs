@@ -13,6 +13,8 @@ pub(crate) mod kind;
 pub(crate) mod listing;
 #[cfg(all(test, headcount_loom))]
 mod loom_notice;
+#[cfg(feature = "console")]
+pub(crate) mod named;
 #[cfg(feature = "otel")]
 pub(crate) mod observer;
 pub(crate) mod panics;

@@ -19,6 +19,8 @@ use crate::report::{Dump, Reason, Report};
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
+#[cfg(feature = "console")]
+use crate::telemetry::Serving;
 #[cfg(feature = "admin")]
 use crate::telemetry::{Metrics, Watched};
 use crate::threads::{Registration, ThreadClass};
@@ -62,6 +64,9 @@ pub struct Runtime {
     handle: Handle,
     root: u64,
     is_current_thread: bool,
+    /// Served as long as this is there.
+    #[cfg(feature = "console")]
+    _console: Option<Serving>,
     #[cfg(feature = "admin")]
     metrics: Metrics,
     #[cfg(feature = "admin")]

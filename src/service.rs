@@ -3,6 +3,7 @@
 pub mod cli;
 pub(crate) mod config;
 pub(crate) mod endpoint;
+pub(crate) mod exports;
 pub(crate) mod process;
 pub(crate) mod resources;
 
@@ -11,10 +12,11 @@ pub use process::guardian_main;
 use crate::{BuildError, Report, Runtime, TaskGroup};
 use cli::ReportFormat;
 use config::{Config, Kind};
+use exports::Exports;
 use std::collections::BTreeMap;
 
 /// Runs the service until it is stopped.
-fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
+fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report, BuildError> {
     let shutdown = &config.shutdown;
     let mut builder = Runtime::builder()
         .name(&config.name)
@@ -38,7 +40,7 @@ fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
     if format == ReportFormat::Json {
         builder = builder.print_json();
     }
-    let runtime = builder.build()?;
+    let runtime = exports.of(builder).build()?;
     if let Some(address) = runtime.admin_address() {
         tracing::info!("admin server: http://{address}/");
     }

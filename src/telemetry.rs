@@ -3,10 +3,14 @@
 //! Nothing is written for them by the work side beyond what the registry counts anyway. No label is unbounded: what has
 //! too many names is `_other`. The names are in one file, `docs/metrics.md` lists them.
 
+#[cfg(feature = "console")]
+mod console;
 mod exports;
 mod family;
 mod gauges;
 mod heartbeat;
+#[cfg(feature = "otel")]
+mod logs;
 mod names;
 #[cfg(feature = "otel")]
 pub(crate) mod otel;
@@ -19,7 +23,13 @@ mod tests;
 mod text;
 mod watched;
 
+#[cfg(feature = "console")]
+pub use console::Console;
+#[cfg(feature = "console")]
+pub(crate) use console::Serving;
 pub(crate) use gauges::{PHASES, blocking_threads};
+#[cfg(feature = "otel")]
+pub use logs::{LogFilter, LogLimit};
 #[cfg(feature = "otel")]
 pub use otel::{Telemetry, TelemetryBuilder, TelemetryError, layer};
 pub use parts::{Child, Endpoint};

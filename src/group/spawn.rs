@@ -114,6 +114,12 @@ impl<'a> Spawn<'a> {
         let site = Location::caller();
         let tracked = Tracked::new(self.row(site), judge, future);
         let _mark = untracked::mark_tracked();
+        #[cfg(all(tokio_unstable, feature = "console"))]
+        if let Some(name) = tracked.name_for_tokio() {
+            let named = tokio::task::Builder::new().name(&name);
+            let spawned = named.spawn_on(tracked, self.group.handle());
+            return TaskHandle::new(spawned.expect("a task needs nothing of the system"));
+        }
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
         TaskHandle::new(self.group.handle().spawn(tracked))
     }

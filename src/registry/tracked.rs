@@ -122,6 +122,13 @@ impl<F: Future, J> Tracked<F, J> {
             future: Some(future),
         }
     }
+
+    /// What tokio is to call it, if tokio-console looks.
+    #[cfg(all(tokio_unstable, feature = "console"))]
+    #[inline]
+    pub(crate) fn name_for_tokio(&self) -> Option<String> {
+        super::named::name(|| kind::at(self.row.slot.own_entry().kind))
+    }
 }
 
 impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
@@ -358,6 +365,7 @@ impl Row {
     fn end_failed(&mut self, error: &str) {
         let kind = kind::at(self.slot.own_entry().kind);
         tracing::warn!(
+            name: "headcount.task.finished",
             target: "headcount::task",
             group = kind.group(), task = kind.name, id = self.id().get(), error,
             "task failed"
@@ -383,6 +391,7 @@ impl Row {
         // A subscriber that panics must not take the row with it.
         let told = catch_unwind(AssertUnwindSafe(|| {
             tracing::error!(
+                name: "headcount.task.panicked",
                 target: "headcount::task",
                 group = kind.group(), task = kind.name, id = self.id().get(), spawned = %kind.site,
                 "task panicked: {panic}"

@@ -8,6 +8,8 @@ use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
+#[cfg(feature = "console")]
+use crate::telemetry::Console;
 #[cfg(feature = "admin")]
 use crate::telemetry::Metrics;
 #[cfg(feature = "otel")]
@@ -38,6 +40,8 @@ pub struct Builder {
     configure: Option<Configure>,
     #[cfg(feature = "json")]
     pub(super) remembers: super::remembering::Remembering,
+    #[cfg(feature = "console")]
+    console: Option<Console>,
     #[cfg(feature = "otel")]
     telemetry: Option<Telemetry>,
     #[cfg(feature = "admin")]
@@ -107,6 +111,8 @@ impl Builder {
             configure: None,
             #[cfg(feature = "json")]
             remembers: Default::default(),
+            #[cfg(feature = "console")]
+            console: None,
             #[cfg(feature = "otel")]
             telemetry: None,
             #[cfg(feature = "admin")]
@@ -238,6 +244,13 @@ impl Builder {
         self
     }
 
+    /// Serves tokio-console until the runtime is gone. Default: it is not served.
+    #[cfg(feature = "console")]
+    pub fn console(mut self, console: Console) -> Self {
+        self.console = Some(console);
+        self
+    }
+
     pub(crate) fn plan_mut(&mut self) -> &mut Plan {
         &mut self.plan
     }
@@ -323,6 +336,13 @@ impl Builder {
         #[cfg(feature = "admin")]
         let metrics = Metrics::new(watched);
         Ok(Runtime {
+            #[cfg(feature = "console")]
+            _console: self
+                .console
+                .map(|console| console.serve(root))
+                .transpose()
+                .map_err(BuildError::System)?
+                .flatten(),
             #[cfg(feature = "admin")]
             admin: claimed
                 .map(|claimed| {

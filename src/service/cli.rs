@@ -4,7 +4,7 @@
 
 mod output;
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
@@ -12,13 +12,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::config::{
-    Config, ConfigError, DEFAULT, LogFormat, LogSettings, parse_filter, parse_listen,
-};
+use super::config::{Config, ConfigError, DEFAULT, LogFormat, parse_filter, parse_listen};
 use super::endpoint;
+use super::exports::Exports;
 use crate::BuildError;
 
 /// `EX_OSERR` of sysexits.h.
@@ -75,6 +72,9 @@ struct Run {
     /// Where the admin server listens, or `off`; overrides `admin.listen`
     #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
     admin: Option<Listen>,
+    /// Serve tokio-console there; without an address, where it looks by itself; overrides `console.listen`
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:6669", value_parser = parse_listen)]
+    console: Option<Listen>,
     /// What is logged, such as `info,headcount=debug`; overrides `log.filter`
     #[arg(long, value_parser = parse_filter)]
     log_filter: Option<Targets>,
@@ -88,6 +88,7 @@ impl Run {
         log_format: None,
         log_filter: None,
         admin: None,
+        console: None,
     };
 }
 
@@ -148,16 +149,25 @@ fn run(arguments: Run) -> ExitCode {
     if let Some(listen) = arguments.admin {
         config.admin.listen = listen;
     }
+    if let Some(listen) = arguments.console {
+        config.console.listen = listen;
+    }
     if let Some(filter) = arguments.log_filter {
         config.log.filter = filter;
     }
-    log_to_stderr(&config.log);
+    let exports = match Exports::begin(&config) {
+        Ok(exports) => exports,
+        Err(message) => {
+            write_all(io::stderr(), &format!("headcount: failed to {message}\n")).ok();
+            return ExitCode::from(NOT_STARTED);
+        }
+    };
     match config.log.format {
         // Whoever reads JSON wants nothing else on the stream.
         LogFormat::Json => output::log_start(&config),
         LogFormat::Human => write_all(io::stderr(), &output::start(&config)).unwrap_or_default(),
     }
-    match super::run(&config, arguments.report) {
+    match super::run(&config, arguments.report, exports) {
         Ok(report) => report.report(),
         Err(error) => {
             let cause = std::error::Error::source(&error)
@@ -192,27 +202,6 @@ fn probe(url: &str, timeout: Duration) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Installs the log.
-///
-/// A write that fails is dropped in silence: there is nowhere left to say it, and the work goes on.
-fn log_to_stderr(settings: &LogSettings) {
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .log_internal_errors(false);
-    let lines = match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Human => lines.with_ansi(colours()).boxed(),
-    };
-    let log = tracing_subscriber::registry().with(lines.with_filter(settings.filter.clone()));
-    log.try_init()
-        .expect("the command line installs the first and only log");
-}
-
-/// Whether stderr takes colours: a terminal, and not <https://no-color.org>.
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn refuse(error: &ConfigError) -> ExitCode {

@@ -14,6 +14,7 @@ mod process;
 mod reader;
 mod resources;
 mod sections;
+mod telemetry;
 mod threads;
 mod value;
 
@@ -46,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
     pub(crate) admin: AdminSettings,
+    pub(crate) telemetry: TelemetrySettings,
+    pub(crate) console: ConsoleSettings,
     /// Besides those that every service expects.
     pub(crate) expected_threads: Vec<ThreadRule>,
     /// In the order of the file; never empty.
@@ -57,6 +60,33 @@ pub(crate) struct Config {
 pub(crate) struct LogSettings {
     pub(crate) filter: Targets,
     pub(crate) format: LogFormat,
+    /// How many lines of one site within [`LogSettings::EVERY`]; `None` is no limit.
+    pub(crate) limit: Option<u64>,
+}
+
+/// What is pushed to a collector.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TelemetrySettings {
+    pub(crate) endpoint: Endpoint,
+    /// Of the tasks that end well; `None` is what the `OTEL_*` variables say.
+    pub(crate) sample_ratio: Option<f64>,
+}
+
+/// Where a collector is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Off,
+    /// Where the `OTEL_*` variables say, if they say it.
+    Environment,
+    At(String),
+}
+
+/// The server of tokio-console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConsoleSettings {
+    /// `None` is no server.
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) retention: Duration,
 }
 
 /// How a log line looks.
@@ -126,6 +156,8 @@ impl Default for Config {
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
             admin: AdminSettings::default(),
+            telemetry: TelemetrySettings::default(),
+            console: ConsoleSettings::default(),
             expected_threads: Vec::new(),
             tasks: vec![Task {
                 name: "resources".to_owned(),
@@ -150,6 +182,30 @@ impl Default for LogSettings {
         Self {
             filter: Targets::new().with_default(tracing::Level::INFO),
             format: LogFormat::Human,
+            limit: Some(1000),
+        }
+    }
+}
+
+impl LogSettings {
+    /// The while in which lines are counted.
+    pub(crate) const EVERY: Duration = Duration::from_secs(10);
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::Environment,
+            sample_ratio: None,
+        }
+    }
+}
+
+impl Default for ConsoleSettings {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            retention: Duration::from_secs(60),
         }
     }
 }

@@ -311,6 +311,7 @@ impl Pipeline {
         Warning::Untracked.note();
         self.voice.log(move || {
             tracing::warn!(
+                name: "headcount.task.untracked_detected",
                 target: "headcount::task",
                 spawned = %kind.site,
                 "untracked task: spawned past headcount; the shutdown will drop it without a drain"
@@ -347,11 +348,13 @@ impl Pipeline {
         let threads = report.close.threads.len();
         self.voice.log(move || match outcome {
             Outcome::Clean | Outcome::Cancelled => tracing::info!(
+                name: "headcount.shutdown.completed",
                 target: "headcount::shutdown",
                 service, reason, outcome = outcome.as_str(), total_seconds = total,
                 "shutdown completed"
             ),
             Outcome::Lingering | Outcome::Forced => tracing::warn!(
+                name: "headcount.shutdown.completed",
                 target: "headcount::shutdown",
                 service, reason, outcome = outcome.as_str(), total_seconds = total,
                 lingering_tasks = tasks, lingering_threads = threads,

@@ -242,6 +242,23 @@ impl Telemetry {
         TelemetryBuilder::default()
     }
 
+    /// Whether the variables say where a collector is.
+    #[must_use]
+    pub fn is_in_environment() -> bool {
+        let signals = Signal::ALL.map(|signal| settings::of_signal(signal.word(), "ENDPOINT"));
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        is_set("OTEL_EXPORTER_OTLP_ENDPOINT") || signals.iter().any(|name| is_set(name))
+    }
+
+    /// Whether this can be given to [`TelemetryBuilder::endpoint`].
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn check_endpoint(endpoint: &str) -> Result<(), TelemetryError> {
+        http::Target::parse(endpoint, None).map(drop)
+    }
+
     /// The one that [`layer`] made, if it did.
     pub(crate) fn of_process() -> Option<Self> {
         PROCESS.get().cloned()

@@ -37,7 +37,7 @@ pub(super) fn read(mut table: Table<'_>) -> AdminSettings {
     }
 }
 
-const LISTEN: &str =
+pub(super) const LISTEN: &str =
     "allowed: \"address:port\" (IPv6: \"[::1]:9464\"; port 0: any that is free), \"off\"";
 
 /// Where to listen; `None` is "off".

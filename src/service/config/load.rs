@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::Config;
 use super::problem::{ConfigError, Problems};
 use super::reader::Table;
-use super::{admin, sections, threads};
+use super::{admin, sections, telemetry, threads};
 
 /// The embedded default: the reference of all keys.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -141,6 +141,8 @@ fn read_document(
     let drain = sound.then_some(shutdown.drain);
     let runtime = sections::runtime(root.section("runtime"));
     let admin = admin::read(root.section("admin"));
+    let console = telemetry::console(root.section("console"));
+    let telemetry = telemetry::telemetry(root.section("telemetry"));
     let expected_threads = threads::read(root.section("threads"));
     let tasks = sections::tasks(&mut root, drain);
     root.finish();
@@ -151,6 +153,8 @@ fn read_document(
         shutdown,
         runtime,
         admin,
+        telemetry,
+        console,
         expected_threads,
         tasks,
     }

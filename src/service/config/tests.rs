@@ -158,6 +158,8 @@ fn every_key_that_is_read_is_in_the_default() {
         ("[shutdown]", "[shutdown]\nzz = 1"),
         ("[runtime]", "[runtime]\nzz = 1"),
         ("[admin]", "[admin]\nzz = 1"),
+        ("[telemetry]", "[telemetry]\nzz = 1"),
+        ("[console]", "[console]\nzz = 1"),
         ("[threads]", "[threads]\nzz = 1"),
         (
             "expected",
@@ -212,10 +214,12 @@ fn every_key_that_is_read_is_in_the_default() {
 #[test]
 fn every_key_is_read_into_its_field() {
     let config = parsed(
-        "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
+        "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\nlimit = \"off\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
          deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\n\
          [admin]\nlisten = \"[::]:80\"\nallowed_hosts = [\"orders.example\"]\n\
+         [telemetry]\nendpoint = \"https://otlp.example\"\nsample_ratio = 0.5\n\
+         [console]\nlisten = \"[::1]:6669\"\nretention = \"5s\"\n\
          [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
          [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
@@ -230,6 +234,17 @@ fn every_key_is_read_into_its_field() {
     );
     assert_eq!(config.name, "orders");
     assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.limit, None);
+    let telemetry = TelemetrySettings {
+        endpoint: Endpoint::At("https://otlp.example".to_owned()),
+        sample_ratio: Some(0.5),
+    };
+    assert_eq!(config.telemetry, telemetry);
+    let console = ConsoleSettings {
+        listen: Some("[::1]:6669".parse().expect("an address")),
+        retention: Duration::from_secs(5),
+    };
+    assert_eq!(config.console, console);
     assert!(!config.log.filter.would_enable("x", &tracing::Level::INFO));
     let shutdown = ShutdownSettings {
         pre_drain_delay: Duration::from_millis(100),

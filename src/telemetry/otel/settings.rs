@@ -220,7 +220,7 @@ impl Variables<'_> {
     }
 }
 
-fn of_signal(word: &str, what: &str) -> String {
+pub(super) fn of_signal(word: &str, what: &str) -> String {
     format!("OTEL_EXPORTER_OTLP_{}_{what}", word.to_uppercase())
 }
 
