@@ -2,6 +2,8 @@
 
 mod attached;
 mod builder;
+#[cfg(feature = "admin")]
+mod exporting;
 #[cfg(feature = "json")]
 mod remembering;
 

@@ -10,6 +10,7 @@ pub(crate) mod dump;
 pub(crate) mod ending;
 pub(crate) mod hold;
 mod last_resort;
+mod lingering;
 mod live_line;
 mod pipeline;
 mod signals;

@@ -161,7 +161,7 @@ impl Metrics {
 
     /// Who knows in which trace an observation was made: shown where the scraper asks for OpenMetrics.
     #[cfg_attr(
-        not(test),
+        not(any(test, feature = "otel")),
         expect(dead_code, reason = "traces know it, when there are any")
     )]
     pub(crate) fn set_exemplars(

@@ -1,7 +1,7 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `hooks`, `memory`, `cancel`, `list`, `shutdown`, `churn`; without any, all run.
+//! one of `spawn`, `hooks`, `spans`, `memory`, `cancel`, `list`, `shutdown`, `churn`; without any, all run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -20,6 +20,8 @@ mod memory;
 mod peers;
 mod rounds;
 mod shutdown;
+#[cfg(feature = "otel")]
+mod spans;
 mod spawn;
 mod table;
 
@@ -30,9 +32,11 @@ use table::Section;
 type Measure = fn(&Scale) -> Vec<Section>;
 
 /// The measures by the names that select them.
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: &[(&str, Measure)] = &[
     ("spawn", spawn::measure),
     ("hooks", hooks::measure),
+    #[cfg(feature = "otel")]
+    ("spans", spans::measure),
     ("memory", memory::measure),
     ("cancel", cancel::measure),
     ("list", list::measure),
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
     scale.repetitions = arguments.repetitions.unwrap_or(scale.repetitions);
     let mut text = table::heading(&scale);
     print!("{text}");
-    for (name, measure) in MEASURES {
+    for &(name, measure) in MEASURES {
         if arguments.selects(name) {
             for section in measure(&scale) {
                 let section = section.to_markdown();
@@ -108,7 +112,11 @@ impl Arguments {
                     parsed.measures.push(argument);
                 }
                 other => {
-                    let known = MEASURES.map(|(name, _)| name).join(", ");
+                    let known = MEASURES
+                        .iter()
+                        .map(|(name, _)| *name)
+                        .collect::<Vec<_>>()
+                        .join(", ");
                     return Err(format!("`{other}` is none of {known}"));
                 }
             }

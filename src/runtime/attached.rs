@@ -5,6 +5,8 @@ use super::Start;
 use super::builder::claim;
 use super::builder::{BuildError, Builder, fit};
 #[cfg(feature = "admin")]
+use super::exporting::Exporting;
+#[cfg(feature = "admin")]
 use super::watched_of;
 #[cfg(feature = "admin")]
 use crate::control::{Admin, AdminSettings};
@@ -17,8 +19,6 @@ use crate::shutdown::hold::Scrapes;
 use crate::shutdown::{Control, Owned, UnknownThreads};
 #[cfg(feature = "admin")]
 use crate::telemetry::Metrics;
-#[cfg(feature = "otel")]
-use crate::telemetry::Telemetry;
 use std::fmt;
 #[cfg(feature = "admin")]
 use std::net::SocketAddr;
@@ -72,28 +72,17 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     )]
     let mut endings = Endings::default();
     #[cfg(feature = "otel")]
-    let telemetry = Telemetry::of_process();
-    #[cfg(feature = "otel")]
-    if let Some(telemetry) = &telemetry {
-        let begun = telemetry.begin(&start.root, &service);
-        endings.list.push(begun.map_err(BuildError::System)?);
-    }
+    let exporting = Exporting::begin(None, &start, &mut endings)?;
+    #[cfg(all(feature = "admin", not(feature = "otel")))]
+    let exporting = Exporting::default();
     #[cfg(feature = "admin")]
     let scrapes = Arc::clone(&endings.scrapes);
     let (tasks, control) = start.control(&Arc::new(Owned::new(None)), handle, endings)?;
     #[cfg(feature = "admin")]
-    #[cfg_attr(
-        not(feature = "otel"),
-        expect(unused_mut, reason = "nothing is exported")
-    )]
-    let mut watched = watched_of((&service, budgets), &tasks, &control, false);
-    #[cfg(feature = "otel")]
-    if let Some(telemetry) = &telemetry {
-        watched.exports = Arc::clone(telemetry.exports());
-    }
+    let metrics = exporting.metrics(watched_of((&service, budgets), &tasks, &control, false));
     Ok(Attached {
         #[cfg(feature = "admin")]
-        metrics: Metrics::new(watched),
+        metrics,
         #[cfg(feature = "admin")]
         scrapes,
         #[cfg(feature = "admin")]

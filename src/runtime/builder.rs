@@ -1,17 +1,18 @@
 //! The settings of a runtime.
 
 #[cfg(feature = "admin")]
+use super::exporting::Exporting;
+#[cfg(feature = "admin")]
 use super::watched_of;
 use super::{Runtime, Start, threads_of};
 #[cfg(feature = "admin")]
 use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
+use crate::registry::root::Root;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 #[cfg(feature = "console")]
 use crate::telemetry::Console;
-#[cfg(feature = "admin")]
-use crate::telemetry::Metrics;
 #[cfg(feature = "otel")]
 use crate::telemetry::Telemetry;
 use crate::threads::{self, ThreadRule};
@@ -288,31 +289,14 @@ impl Builder {
         #[cfg(feature = "json")]
         endings.list.extend(remembered.endings());
         #[cfg(feature = "otel")]
-        let telemetry = self.telemetry.or_else(Telemetry::of_process);
-        #[cfg(feature = "otel")]
-        if let Some(telemetry) = &telemetry {
-            let begun = telemetry.begin(&start.root, &start.plan.service);
-            endings.list.push(begun.map_err(BuildError::System)?);
-        }
+        let exporting = Exporting::begin(self.telemetry, &start, &mut endings)?;
+        #[cfg(all(feature = "admin", not(feature = "otel")))]
+        let exporting = Exporting::default();
         #[cfg(feature = "admin")]
         let scrapes = Arc::clone(&endings.scrapes);
         let root = start.root.number;
-        let mut builder = if self.current_thread {
-            tokio::runtime::Builder::new_current_thread()
-        } else {
-            tokio::runtime::Builder::new_multi_thread()
-        };
-        builder.enable_all().thread_name("headcount-work");
-        if let Some(workers) = self.worker_threads {
-            builder.worker_threads(workers);
-        }
-        if let Some(configure) = self.configure {
-            configure(&mut builder);
-        }
-        threads_of(&mut builder, root);
-        #[cfg(tokio_unstable)]
-        crate::registry::untracked::install(&mut builder, &start.root);
-        let runtime = builder.build().map_err(BuildError::System)?;
+        let tokio = (self.current_thread, self.worker_threads, self.configure);
+        let runtime = work_runtime(tokio, &start.root).map_err(BuildError::System)?;
         let handle = runtime.handle().clone();
         if !self.current_thread {
             threads::await_workers(root, handle.metrics().num_workers());
@@ -324,17 +308,7 @@ impl Builder {
             .start(root, &control)
             .map_err(BuildError::System)?;
         #[cfg(feature = "admin")]
-        #[cfg_attr(
-            not(feature = "otel"),
-            expect(unused_mut, reason = "nothing is exported")
-        )]
-        let mut watched = watched_of((&service, budgets), &tasks, &control, true);
-        #[cfg(feature = "otel")]
-        if let Some(telemetry) = &telemetry {
-            watched.exports = Arc::clone(telemetry.exports());
-        }
-        #[cfg(feature = "admin")]
-        let metrics = Metrics::new(watched);
+        let metrics = exporting.metrics(watched_of((&service, budgets), &tasks, &control, true));
         Ok(Runtime {
             #[cfg(feature = "console")]
             _console: self
@@ -362,6 +336,29 @@ impl Builder {
             remembered,
         })
     }
+}
+
+/// The runtime that the tasks run on.
+fn work_runtime(
+    (current_thread, workers, configure): (bool, Option<usize>, Option<Configure>),
+    root: &Arc<Root>,
+) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = if current_thread {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder.enable_all().thread_name("headcount-work");
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    if let Some(configure) = configure {
+        configure(&mut builder);
+    }
+    threads_of(&mut builder, root.number);
+    #[cfg(tokio_unstable)]
+    crate::registry::untracked::install(&mut builder, root);
+    builder.build()
 }
 
 impl fmt::Debug for Builder {

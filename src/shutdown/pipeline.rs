@@ -2,6 +2,7 @@
 
 use super::dump::Dumper;
 use super::ending::Endings;
+use super::lingering;
 use super::live_line::LiveLine;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
@@ -122,14 +123,14 @@ impl Pipeline {
         self.note_children();
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
-        self.phase.set(Phase::Draining);
+        self.enter(Phase::Draining);
         let drain = self.drain(&before).await;
         let chains = self.ask(&drain.ignored).await;
-        self.phase.set(Phase::Cancelling);
+        self.enter(Phase::Cancelling);
         let (cancel, closing) = self.cancel(&before, &drain).await;
-        self.phase.set(Phase::Closing);
+        self.enter(Phase::Closing);
         let (close, not_observed) = self.close(&before, closing, &cancel).await;
-        self.phase.set(Phase::Done);
+        self.enter(Phase::Done);
         let mut report = Report {
             schema: report::SCHEMA,
             service: self.plan.service.clone(),
@@ -149,6 +150,7 @@ impl Pipeline {
         self.name_awaits(chains, &mut report, begun).await;
         // Before the endings: one of them may push the log.
         self.log(&report);
+        lingering::log(&self.voice, &report);
         self.voice.flush_logs(LOG_BUDGET);
         let report = self.end(report, begun).await;
         let published = std::time::Instant::now();
@@ -159,6 +161,18 @@ impl Pipeline {
             signal_hook::low_level::exit(EXIT_CODE);
         }
         report
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.voice.log(move || {
+            tracing::debug!(
+                name: "headcount.shutdown.phase_changed",
+                target: "headcount::shutdown",
+                phase = phase.as_str(),
+                "shutdown phase changed"
+            );
+        });
     }
 
     fn outcome(&self, report: &Report) -> Outcome {

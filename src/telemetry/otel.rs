@@ -4,6 +4,7 @@
 //! processors, which block when the process ends, are not used. Nobody on the work side waits: what does not fit into
 //! the queues is dropped and counted.
 
+mod exemplars;
 mod flush;
 mod http;
 mod layer;
@@ -19,11 +20,13 @@ mod tests;
 pub use settings::TelemetryError;
 
 use super::exports::{Drop as Why, Exports, Signal};
+use super::text::Exemplar;
 use crate::registry::observer::Observer;
 use crate::registry::root::Root;
 use crate::shutdown::ending::Ending;
 use crate::task::TaskId;
 use crate::threads::{self, ThreadClass, ThreadHandle};
+use exemplars::Exemplars;
 use flush::Flusher;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsServiceRequest, ExportLogsServiceResponse,
@@ -116,6 +119,7 @@ struct Inner {
     logs: Arc<Queue<LogRecord>>,
     metrics: Arc<Queue<Metric>>,
     exports: Arc<Exports>,
+    exemplars: Arc<Exemplars>,
     running: Mutex<Running>,
 }
 
@@ -274,6 +278,11 @@ impl Telemetry {
         layer::layers(&self.0)
     }
 
+    /// A trace for a bucket of a histogram.
+    pub(crate) fn exemplar(&self, family: &str, label: &str, bound: f64) -> Option<Exemplar> {
+        self.0.exemplars.find(family, label, bound)
+    }
+
     pub(crate) fn exports(&self) -> &Arc<Exports> {
         &self.0.exports
     }
@@ -395,6 +404,7 @@ impl Inner {
             logs: Arc::new(Queue::new(queue, batch)),
             metrics: Arc::new(Queue::new(queue, batch)),
             exports: Arc::new(exports),
+            exemplars: Arc::default(),
             running: Mutex::default(),
             settings,
         }
@@ -421,6 +431,7 @@ impl Inner {
             timeout: self.settings.timeout,
             delay,
             exports: Arc::clone(&self.exports),
+            exemplars: Arc::clone(&self.exemplars),
             hurry: hurry.clone(),
         })
     }
@@ -447,14 +458,14 @@ impl Inner {
 // === impl Form ===
 
 const SPANS: Form<SpanRecord> = Form {
-    write: |records, resource, now| {
-        let spans = records
-            .into_iter()
-            .map(|record| record.write(now))
+    write: |records, context| {
+        let spans = records.into_iter();
+        let spans = spans
+            .map(|record| record.write(context.now, context.exemplars))
             .collect();
         let request = ExportTraceServiceRequest {
             resource_spans: vec![ResourceSpans {
-                resource: Some(resource.clone()),
+                resource: Some(context.resource.clone()),
                 scope_spans: vec![ScopeSpans {
                     scope: Some(scope()),
                     spans,
@@ -476,10 +487,10 @@ const SPANS: Form<SpanRecord> = Form {
 };
 
 const LOGS: Form<LogRecord> = Form {
-    write: |log_records, resource, _| {
+    write: |log_records, context| {
         let request = ExportLogsServiceRequest {
             resource_logs: vec![ResourceLogs {
-                resource: Some(resource.clone()),
+                resource: Some(context.resource.clone()),
                 scope_logs: vec![ScopeLogs {
                     scope: Some(scope()),
                     log_records,
@@ -501,10 +512,10 @@ const LOGS: Form<LogRecord> = Form {
 };
 
 const METRICS: Form<Metric> = Form {
-    write: |metrics, resource, _| {
+    write: |metrics, context| {
         let request = ExportMetricsServiceRequest {
             resource_metrics: vec![ResourceMetrics {
-                resource: Some(resource.clone()),
+                resource: Some(context.resource.clone()),
                 scope_metrics: vec![ScopeMetrics {
                     scope: Some(scope()),
                     metrics,

@@ -4,6 +4,8 @@
 mod admin;
 #[cfg(feature = "service")]
 mod config;
+#[cfg(feature = "console")]
+mod console;
 mod dump;
 mod excused;
 #[cfg(feature = "service")]

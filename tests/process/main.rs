@@ -5,6 +5,8 @@ mod admin;
 mod after;
 mod culprits;
 mod dumps;
+#[cfg(feature = "service")]
+mod otel;
 mod program;
 mod reasons;
 #[cfg(feature = "service")]

@@ -1,6 +1,7 @@
 //! One signal on its way out: takes what waits, sends it, tries again where that may help, and counts.
 
 use super::super::exports::{Drop as Why, Exports, SIGNALS, Signal};
+use super::exemplars::Exemplars;
 use super::http::{Failure, Target};
 use super::queue::Queue;
 use super::record::Moment;
@@ -23,9 +24,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How a signal's records become bytes, and what an answer says.
 pub(super) struct Form<T> {
-    pub(super) write: fn(Vec<T>, &Resource, Moment) -> Vec<u8>,
+    pub(super) write: fn(Vec<T>, &Writing<'_>) -> Vec<u8>,
     /// How many records were refused; `None` when that is no answer.
     pub(super) refused: fn(Bytes) -> Option<u64>,
+}
+
+/// What records are written with.
+pub(super) struct Writing<'a> {
+    pub(super) resource: &'a Resource,
+    pub(super) now: Moment,
+    pub(super) exemplars: &'a Exemplars,
 }
 
 /// The way of one signal.
@@ -38,6 +46,7 @@ pub(super) struct Pipe<T> {
     pub(super) timeout: Duration,
     pub(super) delay: Duration,
     pub(super) exports: Arc<Exports>,
+    pub(super) exemplars: Arc<Exemplars>,
     pub(super) hurry: watch::Receiver<Hurry>,
 }
 
@@ -111,7 +120,12 @@ impl<T> Pipe<T> {
 
     async fn send(&mut self, records: Vec<T>, sent: &mut Sent) {
         let count = records.len() as u64;
-        let body: Bytes = (self.form.write)(records, &self.resource, Moment::now()).into();
+        let writing = Writing {
+            resource: &self.resource,
+            now: Moment::now(),
+            exemplars: &self.exemplars,
+        };
+        let body: Bytes = (self.form.write)(records, &writing).into();
         let mut backoff = BACKOFF;
         for attempt in 1.. {
             let failure = match self.post(body.clone()).await {

@@ -2,6 +2,7 @@
 //!
 //! A task's end leaves a small record; names and attributes are put to it on the exporting thread.
 
+use super::exemplars::Exemplars;
 use crate::registry::clock;
 use crate::registry::kind::Kind;
 use crate::report;
@@ -110,9 +111,15 @@ impl Moment {
 // === impl SpanRecord ===
 
 impl SpanRecord {
-    pub(super) fn write(self, now: Moment) -> Span {
+    pub(super) fn write(self, now: Moment, exemplars: &Exemplars) -> Span {
         match self {
-            Self::Task(record) => record.write(now),
+            Self::Task(record) => {
+                if let SpanEnd::Ended(_) = record.end {
+                    let nanos = clock::nanos_between(record.started, record.ended);
+                    exemplars.note(record.kind, record.ids, nanos, now.unix(record.ended));
+                }
+                record.write(now)
+            }
             Self::Made(data) => Span::from(*data),
             Self::Written(span) => *span,
         }

@@ -4,7 +4,6 @@ use super::sink::{Answer, Sink, attribute, pairs, value};
 use headcount::Runtime;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
-use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 fn body(log: &LogRecord) -> &str {
@@ -19,29 +18,30 @@ fn events_are_log_records_with_the_trace_of_their_task() {
     let sink = Sink::start(Answer::Taken);
     let telemetry = sink.telemetry().build().expect("the address is one");
     let dispatch = tracing::Dispatch::new(tracing_subscriber::registry().with(telemetry.layer()));
-    let runtime = Runtime::builder()
+    // On this thread, so that what headcount logs of the tasks is heard too.
+    let builder = Runtime::builder()
+        .current_thread()
         .print(false)
-        .signals(false)
+        .signals(false);
+    let runtime = builder
         .telemetry(&telemetry)
-        .build();
-    let runtime = runtime.expect("threads can be had");
-    tracing::dispatcher::with_default(&dispatch.clone(), || {
+        .build()
+        .expect("threads can be had");
+    tracing::dispatcher::with_default(&dispatch, || {
         runtime.run(async move |tasks| {
             let work = async {
                 tracing::warn!(order = 7, late = true, "order is late");
                 tracing::debug!("nobody wants to know");
             };
+            tasks.spawn("request", work).await.ok();
             tasks
-                .spawn("request", work.with_subscriber(dispatch.clone()))
+                .spawn("panics", async { panic!("out of cheese") })
                 .await
                 .ok();
-            let panics = async { panic!("out of cheese") };
-            tasks
-                .spawn("panics", panics.with_subscriber(dispatch.clone()))
-                .await
-                .ok();
-            let lives = tasks.task("lives").long_lived();
-            lives.spawn(async {}.with_subscriber(dispatch)).await.ok();
+            tasks.task("lives").long_lived().spawn(async {}).await.ok();
+            let doomed = tasks.group("doomed");
+            doomed.spawn("waits", std::future::pending::<()>());
+            doomed.cancel().await;
         })
     });
     let got = sink.got();
@@ -78,4 +78,22 @@ fn events_are_log_records_with_the_trace_of_their_task() {
         (&lives.trace_id, &lives.span_id)
     );
     assert_eq!(attribute(&started.attributes, "group"), "");
+
+    // So have ends the spans that they are of.
+    for (event, span) in [
+        ("headcount.task.panicked", "task panics"),
+        ("headcount.task.cancelled", "task doomed/waits"),
+    ] {
+        let (log, span) = (got.event(event), got.span(span));
+        assert_eq!(
+            (&log.trace_id, &log.span_id),
+            (&span.trace_id, &span.span_id)
+        );
+    }
+    assert_eq!(
+        body(got.event("headcount.task.panicked"))
+            .split(" at ")
+            .next(),
+        Some("task panicked: 'out of cheese'")
+    );
 }
