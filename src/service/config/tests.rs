@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{AdminSettings, Config, DEFAULT, Kind, LogFormat, ShutdownSettings};
+use super::{
+    AdminSettings, Config, ConsoleSettings, DEFAULT, Endpoint, Kind, LogFormat, ShutdownSettings,
+    TelemetrySettings,
+};
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
 use crate::service::resources::ResourcesSettings;
