@@ -181,6 +181,15 @@ fn ticks(n: u64) -> Duration {
     Duration::from_millis(n.saturating_mul(1000) / per_second)
 }
 
+/// When a process was started, in ticks since the boot: with the pid it tells one process from all others. `None` when
+/// it is over.
+#[cfg(feature = "json")]
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let thread = parse_stat(pid, &String::from_utf8_lossy(&stat))?;
+    Some(thread.key.start)
+}
+
 /// The child processes that live and were not there before.
 pub(crate) fn children(baseline: &Baseline) -> Vec<Child> {
     let mut children = all_children();

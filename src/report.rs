@@ -3,10 +3,12 @@
 //! It only describes. What to do about a finding is decided before, by the pipeline.
 
 pub mod dump;
+mod flush;
 mod terminal;
 
 pub use crate::audit::frame::Frame;
 pub use dump::Dump;
+pub use flush::{Flush, FlushResult};
 pub(crate) use terminal::{count, millis as milliseconds, seconds as brief};
 
 use crate::task::{TaskId, TaskKind, TaskOutcome};
@@ -60,6 +62,8 @@ pub struct Report {
     pub close: CloseLayer,
     /// What could not be seen, and why.
     pub not_observed: Vec<String>,
+    /// What was done with this report before the process ended. The copies that are saved and pushed meanwhile have none.
+    pub flush: Vec<Flush>,
 }
 
 /// Why a shutdown began.
@@ -351,8 +355,8 @@ impl Termination for Report {
 impl Reason {
     /// Every word that [`Reason::word`] gives.
     pub(crate) const WORDS: [&str; 8] = [
-        "sigterm",
-        "sigint",
+        "SIGTERM",
+        "SIGINT",
         "signal",
         "requested",
         "main_ended",

@@ -2,6 +2,8 @@
 
 mod attached;
 mod builder;
+#[cfg(feature = "json")]
+mod remembering;
 
 pub use crate::shutdown::dump::Dumper;
 pub use attached::{Attached, attach};
@@ -14,10 +16,11 @@ use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
 use crate::report::{Dump, Reason, Report};
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
 #[cfg(feature = "admin")]
-use crate::telemetry::{Metrics, Watched};
+use crate::telemetry::{Metrics, Past, Watched};
 use crate::threads::{Registration, ThreadClass};
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -30,8 +33,8 @@ use tokio::runtime::Handle;
 
 /// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
 ///
-/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`; they sleep until they are needed, and
-/// use nothing of the runtime's workers.
+/// Its own threads are `headcount-control`, `-signal`, `-voice` and `-watchdog`, and `-state` where it has a state folder;
+/// they sleep until they are needed, and use nothing of the runtime's workers.
 ///
 /// Dropped without [`Runtime::run`] it drops its tasks and ends its threads, and waits for neither.
 ///
@@ -63,6 +66,9 @@ pub struct Runtime {
     metrics: Metrics,
     #[cfg(feature = "admin")]
     admin: Option<Admin>,
+    /// The last field: the folder is given back when all else is over.
+    #[cfg(feature = "json")]
+    remembered: remembering::Remembered,
 }
 
 /// What `main`'s future may return.
@@ -282,14 +288,22 @@ impl Start {
         self,
         owned: &Arc<Owned>,
         handle: &Handle,
+        endings: Endings,
     ) -> Result<(TaskGroup, Arc<Control>), BuildError> {
         let budgets = Budgets {
             drain: self.plan.drain,
             cancel: self.plan.cancel,
         };
-        let control = Control::start(self.plan, &self.root, self.baseline, owned, handle.clone())
-            .map(Arc::new)
-            .map_err(BuildError::System)?;
+        let control = Control::start(
+            self.plan,
+            &self.root,
+            self.baseline,
+            owned,
+            handle.clone(),
+            endings,
+        )
+        .map(Arc::new)
+        .map_err(BuildError::System)?;
         let tasks = TaskGroup::root(self.root, handle.clone(), control.side(), budgets);
         Ok((tasks, control))
     }
@@ -301,17 +315,13 @@ fn metrics_of(
     (service, budgets): (&str, [Duration; 3]),
     tasks: &TaskGroup,
     control: &Control,
-    owns_runtime: bool,
+    (owns_runtime, past): (bool, Past),
 ) -> Metrics {
     let work = (tasks.handle().clone(), owns_runtime);
-    let root = tasks.registry_root();
-    Metrics::new(Watched::new(
-        service,
-        root,
-        control.standing(),
-        work,
-        budgets,
-    ))
+    let (root, standing) = (tasks.registry_root(), control.standing());
+    let mut watched = Watched::new(service, root, standing, work, budgets);
+    watched.past = past;
+    Metrics::new(watched)
 }
 
 fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {

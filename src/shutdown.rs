@@ -7,6 +7,8 @@ mod cancel;
 mod close;
 pub(crate) mod course;
 pub(crate) mod dump;
+pub(crate) mod ending;
+pub(crate) mod hold;
 mod last_resort;
 mod live_line;
 mod pipeline;
@@ -26,6 +28,7 @@ use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
 use course::Course;
 use dump::{Dumper, Dumps};
+use ending::Endings;
 use pipeline::{Pipeline, last_words};
 use std::collections::HashSet;
 use std::io;
@@ -65,6 +68,8 @@ pub(crate) struct Plan {
     pub(crate) expected: Vec<ThreadRule>,
     /// Whether the drain waits for untracked tasks too.
     pub(crate) wait_for_untracked: bool,
+    /// How long `/metrics` may be kept open for a last scrape.
+    pub(crate) scrape_hold: Duration,
 }
 
 /// Where the report goes.
@@ -111,6 +116,8 @@ pub(crate) struct Control {
         expect(dead_code, reason = "nobody else looks at it")
     )]
     standing: Arc<Standing>,
+    #[cfg(feature = "json")]
+    voice: Voice,
 }
 
 // === impl Owned ===
@@ -180,6 +187,10 @@ impl Standing {
         &self.course
     }
 
+    fn publish(&self, report: &Arc<Report>) {
+        self.course.publish(report);
+    }
+
     /// Whether a layer is under way that the second signal cuts short.
     fn is_before_cancel(&self) -> bool {
         matches!(self.phase(), Phase::Running | Phase::Draining)
@@ -206,13 +217,17 @@ impl Control {
         baseline: Baseline,
         owned: &Arc<Owned>,
         work: Handle,
+        endings: Endings,
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
         let voice = Voice::start(root.number)?;
+        #[cfg(feature = "json")]
+        let said = voice.clone();
         let phase = Arc::new(Standing::default());
         let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
         let watchdog = Arc::new(Watchdog::start(
             root.number,
+            endings.list.clone(),
             last_words(&plan, &dumper, &phase),
         )?);
         let signals = plan
@@ -245,6 +260,7 @@ impl Control {
             voice,
             phase,
             watchdog: Arc::clone(&watchdog),
+            endings,
             messages,
             signals_seen: 0,
             children: HashSet::new(),
@@ -267,6 +283,8 @@ impl Control {
             signals: Mutex::new(signals),
             dumper,
             standing,
+            #[cfg(feature = "json")]
+            voice: said,
         })
     }
 
@@ -285,6 +303,12 @@ impl Control {
 
     pub(crate) fn dumper(&self) -> &Dumper {
         &self.dumper
+    }
+
+    /// Emits a log event, which may block, elsewhere.
+    #[cfg(feature = "json")]
+    pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
+        self.voice.log(event);
     }
 
     /// Begins the shutdown, unless it has begun.
@@ -318,7 +342,7 @@ async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
     };
     let report = pipeline.run(reason).await;
     // Whoever asked may have given up.
-    reporting.send(report).ok();
+    reporting.send(Arc::unwrap_or_clone(report)).ok();
     pipeline.serve_on().await;
 }
 

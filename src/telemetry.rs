@@ -19,7 +19,7 @@ mod watched;
 
 pub(crate) use gauges::{PHASES, blocking_threads};
 pub use parts::{Child, Endpoint};
-pub(crate) use past::{LAYERS, unix};
+pub(crate) use past::{LAYERS, Past, unix};
 pub(crate) use process::build;
 pub(crate) use tasks::short;
 pub(crate) use watched::Watched;
@@ -250,7 +250,7 @@ impl Watched {
             budgets,
             begun: Instant::now(),
             heartbeat: heartbeat::Heartbeat::default(),
-            past: past::Past::default(),
+            past: Past::default(),
             exports: exports::Exports::default(),
             process: process::Process::new(),
         }

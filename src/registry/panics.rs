@@ -1,4 +1,11 @@
-//! Where a panic happened: the payload does not say, only the panic hook sees it.
+//! Where a panic happened: the payload does not say, only the panic hook sees it. And who else hears of one, before the
+//! process may end.
+
+#[cfg(feature = "json")]
+mod listeners;
+
+#[cfg(feature = "json")]
+pub(crate) use listeners::{Listener, listen};
 
 use std::cell::RefCell;
 use std::sync::Once;
@@ -7,7 +14,7 @@ thread_local! {
     static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Puts a hook before the process's own, once. It only notes the location.
+/// Puts a hook before the process's own, once. It only notes the panic.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -17,6 +24,8 @@ pub(crate) fn install() {
             LOCATION
                 .try_with(|cell| cell.try_borrow_mut().map(|mut cell| *cell = location))
                 .ok();
+            #[cfg(feature = "json")]
+            listeners::tell(info);
             next(info);
         }));
     });

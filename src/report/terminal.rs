@@ -118,13 +118,23 @@ impl Page {
         for sentence in &report.not_observed {
             self.line(&[(FAINT, "├─ "), (FAINT, sentence)]);
         }
+        let (delivered, lost): (Vec<_>, Vec<_>) =
+            report.flush.iter().partition(|flush| flush.is_delivered());
+        for flush in lost {
+            let text = format!("{} ({})", flush.text, millis(flush.took));
+            self.line(&[(FAINT, "├─ "), (NOTE, "! "), (Style::new(), &text)]);
+        }
         let style = match report.outcome {
             Outcome::Clean => GOOD,
             Outcome::Cancelled => NOTE,
             Outcome::Lingering | Outcome::Forced => BAD,
         };
         let verdict = format!("{:<34}", verdict(report));
-        let total = format!(" total {}", millis(report.total));
+        let mut total = format!(" total {}", millis(report.total));
+        for flush in delivered {
+            let (text, took) = (&flush.text, millis(flush.took));
+            write!(total, ", {text} in {took}").expect("a String takes any text");
+        }
         self.line(&[(FAINT, "└─ "), (style, &verdict), (Style::new(), &total)]);
     }
 }

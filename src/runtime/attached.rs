@@ -11,9 +11,10 @@ use crate::control::{Admin, AdminSettings};
 use crate::group::TaskGroup;
 use crate::report::{Dump, Reason, Report};
 use crate::shutdown::dump::Dumper;
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, UnknownThreads};
 #[cfg(feature = "admin")]
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Past};
 use std::fmt;
 #[cfg(feature = "admin")]
 use std::net::SocketAddr;
@@ -58,10 +59,16 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     plan.unknown_threads = UnknownThreads::Expect;
     #[cfg(feature = "admin")]
     let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
-    let (tasks, control) = Start::new(plan).control(&Arc::new(Owned::new(None)), handle)?;
+    let (tasks, control) =
+        Start::new(plan).control(&Arc::new(Owned::new(None)), handle, Endings::default())?;
     Ok(Attached {
         #[cfg(feature = "admin")]
-        metrics: metrics_of((&service, budgets), &tasks, &control, false),
+        metrics: metrics_of(
+            (&service, budgets),
+            &tasks,
+            &control,
+            (false, Past::default()),
+        ),
         #[cfg(feature = "admin")]
         admin: None,
         tasks,

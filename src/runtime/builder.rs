@@ -6,6 +6,7 @@ use super::{Runtime, Start, threads_of};
 #[cfg(feature = "admin")]
 use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
+use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
 use crate::threads::{self, ThreadRule};
 use std::fmt;
@@ -35,6 +36,8 @@ pub struct Builder {
     admin: Option<SocketAddr>,
     #[cfg(feature = "admin")]
     admin_hosts: Vec<String>,
+    #[cfg(feature = "json")]
+    pub(super) remembers: super::remembering::Remembering,
 }
 
 /// Why a runtime was not built.
@@ -75,7 +78,7 @@ pub enum BuildError {
 // === impl Builder ===
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             plan: Plan {
                 service: "service".to_owned(),
@@ -90,6 +93,7 @@ impl Builder {
                 unknown_threads: UnknownThreads::Linger,
                 expected: Vec::new(),
                 wait_for_untracked: false,
+                scrape_hold: Duration::from_secs(10),
             },
             deadline: None,
             current_thread: false,
@@ -99,6 +103,8 @@ impl Builder {
             admin: None,
             #[cfg(feature = "admin")]
             admin_hosts: Vec::new(),
+            #[cfg(feature = "json")]
+            remembers: Default::default(),
         }
     }
 
@@ -136,6 +142,14 @@ impl Builder {
     /// the budgets and the pre-drain delay, plus 1.5 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long the process may be kept after its report for one last scrape of `/metrics`, since otherwise nobody sees
+    /// the metrics of its end; within the deadline, and only for a scraper that was there. A signal ends it. Zero turns
+    /// it off. Default: 10 s.
+    pub fn scrape_hold(mut self, at_most: Duration) -> Self {
+        self.plan.scrape_hold = at_most;
         self
     }
 
@@ -212,7 +226,7 @@ impl Builder {
         &mut self.plan
     }
 
-    pub(super) fn into_plan(self) -> Plan {
+    pub(crate) fn into_plan(self) -> Plan {
         self.plan
     }
 
@@ -235,6 +249,15 @@ impl Builder {
         #[cfg(feature = "admin")]
         let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
         let start = Start::new(plan);
+        #[cfg_attr(
+            not(feature = "json"),
+            expect(unused_mut, reason = "there is nothing to add")
+        )]
+        let mut endings = Endings::default();
+        #[cfg(feature = "json")]
+        let mut remembered = self.remembers.begin(&start.plan.service);
+        #[cfg(feature = "json")]
+        endings.list.extend(remembered.endings());
         let root = start.root.number;
         let mut builder = if self.current_thread {
             tokio::runtime::Builder::new_current_thread()
@@ -257,13 +280,26 @@ impl Builder {
             threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
-        let (tasks, control) = start.control(&owned, &handle)?;
         #[cfg(feature = "admin")]
-        let metrics = metrics_of((&service, budgets), &tasks, &control, true);
+        let scrapes = Arc::clone(&endings.scrapes);
+        let (tasks, control) = start.control(&owned, &handle, endings)?;
+        #[cfg(feature = "admin")]
+        let metrics = metrics_of(
+            (&service, budgets),
+            &tasks,
+            &control,
+            (true, remembered.past()),
+        );
+        #[cfg(feature = "json")]
+        remembered
+            .start(root, &control)
+            .map_err(BuildError::System)?;
         Ok(Runtime {
             #[cfg(feature = "admin")]
             admin: claimed
-                .map(|claimed| claimed.serve(metrics.clone(), Arc::new(|_| {})))
+                .map(|claimed| {
+                    claimed.serve(metrics.clone(), Arc::new(move |begun| scrapes.note(begun)))
+                })
                 .transpose()
                 .map_err(BuildError::System)?,
             #[cfg(feature = "admin")]
@@ -274,6 +310,8 @@ impl Builder {
             handle,
             root,
             is_current_thread: self.current_thread,
+            #[cfg(feature = "json")]
+            remembered,
         })
     }
 }

@@ -54,16 +54,18 @@ impl Course {
         self.lock().entered[phase as usize] = Some(Instant::now());
     }
 
-    /// The report is final.
-    pub(super) fn finish(&self, report: &Report) {
+    /// The report is final; a moment later again, with what was done with it.
+    pub(super) fn publish(&self, report: &Arc<Report>) {
+        let mut seen = self.lock();
+        if seen.report.replace(Arc::clone(report)).is_some() {
+            return;
+        }
+        seen.ended = Some(SystemTime::now());
+        drop(seen);
         Warning::OverBudget.note_many(report.drain.ignored.len());
         let close = &report.close;
         let lingering = report.cancel.lingering.len() + close.threads.len() + close.children.len();
         Warning::Lingering.note_many(lingering);
-        let report = Some(Arc::new(report.clone()));
-        let mut seen = self.lock();
-        seen.report = report;
-        seen.ended = Some(SystemTime::now());
     }
 
     #[cfg(feature = "admin")]

@@ -1,6 +1,7 @@
 //! From a reason to a report.
 
 use super::dump::Dumper;
+use super::ending::Endings;
 use super::live_line::LiveLine;
 use super::voice::{self, Stream, Voice};
 use super::watchdog::{EXIT_CODE, Watchdog};
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 
 /// How long the last text may take to be written.
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
+/// What the deadline keeps for the way out.
+const EXIT: Duration = Duration::from_millis(100);
 /// How long the report waits for the log.
 const LOG_BUDGET: Duration = Duration::from_millis(200);
 /// How long the last words wait for what the kernel knows of threads and children.
@@ -40,6 +43,7 @@ pub(super) struct Pipeline {
     pub(super) voice: Voice,
     pub(super) phase: Arc<Standing>,
     pub(super) watchdog: Arc<Watchdog>,
+    pub(super) endings: Endings,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
     /// Children that were seen to be ours while the threads that forked them lived.
@@ -101,7 +105,7 @@ impl Pipeline {
     }
 
     /// Stops the service.
-    pub(super) async fn run(&mut self, reason: Reason) -> Report {
+    pub(super) async fn run(&mut self, reason: Reason) -> Arc<Report> {
         let begun = Instant::now();
         if self.plan.may_exit {
             self.watchdog.arm(self.plan.deadline);
@@ -116,6 +120,7 @@ impl Pipeline {
                 .collect(),
         };
         self.root.stop();
+        self.endings.begun(&reason);
         self.note_children();
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
@@ -140,11 +145,21 @@ impl Pipeline {
             cancel,
             close,
             not_observed,
+            flush: Vec::new(),
         };
         report.outcome = self.outcome(&report);
         self.name_awaits(chains, &mut report, begun).await;
-        self.phase.course().finish(&report);
-        self.finish(&report);
+        // Before the endings: one of them may push the log.
+        self.log(&report);
+        self.voice.flush_logs(LOG_BUDGET);
+        let report = self.end(report, begun).await;
+        let published = std::time::Instant::now();
+        self.print(&report, begun);
+        self.hold(begun, published).await;
+        if report.outcome == Outcome::Forced {
+            // `main` holds its thread, so nobody can return the report.
+            signal_hook::low_level::exit(EXIT_CODE);
+        }
         report
     }
 
@@ -274,7 +289,7 @@ impl Pipeline {
 
     /// Whether the message says not to wait for the drain. From the cancel on there is nothing to cut short: those that
     /// are left are being ended, and only the third signal gives up on them.
-    fn hear(&mut self, message: Message) -> bool {
+    pub(super) fn hear(&mut self, message: Message) -> bool {
         match message {
             Message::Signal(number) => {
                 self.signals_seen += 1;
@@ -305,9 +320,13 @@ impl Pipeline {
         });
     }
 
-    fn finish(&self, report: &Report) {
+    fn print(&self, report: &Report, begun: Instant) {
+        for flush in report.flush.iter().filter(|flush| !flush.is_delivered()) {
+            let (signal, text) = (flush.signal.clone(), flush.text.clone());
+            self.voice
+                .log(move || tracing::warn!(target: "headcount::shutdown", signal, "{text}"));
+        }
         // Before the report, which is the last that people read; unless the log takes long.
-        self.log(report);
         self.voice.flush_logs(LOG_BUDGET);
         let text = match self.plan.print {
             Print::Nowhere => None,
@@ -318,12 +337,10 @@ impl Pipeline {
         if let Some(text) = text {
             self.voice.text(self.plan.print.stream(), text);
         }
-        // If somebody does not read what we write, the report is returned all the same.
-        self.voice.flush(PRINT_BUDGET);
-        if report.outcome == Outcome::Forced {
-            // `main` holds its thread, so nobody can return the report.
-            signal_hook::low_level::exit(EXIT_CODE);
-        }
+        // If somebody does not read what we write, the report is returned all the same, and before the deadline.
+        let left = (begun + self.plan.deadline).saturating_duration_since(Instant::now());
+        self.voice
+            .flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
     }
 
     fn log(&self, report: &Report) {
@@ -353,14 +370,14 @@ impl Pipeline {
     }
 }
 
-enum Step<T> {
+pub(super) enum Step<T> {
     Done(T),
     Heard(Option<Message>),
     Tick,
 }
 
 /// Whichever comes first; the work before the others.
-async fn select<T>(
+pub(super) async fn select<T>(
     mut work: std::pin::Pin<&mut impl Future<Output = T>>,
     message: impl Future<Output = Option<Message>>,
     tick: impl Future<Output = ()>,

@@ -3,6 +3,7 @@
 //! Once armed it takes no lock and allocates nothing. The last words, which may do both, are said by a second thread,
 //! and get half a second. Then `_exit`, not `exit`: exit handlers and the locks of standard streams can hang.
 
+use super::ending::Ending;
 use crate::threads::{self, ThreadClass};
 use std::io;
 use std::panic::Location;
@@ -36,8 +37,12 @@ struct Shared {
 // === impl Watchdog ===
 
 impl Watchdog {
-    /// Starts the thread, unarmed. `last_words` is called when the deadline has passed.
-    pub(crate) fn start(root: u64, last_words: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    /// Starts the thread, unarmed. When the deadline has passed, `endings` are told, and `last_words` is called.
+    pub(crate) fn start(
+        root: u64,
+        endings: Vec<Arc<dyn Ending>>,
+        last_words: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             base: Instant::now(),
             deadline: AtomicU64::new(UNARMED),
@@ -53,7 +58,7 @@ impl Watchdog {
             move || {
                 // The other side waits for it.
                 tell.send(thread::current()).ok();
-                watching.watch(root, last_words);
+                watching.watch(root, &endings, last_words);
             },
         )?;
         let thread = told
@@ -100,7 +105,12 @@ impl Shared {
         nanos(self.base.elapsed())
     }
 
-    fn watch(self: &Arc<Self>, root: u64, last_words: impl FnOnce() + Send + 'static) {
+    fn watch(
+        self: &Arc<Self>,
+        root: u64,
+        endings: &[Arc<dyn Ending>],
+        last_words: impl FnOnce() + Send + 'static,
+    ) {
         let mut speaker = Some(last_words);
         let mut mouth: Option<Thread> = None;
         loop {
@@ -113,7 +123,7 @@ impl Shared {
                     }
                     match deadline.checked_sub(self.now()) {
                         Some(left) if left > 0 => thread::park_timeout(Duration::from_nanos(left)),
-                        _ => self.fire(deadline, mouth.as_ref()),
+                        _ => self.fire(deadline, endings, mouth.as_ref()),
                     }
                 }
             }
@@ -155,12 +165,15 @@ impl Shared {
         started.ok().and_then(|_| told.recv().ok())
     }
 
-    fn fire(&self, deadline: u64, mouth: Option<&Thread>) {
+    fn fire(&self, deadline: u64, endings: &[Arc<dyn Ending>], mouth: Option<&Thread>) {
         let fired =
             self.deadline
                 .compare_exchange(deadline, FIRED, Ordering::SeqCst, Ordering::SeqCst);
         if fired.is_err() {
             return;
+        }
+        for ending in endings {
+            ending.forced();
         }
         let begun = Instant::now();
         if let Some(mouth) = mouth {

@@ -262,7 +262,7 @@ fn readiness_fails_when_the_shutdown_begins_and_liveness_stays_until_the_end() {
     for line in [
         "headcount_shutdown_phase{phase=\"draining\"} 1",
         "headcount_shutdown_phase{phase=\"running\"} 0",
-        "headcount_shutdown_requested_total{reason=\"sigterm\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGTERM\"} 1",
         "headcount_shutdown_layer_budget_seconds{layer=\"drain\"} 60",
         "headcount_task_live{group=\"slow\",task=\"flush\",state=\"draining\"} 1",
     ] {
@@ -291,8 +291,8 @@ fn a_second_signal_is_counted_as_forced() {
     let metrics = served.get("/metrics").body;
     for line in [
         "headcount_shutdown_forced_total{action=\"cancel\"} 1",
-        "headcount_shutdown_requested_total{reason=\"sigint\"} 1",
-        "headcount_shutdown_requested_total{reason=\"sigterm\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGINT\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGTERM\"} 1",
     ] {
         assert!(
             metrics.lines().any(|known| known == line),

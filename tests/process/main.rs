@@ -7,6 +7,8 @@ mod culprits;
 mod dumps;
 mod program;
 mod reasons;
+#[cfg(feature = "json")]
+mod remembers;
 #[cfg(feature = "service")]
 mod service;
 mod signals;

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::Config;
 use super::problem::{ConfigError, Problems};
 use super::reader::Table;
-use super::{admin, sections, threads};
+use super::{admin, sections, state, threads};
 
 /// The embedded default: the reference of all keys.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -141,6 +141,7 @@ fn read_document(
     let drain = sound.then_some(shutdown.drain);
     let runtime = sections::runtime(root.section("runtime"));
     let admin = admin::read(root.section("admin"));
+    let state = state::read(root.section("state"));
     let expected_threads = threads::read(root.section("threads"));
     let tasks = sections::tasks(&mut root, drain);
     root.finish();
@@ -151,6 +152,7 @@ fn read_document(
         shutdown,
         runtime,
         admin,
+        state,
         expected_threads,
         tasks,
     }
