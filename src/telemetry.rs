@@ -51,11 +51,12 @@ use tokio::runtime::Handle;
 ///
 /// let runtime = headcount::Runtime::builder().print(false).build()?;
 /// let metrics = runtime.metrics();
-/// runtime.run(async move |tasks| {
+/// let report = runtime.run(async move |tasks| {
 ///     tasks.spawn("hello", async {}).await.ok();
 ///     let text = metrics.read(Format::Text);
 ///     assert!(text.contains("headcount_task_started_total{group=\"/\",task=\"hello\"}"));
 /// });
+/// # assert!(report.is_clean(), "{report}");
 /// # Ok::<(), headcount::BuildError>(())
 /// ```
 #[derive(Clone)]

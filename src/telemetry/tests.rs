@@ -15,17 +15,22 @@ fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
     let build = || {
         let builder = Runtime::builder().print(false).signals(false);
         let builder = builder.state_folder(folder.path()).version("1.2.3");
+        let builder = builder.textfile(folder.path().join("end.prom"));
         builder.build().expect("threads are to be had")
     };
     build().run(async |tasks| {
         tasks.spawn("dropped", std::future::pending::<()>());
         tasks.cancel().await;
     });
+    // What became of the report is added to it when all is done.
+    let saved = || std::fs::read_to_string(folder.path().join("report.json"));
+    while !saved().is_ok_and(|report| report.contains("textfile")) {
+        std::thread::yield_now();
+    }
     let runtime = build();
     let metrics = runtime.metrics();
     metrics.watched().exports.enable(Signal::Traces);
-    let read = metrics.clone();
-    runtime.run(async move |tasks| {
+    let report = runtime.run(async move |tasks| {
         #[expect(
             clippy::disallowed_methods,
             reason = "an untracked task is what is counted"
@@ -34,13 +39,15 @@ fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
         untracked.await.expect("it does not panic");
         let _child = Child::register(&tasks, "proxy");
         let _endpoint = Endpoint::register(&tasks, "db");
-        let watched = read.watched();
+        let watched = metrics.watched();
         while watched.heartbeat.age().is_none() {
             watched.heartbeat.send(&watched.root, &watched.work);
             tokio::task::yield_now().await;
         }
-        look(&tasks, &read);
+        look(&tasks, &metrics);
     });
+    // The runtime catches a panic of `main`, and so what `look` finds.
+    assert!(!report.required_failed, "{}", report.reason);
 }
 
 /// The lines of one family, without its help.
@@ -164,6 +171,8 @@ fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
         let text = metrics.read(Format::Text);
         insta::assert_snapshot!(without_times(&samples(&text, "headcount_last_")), @r#"
         headcount_last_shutdown_duration_seconds V
+        headcount_last_shutdown_flush_info{signal="state",result="delivered"} 1
+        headcount_last_shutdown_flush_info{signal="textfile",result="delivered"} 1
         headcount_last_shutdown_info{outcome="clean",reason="main_ended",version="1.2.3"} 1
         headcount_last_shutdown_layer_budget_seconds{layer="cancel"} 2
         headcount_last_shutdown_layer_budget_seconds{layer="close"} 1
@@ -306,7 +315,7 @@ fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
         drop((child, endpoint));
         let text = metrics.read(Format::Text);
         assert!(
-            !text.contains("worker_") && !text.contains("\"api\""),
+            !text.contains("worker_\"") && !text.contains("\"api\""),
             "{text}"
         );
     });
