@@ -303,6 +303,33 @@ fn a_second_signal_is_counted_as_forced() {
     served.program.end();
 }
 
+#[test]
+fn the_end_is_in_the_last_scrape_which_the_process_waits_for() {
+    let mut served = serve("waits-for-a-scrape");
+    // Somebody scrapes.
+    served.get("/metrics");
+    served.program.signal(Signal::TERM);
+    drop(served.program.stdin());
+    served
+        .program
+        .error_line("/metrics stays open for a last scrape");
+    // Health probes do not end the wait.
+    assert_eq!(served.get("/livez").status, 200);
+    assert_eq!(served.get("/readyz").status, 503);
+    let metrics = served.get("/metrics").body;
+    for line in [
+        "headcount_last_shutdown_info{outcome=\"clean\",reason=\"SIGTERM\",version=\"\"} 1",
+        "headcount_shutdown_phase{phase=\"done\"} 1",
+        "headcount_last_shutdown_task_lingering{layer=\"cancel\"} 0",
+    ] {
+        assert!(
+            metrics.lines().any(|known| known == line),
+            "{line} is not in {metrics}"
+        );
+    }
+    served.program.end().assert_code(0);
+}
+
 #[cfg(feature = "service")]
 #[test]
 fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
