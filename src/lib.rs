@@ -7,7 +7,8 @@
 //! in hand. *Cancel*: drop the future at its next await. *Close*: end the runtime and its threads. *Budget*: how long a
 //! layer or a task may take. *Audit*: compare the threads with the *baseline*, those of the start. *Live*: not ended.
 //! *Ready*: should get work. *Daemon*: a thread or task that may die with the process. *Lingering*: alive after it should
-//! be gone. *Report*: what a shutdown found. *Restart*, *backoff*: starting a child process again, and the wait before.
+//! be gone. *Report*: what a shutdown found. *Hold*: keep `/metrics` open until the report was scraped. *Unclean*: of a run
+//! that ended without a report. *Restart*, *backoff*: starting a child process again, and the wait before.
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)

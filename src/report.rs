@@ -355,8 +355,8 @@ impl Termination for Report {
 impl Reason {
     /// Every word that [`Reason::word`] gives.
     pub(crate) const WORDS: [&str; 8] = [
-        "sigterm",
-        "sigint",
+        "SIGTERM",
+        "SIGINT",
         "signal",
         "requested",
         "main_ended",

@@ -24,7 +24,7 @@ use crate::task::{Panic, TaskError};
 #[cfg(feature = "console")]
 use crate::telemetry::Serving;
 #[cfg(feature = "admin")]
-use crate::telemetry::{Metrics, Watched};
+use crate::telemetry::{Metrics, Past, Watched};
 use crate::threads::{Registration, ThreadClass};
 use std::fmt::{self, Display};
 use std::future::Future;
@@ -322,11 +322,13 @@ fn watched_of(
     (service, budgets): (&str, [Duration; 3]),
     tasks: &TaskGroup,
     control: &Control,
-    owns_runtime: bool,
+    (owns_runtime, past): (bool, Past),
 ) -> Watched {
     let work = (tasks.handle().clone(), owns_runtime);
-    let root = tasks.registry_root();
-    Watched::new(service, root, control.standing(), work, budgets)
+    let (root, standing) = (tasks.registry_root(), control.standing());
+    let mut watched = Watched::new(service, root, standing, work, budgets);
+    watched.past = past;
+    watched
 }
 
 fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {

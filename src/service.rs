@@ -11,7 +11,7 @@ pub use process::guardian_main;
 
 use crate::{BuildError, Report, Runtime, TaskGroup};
 use cli::ReportFormat;
-use config::{Config, Kind};
+use config::{Config, Kind, StateFolder};
 use exports::Exports;
 use std::collections::BTreeMap;
 
@@ -24,7 +24,17 @@ fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report
         .drain_budget(shutdown.drain)
         .cancel_budget(shutdown.cancel)
         .close_budget(shutdown.close)
-        .deadline(shutdown.deadline);
+        .deadline(shutdown.deadline)
+        .scrape_hold(shutdown.scrape_hold)
+        .version(env!("CARGO_PKG_VERSION"));
+    builder = match &config.state.folder {
+        StateFolder::Auto => builder.default_state_folder(),
+        StateFolder::At(folder) => builder.state_folder(folder),
+        StateFolder::Off => builder,
+    };
+    if let Some(path) = &config.state.textfile {
+        builder = builder.textfile(path);
+    }
     for rule in &config.expected_threads {
         builder = builder.expect_threads(rule.clone());
     }

@@ -112,13 +112,13 @@ pub(crate) struct Control {
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
     dumper: Dumper,
-    #[cfg(feature = "json")]
-    voice: Voice,
     #[cfg_attr(
         not(feature = "admin"),
         expect(dead_code, reason = "nobody else looks at it")
     )]
     standing: Arc<Standing>,
+    #[cfg(feature = "json")]
+    voice: Voice,
 }
 
 // === impl Owned ===
@@ -283,9 +283,9 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
+            standing,
             #[cfg(feature = "json")]
             voice: said,
-            standing,
         })
     }
 

@@ -33,7 +33,7 @@ pub use logs::{LogFilter, LogLimit};
 #[cfg(feature = "otel")]
 pub use otel::{Telemetry, TelemetryBuilder, TelemetryError, layer};
 pub use parts::{Child, Endpoint};
-pub(crate) use past::{LAYERS, unix};
+pub(crate) use past::{LAYERS, Past, unix};
 pub(crate) use process::build;
 pub(crate) use tasks::short;
 pub(crate) use watched::Watched;
@@ -65,11 +65,12 @@ use tokio::runtime::Handle;
 ///
 /// let runtime = headcount::Runtime::builder().print(false).build()?;
 /// let metrics = runtime.metrics();
-/// runtime.run(async move |tasks| {
+/// let report = runtime.run(async move |tasks| {
 ///     tasks.spawn("hello", async {}).await.ok();
 ///     let text = metrics.read(Format::Text);
 ///     assert!(text.contains("headcount_task_started_total{group=\"/\",task=\"hello\"}"));
 /// });
+/// # assert!(report.is_clean(), "{report}");
 /// # Ok::<(), headcount::BuildError>(())
 /// ```
 #[derive(Clone)]
@@ -264,7 +265,7 @@ impl Watched {
             budgets,
             begun: Instant::now(),
             heartbeat: heartbeat::Heartbeat::default(),
-            past: past::Past::default(),
+            past: Past::default(),
             exports: Arc::default(),
             process: process::Process::new(),
         }

@@ -8,6 +8,7 @@ use crate::registry::listing::{self, Place};
 use crate::registry::{self, Counts, LiveTask, warnings};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
+use crate::state::PreviousRun;
 use crate::task::{TaskKind, TaskOutcome, TaskState};
 use crate::telemetry::{self, Watched, short, unix};
 use crate::threads::{self, ThreadInfo};
@@ -117,6 +118,8 @@ pub(super) struct ReportSoFar {
     phase: Phase,
     /// `None` before the shutdown has ended.
     report: Option<Report>,
+    /// `None` without a state folder, and for its first run.
+    previous: Option<PreviousRun>,
 }
 
 #[derive(Debug, Serialize)]
@@ -387,6 +390,7 @@ pub(super) fn report(watched: &Watched) -> ReportSoFar {
     ReportSoFar {
         phase: watched.standing.phase(),
         report: seen.report.as_deref().cloned(),
+        previous: watched.previous().cloned(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::shutdown::ending::Endings;
 use crate::shutdown::hold::Scrapes;
 use crate::shutdown::{Control, Owned, UnknownThreads};
 #[cfg(feature = "admin")]
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Past};
 use std::fmt;
 #[cfg(feature = "admin")]
 use std::net::SocketAddr;
@@ -79,7 +79,12 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     let scrapes = Arc::clone(&endings.scrapes);
     let (tasks, control) = start.control(&Arc::new(Owned::new(None)), handle, endings)?;
     #[cfg(feature = "admin")]
-    let metrics = exporting.metrics(watched_of((&service, budgets), &tasks, &control, false));
+    let metrics = exporting.metrics(watched_of(
+        (&service, budgets),
+        &tasks,
+        &control,
+        (false, Past::default()),
+    ));
     Ok(Attached {
         #[cfg(feature = "admin")]
         metrics,

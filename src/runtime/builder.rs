@@ -39,8 +39,6 @@ pub struct Builder {
     current_thread: bool,
     worker_threads: Option<usize>,
     configure: Option<Configure>,
-    #[cfg(feature = "json")]
-    pub(super) remembers: super::remembering::Remembering,
     #[cfg(feature = "console")]
     console: Option<Console>,
     #[cfg(feature = "otel")]
@@ -49,6 +47,8 @@ pub struct Builder {
     admin: Option<SocketAddr>,
     #[cfg(feature = "admin")]
     admin_hosts: Vec<String>,
+    #[cfg(feature = "json")]
+    pub(super) remembers: super::remembering::Remembering,
 }
 
 /// Why a runtime was not built.
@@ -110,8 +110,6 @@ impl Builder {
             current_thread: false,
             worker_threads: None,
             configure: None,
-            #[cfg(feature = "json")]
-            remembers: Default::default(),
             #[cfg(feature = "console")]
             console: None,
             #[cfg(feature = "otel")]
@@ -120,6 +118,8 @@ impl Builder {
             admin: None,
             #[cfg(feature = "admin")]
             admin_hosts: Vec::new(),
+            #[cfg(feature = "json")]
+            remembers: Default::default(),
         }
     }
 
@@ -292,8 +292,6 @@ impl Builder {
         let exporting = Exporting::begin(self.telemetry, &start, &mut endings)?;
         #[cfg(all(feature = "admin", not(feature = "otel")))]
         let exporting = Exporting::default();
-        #[cfg(feature = "admin")]
-        let scrapes = Arc::clone(&endings.scrapes);
         let root = start.root.number;
         let tokio = (self.current_thread, self.worker_threads, self.configure);
         let runtime = work_runtime(tokio, &start.root).map_err(BuildError::System)?;
@@ -302,13 +300,20 @@ impl Builder {
             threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
+        #[cfg(feature = "admin")]
+        let scrapes = Arc::clone(&endings.scrapes);
         let (tasks, control) = start.control(&owned, &handle, endings)?;
+        #[cfg(feature = "admin")]
+        let metrics = exporting.metrics(watched_of(
+            (&service, budgets),
+            &tasks,
+            &control,
+            (true, remembered.past()),
+        ));
         #[cfg(feature = "json")]
         remembered
             .start(root, &control)
             .map_err(BuildError::System)?;
-        #[cfg(feature = "admin")]
-        let metrics = exporting.metrics(watched_of((&service, budgets), &tasks, &control, true));
         Ok(Runtime {
             #[cfg(feature = "console")]
             _console: self

@@ -5,6 +5,8 @@ use super::{BuildError, Start};
 #[cfg(feature = "otel")]
 use crate::shutdown::ending::Endings;
 #[cfg(feature = "otel")]
+use crate::state::State;
+#[cfg(feature = "otel")]
 use crate::telemetry::Telemetry;
 use crate::telemetry::{Metrics, Watched};
 #[cfg(feature = "otel")]
@@ -43,6 +45,11 @@ impl Exporting {
             return Metrics::new(watched);
         };
         watched.exports = Arc::clone(telemetry.exports());
+        let previous = watched.past.state.as_deref().and_then(State::previous);
+        if let Some(previous) = previous.filter(|previous| previous.is_unclean()) {
+            // It could not say so itself, and this one may end before anybody has scraped it.
+            telemetry.push_last(&previous.shutdown);
+        }
         let metrics = Metrics::new(watched);
         metrics.set_exemplars(move |family, label, bound| telemetry.exemplar(family, label, bound));
         metrics

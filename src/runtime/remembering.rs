@@ -4,6 +4,8 @@ use super::{Builder, Runtime};
 use crate::shutdown::Control;
 use crate::shutdown::ending::Ending;
 use crate::state::{self, Opened, PreviousRun, State, Textfile};
+#[cfg(feature = "admin")]
+use crate::telemetry::Past;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ pub(super) struct Remembered {
     state: Option<Arc<State>>,
     textfile: Option<Arc<Textfile>>,
     warnings: Vec<String>,
+    #[cfg(feature = "admin")]
+    version: String,
 }
 
 // === impl Builder ===
@@ -96,18 +100,16 @@ impl Remembering {
     /// Reads what the run before left, and leaves a sign of this one.
     pub(super) fn begin(self, service: &str) -> Remembered {
         let version = &*self.version;
-        let folder = match self.folder {
-            Folder::Nowhere => None,
-            Folder::At(folder) => Some(folder),
-            Folder::Default => state::default_folder(service),
+        let open = |folder: PathBuf| State::open(&folder, service, version);
+        let opened = match self.folder {
+            Folder::Nowhere => Opened::default(),
+            Folder::At(folder) => open(folder),
+            Folder::Default => state::default_folder(service).map_or_else(homeless, open),
         };
         let Opened {
             state,
             mut warnings,
-        } = match folder {
-            Some(folder) => State::open(&folder, service, version),
-            None => Opened::default(),
-        };
+        } = opened;
         let textfile = self.textfile.map(|path| {
             let textfile = Textfile::new(path, service, version, state.clone());
             warnings.extend(textfile.begin());
@@ -117,7 +119,18 @@ impl Remembering {
             state,
             textfile,
             warnings,
+            #[cfg(feature = "admin")]
+            version: self.version,
         }
+    }
+}
+
+fn homeless() -> Opened {
+    let warning = "there is no state folder: none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is an absolute path; \
+                   how this run ends will not be remembered";
+    Opened {
+        state: None,
+        warnings: vec![warning.to_owned()],
     }
 }
 
@@ -129,6 +142,15 @@ impl Remembered {
         let state = self.state.clone().map(|state| state as Arc<dyn Ending>);
         let textfile = self.textfile.clone().map(|file| file as Arc<dyn Ending>);
         state.into_iter().chain(textfile).collect()
+    }
+
+    /// What metrics show of it.
+    #[cfg(feature = "admin")]
+    pub(super) fn past(&self) -> Past {
+        Past {
+            state: self.state.clone(),
+            version: self.version.clone(),
+        }
     }
 
     /// Begins the heartbeat, and says what people must hear of.

@@ -14,6 +14,7 @@ mod process;
 mod reader;
 mod resources;
 mod sections;
+mod state;
 mod telemetry;
 mod threads;
 mod value;
@@ -22,6 +23,7 @@ mod value;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
@@ -49,6 +51,7 @@ pub(crate) struct Config {
     pub(crate) admin: AdminSettings,
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) console: ConsoleSettings,
+    pub(crate) state: StateSettings,
     /// Besides those that every service expects.
     pub(crate) expected_threads: Vec<ThreadRule>,
     /// In the order of the file; never empty.
@@ -108,6 +111,8 @@ pub(crate) struct ShutdownSettings {
     pub(crate) cancel: Duration,
     pub(crate) close: Duration,
     pub(crate) deadline: Duration,
+    /// For a last scrape of `/metrics`; zero for none.
+    pub(crate) scrape_hold: Duration,
 }
 
 /// The tokio runtime that the tasks run on.
@@ -124,6 +129,24 @@ pub(crate) struct AdminSettings {
     pub(crate) listen: Option<SocketAddr>,
     /// Names that it answers to besides those of the loopback and the address.
     pub(crate) allowed_hosts: Vec<String>,
+}
+
+/// What is remembered of how a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StateSettings {
+    pub(crate) folder: StateFolder,
+    /// For node_exporter.
+    pub(crate) textfile: Option<PathBuf>,
+}
+
+/// Where it is remembered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum StateFolder {
+    /// Where services have such things.
+    #[default]
+    Auto,
+    Off,
+    At(PathBuf),
 }
 
 /// A declared task.
@@ -158,6 +181,7 @@ impl Default for Config {
             admin: AdminSettings::default(),
             telemetry: TelemetrySettings::default(),
             console: ConsoleSettings::default(),
+            state: StateSettings::default(),
             expected_threads: Vec::new(),
             tasks: vec![Task {
                 name: "resources".to_owned(),
@@ -219,6 +243,7 @@ impl Default for ShutdownSettings {
             close: Duration::from_secs(1),
             // Docker kills after 10 s.
             deadline: Duration::from_millis(9500),
+            scrape_hold: Duration::from_secs(10),
         }
     }
 }

@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// How long the last text may take to be written.
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
+/// What the deadline keeps for the way out.
+const EXIT: Duration = Duration::from_millis(100);
 /// How long the report waits for the log.
 const LOG_BUDGET: Duration = Duration::from_millis(200);
 /// How long the last words wait for what the kernel knows of threads and children.
@@ -154,7 +156,7 @@ impl Pipeline {
         self.voice.flush_logs(LOG_BUDGET);
         let report = self.end(report, begun).await;
         let published = std::time::Instant::now();
-        self.print(&report);
+        self.print(&report, begun);
         self.hold(begun, published).await;
         if report.outcome == Outcome::Forced {
             // `main` holds its thread, so nobody can return the report.
@@ -333,7 +335,7 @@ impl Pipeline {
         });
     }
 
-    fn print(&self, report: &Report) {
+    fn print(&self, report: &Report, begun: Instant) {
         for flush in report.flush.iter().filter(|flush| !flush.is_delivered()) {
             let (signal, text) = (flush.signal.clone(), flush.text.clone());
             self.voice
@@ -350,8 +352,10 @@ impl Pipeline {
         if let Some(text) = text {
             self.voice.text(self.plan.print.stream(), text);
         }
-        // If somebody does not read what we write, the report is returned all the same.
-        self.voice.flush(PRINT_BUDGET);
+        // If somebody does not read what we write, the report is returned all the same, and before the deadline.
+        let left = (begun + self.plan.deadline).saturating_duration_since(Instant::now());
+        self.voice
+            .flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
     }
 
     fn log(&self, report: &Report) {

@@ -107,13 +107,12 @@ pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> 
     Ok(file)
 }
 
-/// Removes a file, for good.
+/// Removes a file. It may be there again after a loss of power.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        removed => removed?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
-    sync_folder_of(path)
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -19,6 +19,8 @@ pub(super) const SCHEMA: u32 = 1;
 const NOTE: usize = 9;
 const BEAT: usize = 64;
 const WORDS: usize = 200;
+/// A panic that the process outlived for so long was not its end. Until then it may be at work on a backtrace.
+pub(super) const OUTLIVED: Duration = Duration::from_secs(2);
 const FORCED: &[u8; NOTE] = b"forced   ";
 
 /// What does not change while the run lives.
@@ -129,7 +131,7 @@ impl Marker {
     /// The panic that it did not outlive.
     pub(super) fn panic(&self) -> Option<&str> {
         let panicked: u64 = self.live.panicked.trim_end().parse().ok()?;
-        let outlived = self.beat().uptime > Duration::from_millis(panicked);
+        let outlived = self.beat().uptime >= Duration::from_millis(panicked) + OUTLIVED;
         (!outlived).then(|| self.live.panic.trim_end())
     }
 
@@ -204,7 +206,11 @@ impl Writer {
     }
 
     pub(super) fn beat(&self, groups: &Groups) -> io::Result<()> {
-        self.write(self.beat, &Beat::now(groups).text())
+        self.write_beat(Beat::now(groups))
+    }
+
+    pub(super) fn write_beat(&self, beat: Beat) -> io::Result<()> {
+        self.write(self.beat, &beat.text())
     }
 
     /// The shutdown has begun.
@@ -212,9 +218,11 @@ impl Writer {
         self.write(self.stopping, reason)
     }
 
-    /// A thread panics, of which the process may end.
-    pub(super) fn panicking(&self, words: &str) -> io::Result<()> {
-        self.write(self.panic, words)?;
+    /// A thread panics, of which the process may end; or still does.
+    pub(super) fn panicking(&self, words: Option<&str>) -> io::Result<()> {
+        if let Some(words) = words {
+            self.write(self.panic, words)?;
+        }
         let uptime = boot::now().as_millis().to_string();
         self.write(self.panicked, &uptime)
     }

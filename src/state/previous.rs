@@ -204,7 +204,7 @@ impl fmt::Display for PreviousRun {
                 " ended without a report: the kernel ended a process of its control group for lack of memory",
             ),
             (Ended::Unclean, _, Some(panic)) => {
-                write!(f, " ended without a report: {panic}")
+                write!(f, " ended without a report, after a panic: {panic}")
             }
             (Ended::Unclean, ..) => {
                 f.write_str(" ended without a report: it was killed, aborted, or called exit")

@@ -4,7 +4,7 @@ use super::Exits;
 use super::cgroup::Groups;
 use super::files::{self, Found, Locked};
 use super::last::{Ended, LastShutdown};
-use super::marker::{Marker, Run, SCHEMA, Writer};
+use super::marker::{Marker, OUTLIVED, Run, SCHEMA, Writer};
 use super::previous::{PreviousRun, Saved, counted, previous};
 use crate::registry::panics;
 use crate::report::{Flush, FlushResult, Reason, Report};
@@ -21,8 +21,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(5);
-/// A panic that the process outlives for so long was not its end.
-const OUTLIVED: Duration = Duration::from_millis(250);
 
 /// What became of the folder at the start.
 #[derive(Debug, Default)]
@@ -234,6 +232,7 @@ impl Ending for State {
                 marker.ending(outcome).ok();
             }
         }
+        // A marker that comes back after a loss of power has the run id of the report, and does not count.
         let saved = self
             .save(report)
             .and_then(|()| files::remove(&self.folder.join("run.json")));

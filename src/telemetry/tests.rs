@@ -2,7 +2,6 @@
 
 use super::exports::{Drop, Signal};
 use super::names::{ALL, Kind};
-use super::past::{Detail, LastShutdown};
 use super::text::Exemplar;
 use super::{Child, Endpoint, Format, Metrics};
 use crate::{Runtime, TaskGroup};
@@ -12,15 +11,26 @@ use std::time::Duration;
 
 /// Runs `look` while a runtime runs whose metrics have all that metrics can have.
 fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
-    let runtime = Runtime::builder().print(false).signals(false);
-    let runtime = runtime.build().expect("threads are to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let build = || {
+        let builder = Runtime::builder().print(false).signals(false);
+        let builder = builder.state_folder(folder.path()).version("1.2.3");
+        let builder = builder.textfile(folder.path().join("end.prom"));
+        builder.build().expect("threads are to be had")
+    };
+    build().run(async |tasks| {
+        tasks.spawn("dropped", std::future::pending::<()>());
+        tasks.cancel().await;
+    });
+    // What became of the report is added to it when all is done.
+    let saved = || std::fs::read_to_string(folder.path().join("report.json"));
+    while !saved().is_ok_and(|report| report.contains("textfile")) {
+        std::thread::yield_now();
+    }
+    let runtime = build();
     let metrics = runtime.metrics();
-    let watched = metrics.watched();
-    watched.past.set_last(last());
-    watched.past.set_exits(vec![("clean".to_owned(), 3)]);
-    watched.exports.enable(Signal::Traces);
-    let read = metrics.clone();
-    runtime.run(async move |tasks| {
+    metrics.watched().exports.enable(Signal::Traces);
+    let report = runtime.run(async move |tasks| {
         #[expect(
             clippy::disallowed_methods,
             reason = "an untracked task is what is counted"
@@ -29,29 +39,15 @@ fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
         untracked.await.expect("it does not panic");
         let _child = Child::register(&tasks, "proxy");
         let _endpoint = Endpoint::register(&tasks, "db");
-        while read.watched().heartbeat.age().is_none() {
-            let watched = read.watched();
+        let watched = metrics.watched();
+        while watched.heartbeat.age().is_none() {
             watched.heartbeat.send(&watched.root, &watched.work);
             tokio::task::yield_now().await;
         }
-        look(&tasks, &read);
+        look(&tasks, &metrics);
     });
-}
-
-fn last() -> LastShutdown {
-    LastShutdown {
-        outcome: "unclean".to_owned(),
-        reason: "killed".to_owned(),
-        version: "0.1.0".to_owned(),
-        seconds: 1.5,
-        detail: Some(Detail {
-            total_seconds: 2.0,
-            layers: [(1.0, 5.0), (0.5, 2.0), (0.5, 1.0)],
-            tasks: [2, 1],
-            threads: vec![("tracked".to_owned(), 1)],
-            flushed: vec![("traces".to_owned(), "refused".to_owned())],
-        }),
-    }
+    // The runtime catches a panic of `main`, and so what `look` finds.
+    assert!(!report.required_failed, "{}", report.reason);
 }
 
 /// The lines of one family, without its help.
@@ -157,32 +153,66 @@ fn the_documentation_lists_the_names() {
     );
 }
 
+/// The value of what took time, or was at a time.
+fn without_times(lines: &[&str]) -> String {
+    let steady = |line: &&str| match line.rsplit_once(' ') {
+        Some((series, _)) if series.contains("_duration_") || series.contains("_timestamp_") => {
+            format!("{series} V")
+        }
+        _ => (*line).to_owned(),
+    };
+    let lines: Vec<String> = lines.iter().map(steady).collect();
+    lines.join("\n")
+}
+
 #[test]
 fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
     with_everything(|_, metrics| {
         let text = metrics.read(Format::Text);
-        insta::assert_snapshot!(samples(&text, "headcount_last_").join("\n"), @r#"
-        headcount_last_shutdown_duration_seconds 2
-        headcount_last_shutdown_flush_info{signal="traces",result="refused"} 1
-        headcount_last_shutdown_info{outcome="unclean",reason="killed",version="0.1.0"} 1
+        insta::assert_snapshot!(without_times(&samples(&text, "headcount_last_")), @r#"
+        headcount_last_shutdown_duration_seconds V
+        headcount_last_shutdown_flush_info{signal="state",result="delivered"} 1
+        headcount_last_shutdown_flush_info{signal="textfile",result="delivered"} 1
+        headcount_last_shutdown_info{outcome="clean",reason="main_ended",version="1.2.3"} 1
         headcount_last_shutdown_layer_budget_seconds{layer="cancel"} 2
         headcount_last_shutdown_layer_budget_seconds{layer="close"} 1
         headcount_last_shutdown_layer_budget_seconds{layer="drain"} 5
-        headcount_last_shutdown_layer_duration_seconds{layer="cancel"} 0.5
-        headcount_last_shutdown_layer_duration_seconds{layer="close"} 0.5
-        headcount_last_shutdown_layer_duration_seconds{layer="drain"} 1
-        headcount_last_shutdown_task_lingering{layer="cancel"} 1
-        headcount_last_shutdown_task_lingering{layer="drain"} 2
-        headcount_last_shutdown_thread_lingering{class="tracked"} 1
-        headcount_last_shutdown_timestamp_seconds 1.5
+        headcount_last_shutdown_layer_duration_seconds{layer="cancel"} V
+        headcount_last_shutdown_layer_duration_seconds{layer="close"} V
+        headcount_last_shutdown_layer_duration_seconds{layer="drain"} V
+        headcount_last_shutdown_task_lingering{layer="cancel"} 0
+        headcount_last_shutdown_task_lingering{layer="drain"} 0
+        headcount_last_shutdown_thread_lingering{class="blocking"} 0
+        headcount_last_shutdown_thread_lingering{class="control"} 0
+        headcount_last_shutdown_thread_lingering{class="daemon"} 0
+        headcount_last_shutdown_thread_lingering{class="main"} 0
+        headcount_last_shutdown_thread_lingering{class="telemetry"} 0
+        headcount_last_shutdown_thread_lingering{class="tracked"} 0
+        headcount_last_shutdown_thread_lingering{class="unknown"} 0
+        headcount_last_shutdown_thread_lingering{class="worker"} 0
+        headcount_last_shutdown_timestamp_seconds V
         "#);
+    });
+}
+
+#[test]
+fn exits_are_counted_from_run_to_run() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
         insta::assert_snapshot!(samples(&text, "headcount_exits_").join("\n"), @r#"
         headcount_exits_total{outcome="cancelled"} 0
-        headcount_exits_total{outcome="clean"} 3
+        headcount_exits_total{outcome="clean"} 1
         headcount_exits_total{outcome="forced"} 0
         headcount_exits_total{outcome="lingering"} 0
         headcount_exits_total{outcome="unclean"} 0
         "#);
+    });
+}
+
+#[test]
+fn a_signal_that_is_exported_has_series_from_the_start() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
         insta::assert_snapshot!(samples(&text, "headcount_telemetry_").join("\n"), @r#"
         headcount_telemetry_dropped_total{signal="traces",reason="queue_full"} 0
         headcount_telemetry_dropped_total{signal="traces",reason="refused"} 0
@@ -193,6 +223,23 @@ fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
         headcount_telemetry_queue_length{signal="traces"} 0
         "#);
     });
+}
+
+#[test]
+fn after_the_shutdown_the_last_one_is_this_one() {
+    let runtime = Runtime::builder().print(false).signals(false);
+    let runtime = runtime.build().expect("threads are to be had");
+    let metrics = runtime.metrics();
+    assert!(!metrics.read(Format::Text).contains("headcount_last_"));
+    runtime.run(async |tasks| tasks.stop("done"));
+    let text = metrics.read(Format::Text);
+    let info =
+        "headcount_last_shutdown_info{outcome=\"clean\",reason=\"requested\",version=\"\"} 1\n";
+    assert!(text.contains(info), "{text}");
+    let done = "headcount_shutdown_phase{phase=\"done\"} 1\n";
+    assert!(text.contains(done), "{text}");
+    // Without a folder nobody counts.
+    assert!(!text.contains("headcount_exits_total"), "{text}");
 }
 
 #[test]
@@ -268,7 +315,7 @@ fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
         drop((child, endpoint));
         let text = metrics.read(Format::Text);
         assert!(
-            !text.contains("worker_") && !text.contains("\"api\""),
+            !text.contains("worker_\"") && !text.contains("\"api\""),
             "{text}"
         );
     });

@@ -6,6 +6,7 @@ use super::past::Past;
 use super::process::{Facts, Process};
 use crate::registry::root::Root;
 use crate::shutdown::Standing;
+use crate::state::PreviousRun;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -53,6 +54,11 @@ impl Watched {
     /// What the system knows of this process.
     pub(crate) fn process(&self) -> Facts {
         self.process.look()
+    }
+
+    /// The run before this one.
+    pub(crate) fn previous(&self) -> Option<&PreviousRun> {
+        self.past.state.as_deref()?.previous()
     }
 
     /// What cannot be seen, and why.

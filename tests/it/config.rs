@@ -11,6 +11,7 @@ fn headcount(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     // The width of `--help` follows the terminal; without one it is fixed.
     command.env_remove("COLUMNS").env("NO_COLOR", "1");
+    command.env("STATE_DIRECTORY", folder.join("state"));
     command
         .args(arguments)
         .current_dir(folder)
@@ -149,6 +150,28 @@ fn a_wrong_thread_rule_is_answered_with_what_is_allowed() {
     let first =
         "services.toml:2:12: threads.expected: expected an array, found the string \"pool\"";
     assert!(answer.starts_with(first), "{answer}");
+}
+
+#[test]
+fn a_state_folder_is_a_path_and_not_a_misspelt_word() {
+    let answer = refusal(
+        "[state]\nfolder = \"atuo\"\ntextfile = \"/x/orders.txt\"\n[tasks.a]\nkind = \"resources\"\n",
+    );
+    insta::assert_snapshot!(answer, @r#"
+    services.toml:2:10: state.folder: "atuo" is not known
+      |
+    2 | folder = "atuo"
+      |          ^^^^^^
+      = allowed: "auto", "off", or a path with a / in it
+
+    services.toml:3:12: state.textfile: "/x/orders.txt" does not end with .prom
+      |
+    3 | textfile = "/x/orders.txt"
+      |            ^^^^^^^^^^^^^^^
+      = allowed: a path that does, because node_exporter reads no other
+
+    services.toml: 2 problems, nothing was started
+    "#);
 }
 
 #[test]
@@ -436,7 +459,9 @@ fn lines_of_a_run(
 ) -> Vec<String> {
     use std::io::{BufRead as _, BufReader};
 
+    let state = tempfile::tempdir().expect("a temporary folder");
     let child = Command::new("sh")
+        .env("STATE_DIRECTORY", state.path())
         // Few files may be open, so that the share of those that are is large and known; and any port will do.
         .args([
             "-c",

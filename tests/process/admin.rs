@@ -262,7 +262,7 @@ fn readiness_fails_when_the_shutdown_begins_and_liveness_stays_until_the_end() {
     for line in [
         "headcount_shutdown_phase{phase=\"draining\"} 1",
         "headcount_shutdown_phase{phase=\"running\"} 0",
-        "headcount_shutdown_requested_total{reason=\"sigterm\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGTERM\"} 1",
         "headcount_shutdown_layer_budget_seconds{layer=\"drain\"} 60",
         "headcount_task_live{group=\"slow\",task=\"flush\",state=\"draining\"} 1",
     ] {
@@ -291,8 +291,8 @@ fn a_second_signal_is_counted_as_forced() {
     let metrics = served.get("/metrics").body;
     for line in [
         "headcount_shutdown_forced_total{action=\"cancel\"} 1",
-        "headcount_shutdown_requested_total{reason=\"sigint\"} 1",
-        "headcount_shutdown_requested_total{reason=\"sigterm\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGINT\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGTERM\"} 1",
     ] {
         assert!(
             metrics.lines().any(|known| known == line),
@@ -301,6 +301,33 @@ fn a_second_signal_is_counted_as_forced() {
     }
     drop(served.program.stdin());
     served.program.end();
+}
+
+#[test]
+fn the_end_is_in_the_last_scrape_which_the_process_waits_for() {
+    let mut served = serve("waits-for-a-scrape");
+    // Somebody scrapes.
+    served.get("/metrics");
+    served.program.signal(Signal::TERM);
+    drop(served.program.stdin());
+    served
+        .program
+        .error_line("/metrics stays open for a last scrape");
+    // Health probes do not end the wait.
+    assert_eq!(served.get("/livez").status, 200);
+    assert_eq!(served.get("/readyz").status, 503);
+    let metrics = served.get("/metrics").body;
+    for line in [
+        "headcount_last_shutdown_info{outcome=\"clean\",reason=\"SIGTERM\",version=\"\"} 1",
+        "headcount_shutdown_phase{phase=\"done\"} 1",
+        "headcount_last_shutdown_task_lingering{layer=\"cancel\"} 0",
+    ] {
+        assert!(
+            metrics.lines().any(|known| known == line),
+            "{line} is not in {metrics}"
+        );
+    }
+    served.program.end().assert_code(0);
 }
 
 #[cfg(feature = "service")]

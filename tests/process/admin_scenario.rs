@@ -14,21 +14,24 @@ const AMPLE: Duration = Duration::from_secs(60);
 
 fn main() -> Report {
     match std::env::args().nth(1).unwrap_or_default().as_str() {
-        "usual" => run(usual),
-        "many-names" => run(many_names),
-        "workers-stuck" => run(workers_stuck),
-        "drains-for-long" => run(drains_for_long),
+        "usual" => run(Duration::ZERO, usual),
+        "many-names" => run(Duration::ZERO, many_names),
+        "workers-stuck" => run(Duration::ZERO, workers_stuck),
+        "drains-for-long" => run(Duration::ZERO, drains_for_long),
+        "waits-for-a-scrape" => run(AMPLE, drains_for_long),
         other => panic!("no scenario '{other}'"),
     }
 }
 
-fn run(main: impl AsyncFnOnce(TaskGroup, SocketAddr)) -> Report {
+fn run(scrape_hold: Duration, main: impl AsyncFnOnce(TaskGroup, SocketAddr)) -> Report {
     let runtime = Runtime::builder()
         .name("test")
         .worker_threads(2)
         .drain_budget(AMPLE)
         .cancel_budget(AMPLE)
         .close_budget(AMPLE)
+        .deadline(AMPLE * 5)
+        .scrape_hold(scrape_hold)
         .admin(SocketAddr::from(([127, 0, 0, 1], 0)))
         .build()
         .expect("threads and ports are to be had");

@@ -9,6 +9,8 @@ mod dumps;
 mod otel;
 mod program;
 mod reasons;
+#[cfg(feature = "json")]
+mod remembers;
 #[cfg(feature = "service")]
 mod service;
 mod signals;

@@ -83,6 +83,16 @@ fn main() -> ExitCode {
             tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
             run(hangs_in_close(), thread_lingers)
         }
+        "aborts" => run(patient(), aborts),
+        "exits" => run(patient(), exits),
+        "panics-past-the-run" => panics_past_the_run(),
+        "hook-aborts" => hook_aborts(),
+        "panics-while-unwinding" => run(patient(), async |_| panics_while_unwinding()),
+        "outlives-a-panic" => run(patient(), outlives_a_panic),
+        "is-never-run" => {
+            drop(patient().build().expect("the system has threads"));
+            ExitCode::SUCCESS
+        }
         "one-thread-drains" => run(patient().current_thread(), one_thread_drains),
         "one-thread-waits" => run(patient().current_thread(), waits),
         "one-thread-stuck" => run(hangs_everywhere().current_thread(), one_thread_stuck),
@@ -99,8 +109,7 @@ fn main() -> ExitCode {
 // === budgets ===
 
 fn budgets(drain: Duration, cancel: Duration, close: Duration) -> Builder {
-    Runtime::builder()
-        .name("test")
+    remembering(Runtime::builder().name("test"))
         .worker_threads(2)
         .drain_budget(drain)
         .cancel_budget(cancel)
@@ -130,6 +139,29 @@ fn hangs_everywhere() -> Builder {
 /// No layer ends within the test.
 fn endless() -> Builder {
     budgets(AMPLE * 10, AMPLE * 10, AMPLE * 10)
+}
+
+/// In the folder that the test gives, with what is logged of it on standard error.
+#[cfg(feature = "json")]
+fn remembering(builder: Builder) -> Builder {
+    let Some(folder) = std::env::var_os("SCENARIO_STATE") else {
+        return builder;
+    };
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    // A program may run twice.
+    log.with_ansi(false).without_time().try_init().ok();
+    let folder = std::path::PathBuf::from(folder);
+    let textfile = folder.join("test.prom");
+    let builder = builder.state_folder(folder).version("1.2.3");
+    match std::env::var_os("SCENARIO_TEXTFILE") {
+        Some(_) => builder.textfile(textfile),
+        None => builder,
+    }
+}
+
+#[cfg(not(feature = "json"))]
+fn remembering(builder: Builder) -> Builder {
+    builder
 }
 
 #[cfg(feature = "json")]
@@ -206,6 +238,51 @@ async fn required_completes(tasks: TaskGroup) {
 async fn required_fails_beside_a_thread(tasks: TaskGroup) {
     tasks.spawn_thread("watcher", ThreadKind::Tracked, wait_for_ever); // mark: watcher beside
     required_fails(tasks).await;
+}
+
+// === how a process ends without a report ===
+
+async fn aborts(_tasks: TaskGroup) {
+    std::process::abort();
+}
+
+#[expect(clippy::disallowed_methods, reason = "it is what is tested")]
+async fn exits(_tasks: TaskGroup) {
+    std::process::exit(0);
+}
+
+fn panics_past_the_run() -> ExitCode {
+    let _runtime = patient().build().expect("the system has threads");
+    panic!("no luck"); // mark: panic past the run
+}
+
+/// What services do that must not go on after a panic.
+fn hook_aborts() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| std::process::abort()));
+    run(patient(), async |tasks| {
+        tasks.spawn("reader", async { panic!("no luck") }); // mark: panic of a task
+        tasks.draining().await;
+    })
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("no luck in drop"); // mark: panic in drop
+    }
+}
+
+fn panics_while_unwinding() {
+    let _bomb = Bomb;
+    panic!("no luck");
+}
+
+/// Ready when the marker of the run says that the process lives on.
+async fn outlives_a_panic(tasks: TaskGroup) {
+    let reader = tasks.spawn("reader", async { panic!("no luck") });
+    assert!(reader.await.is_err());
+    ready(tasks).await;
 }
 
 // === threads and children ===

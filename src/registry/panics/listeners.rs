@@ -3,9 +3,15 @@
 use std::fmt;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-type Hears = Box<dyn Fn(&str) + Send>;
+type Hears = Arc<dyn Fn(Option<&str>) + Send + Sync>;
+
+/// What the standard library says before it aborts, when a panic may not go on. The panic itself was told of before.
+const AFTERWARDS: [&str; 2] = [
+    "panic in a destructor during cleanup",
+    "panic in a function that cannot unwind",
+];
 
 static LISTENERS: Mutex<Vec<(u64, Hears)>> = Mutex::new(Vec::new());
 
@@ -13,32 +19,34 @@ static LISTENERS: Mutex<Vec<(u64, Hears)>> = Mutex::new(Vec::new());
 #[must_use]
 pub(crate) struct Listener(u64);
 
-/// Calls `hears` for each panic, on the thread that panics, with thread, place and message. It must not panic.
-pub(crate) fn listen(hears: impl Fn(&str) + Send + 'static) -> Listener {
+/// Calls `hears` for each panic, on the thread that panics, with thread, place and message; with nothing when the last
+/// one may not go on, and the process is about to abort. It must not panic.
+pub(crate) fn listen(hears: impl Fn(Option<&str>) + Send + Sync + 'static) -> Listener {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
-    listeners.push((number, Box::new(hears)));
+    listeners.push((number, Arc::new(hears)));
     Listener(number)
 }
 
 pub(super) fn tell(info: &PanicHookInfo<'_>) {
-    // Held by another thread that panics at this moment: one of the two is enough, and a disk that hangs under the
-    // first must not hold up the others.
-    let Ok(listeners) = LISTENERS.try_lock() else {
-        return;
-    };
+    // A listener may hang with its disk, and then must not hold up the other threads that panic, nor the end of a run.
+    let listeners = LISTENERS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     if listeners.is_empty() {
         return;
     }
+    let message = info.payload_as_str().unwrap_or("not a text");
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("unnamed");
     let at = info.location();
     let at = at.map_or_else(String::new, |at| format!(" at {at}"));
-    let message = info.payload_as_str().unwrap_or("not a text");
     let words = format!("thread '{name}' panicked{at}: {message}");
-    for (_, hears) in listeners.iter() {
-        hears(&words);
+    let words = (!AFTERWARDS.contains(&message)).then_some(&*words);
+    for (_, hears) in &listeners {
+        hears(words);
     }
 }
 

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::Config;
 use super::problem::{ConfigError, Problems};
 use super::reader::Table;
-use super::{admin, sections, telemetry, threads};
+use super::{admin, sections, state, telemetry, threads};
 
 /// The embedded default: the reference of all keys.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -143,6 +143,7 @@ fn read_document(
     let admin = admin::read(root.section("admin"));
     let console = telemetry::console(root.section("console"));
     let telemetry = telemetry::telemetry(root.section("telemetry"));
+    let state = state::read(root.section("state"));
     let expected_threads = threads::read(root.section("threads"));
     let tasks = sections::tasks(&mut root, drain);
     root.finish();
@@ -155,6 +156,7 @@ fn read_document(
         admin,
         telemetry,
         console,
+        state,
         expected_threads,
         tasks,
     }

@@ -111,6 +111,7 @@ pub(super) fn shutdown(mut table: Table<'_>) -> (ShutdownSettings, bool) {
     let cancel = budget("cancel", default.cancel, short);
     let close = budget("close", default.close, short);
     let deadline = budget("deadline", default.deadline, short);
+    let scrape_hold = budget("scrape_hold", default.scrape_hold, Duration::ZERO);
     let parts = [
         ("pre_drain_delay", &pre_drain_delay),
         ("drain", &drain),
@@ -127,6 +128,7 @@ pub(super) fn shutdown(mut table: Table<'_>) -> (ShutdownSettings, bool) {
         cancel: cancel.value,
         close: close.value,
         deadline: deadline.value,
+        scrape_hold: scrape_hold.value,
     };
     (settings, drain.sound)
 }

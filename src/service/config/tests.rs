@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     AdminSettings, Config, ConsoleSettings, DEFAULT, Endpoint, Kind, LogFormat, ShutdownSettings,
-    TelemetrySettings,
+    StateFolder, StateSettings, TelemetrySettings,
 };
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
@@ -219,7 +219,8 @@ fn every_key_is_read_into_its_field() {
     let config = parsed(
         "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\nlimit = \"off\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
-         deadline = \"1m30s\"\n[runtime]\nworker_threads = 3\n\
+         deadline = \"1m30s\"\nscrape_hold = \"0s\"\n\
+         [state]\nfolder = \"/s\"\ntextfile = \"t.prom\"\n[runtime]\nworker_threads = 3\n\
          [admin]\nlisten = \"[::]:80\"\nallowed_hosts = [\"orders.example\"]\n\
          [telemetry]\nendpoint = \"https://otlp.example\"\nsample_ratio = 0.5\n\
          [console]\nlisten = \"[::1]:6669\"\nretention = \"5s\"\n\
@@ -255,8 +256,14 @@ fn every_key_is_read_into_its_field() {
         cancel: Duration::from_secs(3),
         close: Duration::from_secs(4),
         deadline: Duration::from_secs(90),
+        scrape_hold: Duration::ZERO,
     };
     assert_eq!(config.shutdown, shutdown);
+    let state = StateSettings {
+        folder: StateFolder::At("/s".into()),
+        textfile: Some("t.prom".into()),
+    };
+    assert_eq!(config.state, state);
     assert_eq!(config.runtime.worker_threads, Some(3));
     let admin = AdminSettings {
         listen: Some("[::]:80".parse().expect("an address")),

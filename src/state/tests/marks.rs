@@ -1,6 +1,5 @@
 use super::*;
-use crate::state::cgroup::Groups;
-use crate::state::marker::{Marker, Run, Writer};
+use crate::state::marker::{Beat, Marker, OUTLIVED, Run, Writer};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 fn marker(folder: &Path) -> Writer {
@@ -25,7 +24,7 @@ fn what_is_written_in_place_is_read_back() {
         (None, None, None)
     );
     writer.stopping("SIGTERM").expect("it is open");
-    writer.panicking("boom").expect("it is open");
+    writer.panicking(Some("boom")).expect("it is open");
     writer.ending(Ended::Lingering).expect("it is open");
     let found = read(folder.path());
     assert_eq!(found.noted(), Some(Ended::Lingering));
@@ -57,14 +56,18 @@ fn the_watchdogs_word_is_read_as_forced() {
 fn a_panic_that_a_later_beat_outlived_was_not_the_end() {
     let folder = folder();
     let writer = marker(folder.path());
-    writer.panicking("boom").expect("it is open");
-    let panicked = crate::state::boot::now();
+    writer.panicking(Some("boom")).expect("it is open");
     assert_eq!(read(folder.path()).panic(), Some("boom"));
-    // The file knows milliseconds.
-    while crate::state::boot::now() < panicked + Duration::from_millis(2) {
-        std::thread::yield_now();
-    }
-    writer.beat(&Groups::here()).expect("it is open");
+    let at = |uptime: Duration| {
+        let beat = Beat {
+            uptime,
+            ..read(folder.path()).beat()
+        };
+        writer.write_beat(beat).expect("it is open");
+    };
+    at(crate::state::boot::now() + OUTLIVED / 2);
+    assert_eq!(read(folder.path()).panic(), Some("boom"));
+    at(crate::state::boot::now() + OUTLIVED);
     assert_eq!(read(folder.path()).panic(), None);
 }
 
@@ -76,7 +79,7 @@ proptest! {
         let folder = folder();
         let writer = marker(folder.path());
         let length = fs::metadata(folder.path().join("run.json")).expect("it is there").len();
-        writer.panicking(&words).expect("it is open");
+        writer.panicking(Some(&words)).expect("it is open");
         writer.stopping(&words).expect("it is open");
         read(folder.path());
         let now = fs::metadata(folder.path().join("run.json")).expect("it is there").len();

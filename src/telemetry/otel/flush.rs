@@ -3,13 +3,14 @@
 
 use super::super::exports::{SIGNALS, Signal};
 use super::super::family::Families;
-use super::super::past::LastShutdown;
+use super::super::past;
 use super::Telemetry;
 use super::pipe::{Flushing, Sent};
 use super::record::{Ids, SpanRecord, flags, text, unix_nanos};
 use crate::registry::root::Root;
 use crate::report::{Flush, FlushResult, Outcome, Reason, Report, Timing};
 use crate::shutdown::ending::Ending;
+use crate::state::LastShutdown;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Gauge, Metric, NumberDataPoint, number_data_point};
@@ -156,8 +157,11 @@ impl Ending for Flusher {
     fn end(&self, report: &Report, until: Instant) -> Vec<Flush> {
         self.telemetry.0.push_lingering(&self.root);
         self.push_shutdown(report);
-        self.telemetry
-            .push_last(&LastShutdown::of(report, SystemTime::now()));
+        self.telemetry.push_last(&LastShutdown::of(
+            report,
+            &self.telemetry.0.version,
+            SystemTime::now(),
+        ));
         self.ended.store(true, Ordering::SeqCst);
         self.flush(until)
     }
@@ -173,9 +177,9 @@ impl Drop for Flusher {
 
 impl Telemetry {
     /// The numbers of how a run ended, which nobody may come to scrape.
-    pub(super) fn push_last(&self, last: &LastShutdown) {
+    pub(crate) fn push_last(&self, last: &LastShutdown) {
         let mut families = Families::default();
-        last.write(&mut families);
+        past::write(last, &mut families);
         let now = unix_nanos(SystemTime::now());
         for family in families.into_families() {
             let points = family.get_metric().iter().map(|metric| NumberDataPoint {

@@ -153,7 +153,7 @@ fn what_is_listed_is_what_lives() {
             assert_eq!(runtime["runtime"]["workers"], 2);
             assert_eq!(
                 client.json("/api/report"),
-                serde_json::json!({"phase": "running", "report": null})
+                serde_json::json!({"phase": "running", "report": null, "previous": null})
             );
         },
     );
