@@ -13,13 +13,13 @@ pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
 pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
 pub use spawn::Spawn;
+#[cfg(feature = "admin")]
+pub(crate) use thread::thread_infos;
 pub use thread::{SpawnThread, ThreadSpawner};
 
 use crate::registry::kind;
 use crate::registry::root::{Event, Root};
 use crate::registry::scope::{self, Scope, Watch};
-use crate::registry::tracked::OkOrErr;
-use crate::task::TaskKind;
 use crate::threads::{self, ThreadHandle, ThreadKind};
 use std::fmt::{self, Display};
 use std::future::{Future, poll_fn};
@@ -402,8 +402,7 @@ impl TaskGroup {
         F: Future<Output = Result<T, E>>,
         E: Display,
     {
-        let options = kind::Options::of(TaskKind::Main);
-        spawn::tracked(self, "main", Location::caller(), &options, OkOrErr, future)
+        Spawn::main(self, Location::caller(), future)
     }
 }
 

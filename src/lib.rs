@@ -15,6 +15,8 @@
 )]
 
 mod audit;
+#[cfg(feature = "admin")]
+mod control;
 pub mod group;
 mod registry;
 pub mod report;
@@ -27,6 +29,8 @@ mod shutdown;
 #[cfg(feature = "json")]
 pub mod state;
 pub mod task;
+#[cfg(feature = "admin")]
+pub mod telemetry;
 pub mod testing;
 pub mod threads;
 

@@ -2,7 +2,7 @@
 //!
 //! Starting and ending a task takes no lock and writes no line that another thread writes: a thread has a shard of its
 //! own with counters, and free slots of its own. Readers walk both at any time without stopping anybody.
-//! The registry never calls out, except into `tracing`, and to the one listener of a root.
+//! The registry never calls out, except into `tracing`, and to the one listener and the one observer of a root.
 
 mod cancels;
 pub(crate) mod chains;
@@ -11,8 +11,14 @@ pub(crate) mod heartbeats;
 mod histogram;
 pub(crate) mod holders;
 pub(crate) mod kind;
+#[cfg(feature = "admin")]
+pub(crate) mod listing;
 #[cfg(all(test, headcount_loom))]
 mod loom_notice;
+#[cfg(feature = "console")]
+pub(crate) mod named;
+#[cfg(feature = "otel")]
+pub(crate) mod observer;
 pub(crate) mod panics;
 pub(crate) mod pulse;
 pub(crate) mod root;
@@ -20,10 +26,13 @@ pub(crate) mod scope;
 mod shard;
 mod slot;
 mod slots;
+#[cfg(feature = "admin")]
+pub(crate) mod survey;
 mod tally;
 pub(crate) mod tracked;
 pub(crate) mod untracked;
 mod waits;
+pub(crate) mod warnings;
 
 use crate::task::{TaskId, TaskState};
 use histogram::Totals;
@@ -45,6 +54,9 @@ pub(crate) struct LiveTask {
     pub(crate) kind: &'static Kind,
     scope: u32,
     pub(crate) state: TaskState,
+    /// A reading of the clock.
+    #[cfg(feature = "otel")]
+    pub(crate) started: u64,
     nanos: u64,
 }
 
@@ -127,6 +139,8 @@ fn live_task(
         kind: kind::at(entry.kind),
         scope: entry.scope,
         state,
+        #[cfg(feature = "otel")]
+        started: entry.started,
         nanos: clock::nanos_between(entry.started, now),
     }
 }

@@ -400,27 +400,39 @@ impl Termination for Report {
 // === impl Reason ===
 
 impl Reason {
+    /// Every word that [`Reason::word`] gives.
+    pub(crate) const WORDS: [&str; 8] = [
+        "SIGTERM",
+        "SIGINT",
+        "signal",
+        "requested",
+        "main_ended",
+        "main_failed",
+        "main_panicked",
+        "required_ended",
+    ];
+
+    /// The word that metrics use: without what only this shutdown has, such as a task's name.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        Self::WORDS[match self {
+            Self::Signal(signal_hook::consts::SIGTERM) => 0,
+            Self::Signal(signal_hook::consts::SIGINT) => 1,
+            Self::Signal(_) => 2,
+            Self::Requested(_) => 3,
+            Self::MainEnded => 4,
+            Self::MainFailed(_) => 5,
+            Self::MainPanicked(_) => 6,
+            Self::RequiredEnded { .. } => 7,
+        }]
+    }
+
     /// Whether a required part failed, and the exit code must say so.
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::MainFailed(_) | Self::MainPanicked(_) => true,
             Self::RequiredEnded { outcome, .. } => *outcome != TaskOutcome::Completed,
             Self::Signal(_) | Self::Requested(_) | Self::MainEnded => false,
-        }
-    }
-
-    /// One of few words, for labels: a signal's name, `requested`, `main_ended`, …
-    #[cfg(feature = "json")]
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            Self::Signal(number) => {
-                signal_hook::low_level::signal_name(*number).unwrap_or("signal")
-            }
-            Self::Requested(_) => "requested",
-            Self::MainEnded => "main_ended",
-            Self::MainFailed(_) => "main_failed",
-            Self::MainPanicked(_) => "main_panicked",
-            Self::RequiredEnded { .. } => "required_ended",
         }
     }
 }

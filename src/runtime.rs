@@ -2,6 +2,8 @@
 
 mod attached;
 mod builder;
+#[cfg(feature = "admin")]
+mod exporting;
 #[cfg(feature = "json")]
 mod remembering;
 
@@ -10,6 +12,8 @@ pub use attached::{Attached, attach};
 pub use builder::{BuildError, Builder};
 
 use crate::audit::{Baseline, stack};
+#[cfg(feature = "admin")]
+use crate::control::Admin;
 use crate::group::{Budgets, TaskGroup};
 use crate::registry::root::Root;
 use crate::registry::{clock, panics};
@@ -17,10 +21,18 @@ use crate::report::{Dump, Reason, Report};
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned, Plan};
 use crate::task::{Panic, TaskError};
+#[cfg(feature = "console")]
+use crate::telemetry::Serving;
+#[cfg(feature = "admin")]
+use crate::telemetry::{Metrics, Past, Watched};
 use crate::threads::{Registration, ThreadClass};
 use std::fmt::{self, Display};
 use std::future::Future;
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "admin")]
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// A tokio runtime whose tasks and threads are known by name, and a shutdown in three layers for it.
@@ -55,6 +67,13 @@ pub struct Runtime {
     handle: Handle,
     root: u64,
     is_current_thread: bool,
+    /// Served as long as this is there.
+    #[cfg(feature = "console")]
+    _console: Option<Serving>,
+    #[cfg(feature = "admin")]
+    metrics: Metrics,
+    #[cfg(feature = "admin")]
+    admin: Option<Admin>,
     /// The last field: the folder is given back when all else is over.
     #[cfg(feature = "json")]
     remembered: remembering::Remembered,
@@ -142,6 +161,21 @@ impl Runtime {
     #[must_use]
     pub fn dump(&self) -> Dump {
         self.control.dumper().dump()
+    }
+
+    /// What the runtime, its tasks and threads are in numbers, also while it runs: [`Runtime::run`] takes the runtime
+    /// itself.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Where the admin server listens, if it was asked for: the port that it got when it was asked for port 0.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// Runs `main` on this thread, stops everything when it ends or something else says so, and returns the report.
@@ -285,6 +319,21 @@ impl Start {
         let tasks = TaskGroup::root(self.root, handle.clone(), control.side(), budgets);
         Ok((tasks, control))
     }
+}
+
+/// What metrics and the admin server look at.
+#[cfg(feature = "admin")]
+fn watched_of(
+    (service, budgets): (&str, [Duration; 3]),
+    tasks: &TaskGroup,
+    control: &Control,
+    (owns_runtime, past): (bool, Past),
+) -> Watched {
+    let work = (tasks.handle().clone(), owns_runtime);
+    let (root, standing) = (tasks.registry_root(), control.standing());
+    let mut watched = Watched::new(service, root, standing, work, budgets);
+    watched.past = past;
+    watched
 }
 
 fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {

@@ -3,6 +3,7 @@
 pub mod cli;
 pub(crate) mod config;
 pub(crate) mod endpoint;
+pub(crate) mod exports;
 pub(crate) mod process;
 pub(crate) mod resources;
 
@@ -11,10 +12,11 @@ pub use process::guardian_main;
 use crate::{BuildError, Report, Runtime, TaskGroup};
 use cli::ReportFormat;
 use config::{Config, Kind, StateFolder};
+use exports::Exports;
 use std::collections::BTreeMap;
 
 /// Runs the service until it is stopped.
-fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
+fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report, BuildError> {
     let shutdown = &config.shutdown;
     let mut builder = Runtime::builder()
         .name(&config.name)
@@ -40,10 +42,19 @@ fn run(config: &Config, format: ReportFormat) -> Result<Report, BuildError> {
     if let Some(workers) = config.runtime.worker_threads {
         builder = builder.worker_threads(workers);
     }
+    if let Some(address) = config.admin.listen {
+        builder = builder.admin(address);
+    }
+    for host in &config.admin.allowed_hosts {
+        builder = builder.admin_host(host);
+    }
     if format == ReportFormat::Json {
         builder = builder.print_json();
     }
-    let runtime = builder.build()?;
+    let runtime = exports.of(builder).build()?;
+    if let Some(address) = runtime.admin_address() {
+        tracing::info!("admin server: http://{address}/");
+    }
     Ok(runtime.run(async |tasks| {
         start(config, &tasks);
         tasks.draining().await;

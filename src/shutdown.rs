@@ -5,10 +5,12 @@
 
 mod cancel;
 mod close;
+pub(crate) mod course;
 pub(crate) mod dump;
 pub(crate) mod ending;
 pub(crate) mod hold;
 mod last_resort;
+mod lingering;
 mod live_line;
 mod panics;
 mod pipeline;
@@ -29,6 +31,7 @@ use crate::registry::root::{Event, PanicText, Root};
 use crate::report::dump::Phase;
 use crate::report::{Reason, Report};
 use crate::threads::{self, ThreadClass, ThreadRule};
+use course::Course;
 use dump::{Dumper, Dumps};
 use ending::Endings;
 use panics::Panics;
@@ -103,11 +106,11 @@ pub(crate) struct Owned {
     pub(crate) released: watch::Sender<bool>,
 }
 
-/// Where the shutdown stands, for dumps, metrics and the watchdog's last words.
+/// Where the shutdown stands, for dumps and the watchdog's last words; and its course, for those who may wait for a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     phase: AtomicU8,
-    report: Mutex<Option<Arc<Report>>>,
+    course: Course,
 }
 
 /// The control side of one root. Dropping it ends its threads.
@@ -119,6 +122,11 @@ pub(crate) struct Control {
     watchdog: Arc<Watchdog>,
     signals: Mutex<Option<signals::Watching>>,
     dumper: Dumper,
+    #[cfg_attr(
+        not(feature = "admin"),
+        expect(dead_code, reason = "nobody else looks at it")
+    )]
+    standing: Arc<Standing>,
     #[cfg(feature = "json")]
     voice: Voice,
 }
@@ -169,7 +177,7 @@ impl Drop for Owned {
 // === impl Standing ===
 
 impl Standing {
-    const PHASES: [Phase; 5] = [
+    pub(crate) const PHASES: [Phase; 5] = [
         Phase::Running,
         Phase::Draining,
         Phase::Cancelling,
@@ -178,22 +186,20 @@ impl Standing {
     ];
 
     fn set(&self, phase: Phase) {
+        self.course.enter(phase);
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
     }
 
-    fn publish(&self, report: &Arc<Report>) {
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(report));
+    pub(crate) fn course(&self) -> &Course {
+        &self.course
     }
 
-    /// The report, once it is final; a moment later again, with what was done with it.
-    #[expect(dead_code, reason = "for the metrics")]
-    pub(crate) fn report(&self) -> Option<Arc<Report>> {
-        let report = self.report.lock();
-        report.unwrap_or_else(PoisonError::into_inner).clone()
+    fn publish(&self, report: &Arc<Report>) {
+        self.course.publish(report);
     }
 
     /// Whether a layer is under way that the second signal cuts short.
@@ -256,6 +262,7 @@ impl Control {
         let handle = runtime.handle().clone();
         let vigil = Vigil::new(root, &work, owned.is_ours, plan.hold_limit);
         begin_vigil(&handle, vigil, &voice);
+        let standing = Arc::clone(&phase);
         let (reporting, report) = oneshot::channel();
         let pipeline = Pipeline {
             plan,
@@ -291,9 +298,15 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
+            standing,
             #[cfg(feature = "json")]
             voice: said,
         })
+    }
+
+    #[cfg(feature = "admin")]
+    pub(crate) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// For groups: they keep the control thread alive as long as they may need it.

@@ -11,6 +11,33 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub(crate) u64);
 
+/// The span of another process that a task is a part of: the W3C's `traceparent` header.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::task::Traceparent;
+///
+/// let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+/// let parent: Traceparent = header.parse()?;
+/// assert_eq!(parent.to_string(), header);
+/// # Ok::<(), headcount::task::InvalidTraceparent>(())
+/// ```
+#[cfg(feature = "otel")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traceparent {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+    pub(crate) flags: u8,
+}
+
+/// A text that is no `traceparent`.
+#[cfg(feature = "otel")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("read a traceparent: it is not of the form 00-TRACE-SPAN-FLAGS")]
+#[non_exhaustive]
+pub struct InvalidTraceparent;
+
 /// What runs a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(
@@ -115,6 +142,49 @@ impl fmt::Display for TaskId {
 impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TaskId({})", self.0)
+    }
+}
+
+// === impl Traceparent ===
+
+/// By <https://www.w3.org/TR/trace-context/#traceparent-header>.
+#[cfg(feature = "otel")]
+impl std::str::FromStr for Traceparent {
+    type Err = InvalidTraceparent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
+        let parts: Vec<&str> = text.split('-').collect();
+        let [version, trace, span, flags, rest @ ..] = &*parts else {
+            return Err(InvalidTraceparent);
+        };
+        let number = |part: &str, digits| {
+            let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            let is_number = part.len() == digits && part.bytes().all(is_hex);
+            let number = is_number.then(|| u128::from_str_radix(part, 16).ok());
+            number.flatten().ok_or(InvalidTraceparent)
+        };
+        let (version, trace) = (number(version, 2)?, number(trace, 32)?);
+        let (span, flags) = (number(span, 16)?, number(flags, 2)?);
+        // A later version may have more parts; 255 is none.
+        if version == 255 || trace == 0 || span == 0 || version == 0 && !rest.is_empty() {
+            return Err(InvalidTraceparent);
+        }
+        Ok(Self {
+            trace,
+            span: u64::try_from(span).map_err(|_| InvalidTraceparent)?,
+            flags: u8::try_from(flags).map_err(|_| InvalidTraceparent)?,
+        })
+    }
+}
+
+#[cfg(feature = "otel")]
+impl fmt::Display for Traceparent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace, self.span, self.flags
+        )
     }
 }
 

@@ -84,6 +84,23 @@ impl Owned {
         Self(runtime.expect("the system has threads"))
     }
 
+    /// The same, with spans of its tasks.
+    #[cfg(feature = "otel")]
+    pub(crate) fn with_telemetry(
+        workers: usize,
+        telemetry: Option<&headcount::telemetry::Telemetry>,
+    ) -> Self {
+        let builder = headcount::Runtime::builder()
+            .worker_threads(workers)
+            .print(false)
+            .signals(false);
+        let builder = match telemetry {
+            Some(telemetry) => builder.telemetry(telemetry),
+            None => builder,
+        };
+        Self(builder.build().expect("the system has threads"))
+    }
+
     pub(crate) fn tasks(&self) -> Headcount {
         Headcount(self.0.tasks().clone())
     }

@@ -1,8 +1,8 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `poll`, `hooks`, `memory`, `cancel`, `list`, `dump`, `shutdown`, `churn`, `stacks`; without any,
-//! all run.
+//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `shutdown`, `churn`, `stacks`; without
+//! any, all run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -23,6 +23,8 @@ mod peers;
 mod poll;
 mod rounds;
 mod shutdown;
+#[cfg(feature = "otel")]
+mod spans;
 mod spawn;
 mod stacks;
 mod table;
@@ -34,10 +36,12 @@ use table::Section;
 type Measure = fn(&Scale) -> Vec<Section>;
 
 /// The measures by the names that select them.
-const MEASURES: [(&str, Measure); 10] = [
+const MEASURES: &[(&str, Measure)] = &[
     ("spawn", spawn::measure),
     ("poll", poll::measure),
     ("hooks", hooks::measure),
+    #[cfg(feature = "otel")]
+    ("spans", spans::measure),
     ("memory", memory::measure),
     ("cancel", cancel::measure),
     ("list", list::measure),
@@ -74,7 +78,7 @@ fn main() -> ExitCode {
     scale.repetitions = arguments.repetitions.unwrap_or(scale.repetitions);
     let mut text = table::heading(&scale);
     print!("{text}");
-    for (name, measure) in MEASURES {
+    for &(name, measure) in MEASURES {
         if arguments.selects(name) {
             for section in measure(&scale) {
                 let section = section.to_markdown();
@@ -115,7 +119,11 @@ impl Arguments {
                     parsed.measures.push(argument);
                 }
                 other => {
-                    let known = MEASURES.map(|(name, _)| name).join(", ");
+                    let known = MEASURES
+                        .iter()
+                        .map(|(name, _)| *name)
+                        .collect::<Vec<_>>()
+                        .join(", ");
                     return Err(format!("`{other}` is none of {known}"));
                 }
             }

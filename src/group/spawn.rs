@@ -5,6 +5,8 @@ use crate::registry::clock;
 use crate::registry::kind::{self, Options};
 use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
 use crate::registry::untracked;
+#[cfg(feature = "otel")]
+use crate::task::Traceparent;
 use crate::task::{TaskError, TaskKind, TaskOutcome};
 use std::fmt::Display;
 use std::future::Future;
@@ -26,6 +28,8 @@ pub struct Spawn<'a> {
     name: &'a str,
     options: Options,
     heartbeat: Option<Duration>,
+    #[cfg(feature = "otel")]
+    parent: Option<Traceparent>,
 }
 
 // === impl Spawn ===
@@ -37,7 +41,16 @@ impl<'a> Spawn<'a> {
             name,
             options: Options::of(TaskKind::Async),
             heartbeat: None,
+            #[cfg(feature = "otel")]
+            parent: None,
         }
+    }
+
+    /// It is a part of a trace that another process began: of the request that it answers, say.
+    #[cfg(feature = "otel")]
+    pub fn traceparent(mut self, parent: Traceparent) -> Self {
+        self.parent = Some(parent);
+        self
     }
 
     /// The service cannot do without it: its end before a shutdown begins one, and the service is not ready from then
@@ -126,11 +139,14 @@ impl<'a> Spawn<'a> {
             return TaskHandle::refused();
         }
         let site = Location::caller();
-        let tracked = tracked(self.group, self.name, site, &self.options, judge, future);
-        if let Some(every) = self.heartbeat {
-            tracked.row().expect_beats(every);
-        }
+        let tracked = Tracked::new(self.row(site), judge, future);
         let _mark = untracked::mark_tracked();
+        #[cfg(all(tokio_unstable, feature = "console"))]
+        if let Some(name) = tracked.name_for_tokio() {
+            let named = tokio::task::Builder::new().name(&name);
+            let spawned = named.spawn_on(tracked, self.group.handle());
+            return TaskHandle::new(spawned.expect("a task needs nothing of the system"));
+        }
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
         TaskHandle::new(self.group.handle().spawn(tracked))
     }
@@ -151,10 +167,7 @@ impl<'a> Spawn<'a> {
         }
         self.options.runs = TaskKind::Local;
         let site = Location::caller();
-        let tracked = tracked(self.group, self.name, site, &self.options, Any, future);
-        if let Some(every) = self.heartbeat {
-            tracked.row().expect_beats(every);
-        }
+        let tracked = Tracked::new(self.row(site), Any, future);
         let _mark = untracked::mark_tracked();
         TaskHandle::new(tokio::task::spawn_local(tracked))
     }
@@ -174,30 +187,36 @@ impl<'a> Spawn<'a> {
         TaskHandle::new(self.group.handle().spawn_blocking(move || run(work, row)))
     }
 
+    #[inline]
     fn row(&self, site: &'static Location<'static>) -> Row {
         let scope = self.group.scope();
         let found = kind::intern(scope.path(), self.name, site, &self.options);
-        let row = Row::start(found, scope);
+        #[cfg_attr(not(feature = "otel"), expect(unused_mut, reason = "nobody observes"))]
+        let mut row = Row::start(found, scope);
+        #[cfg(feature = "otel")]
+        if let Some(observer) = self.group.registry_root().observer() {
+            row.observe(&**observer, self.parent);
+        }
         if let Some(every) = self.heartbeat {
             row.expect_beats(every);
         }
         row
     }
-}
 
-/// A future with a row.
-#[inline]
-pub(super) fn tracked<F: Future, J: Judge<F::Output>>(
-    group: &TaskGroup,
-    name: &str,
-    site: &'static Location<'static>,
-    options: &Options,
-    judge: J,
-    future: F,
-) -> Tracked<F, J> {
-    let scope = group.scope();
-    let found = kind::intern(scope.path(), name, site, options);
-    Tracked::new(Row::start(found, scope), judge, future)
+    /// The future of `main`, which runs on no worker.
+    pub(super) fn main<F, T, E>(
+        group: &'a TaskGroup,
+        site: &'static Location<'static>,
+        future: F,
+    ) -> Tracked<F, OkOrErr>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Display,
+    {
+        let mut main = Self::new(group, "main");
+        main.options = Options::of(TaskKind::Main);
+        Tracked::new(main.row(site), OkOrErr, future)
+    }
 }
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.

@@ -113,23 +113,27 @@ impl TaskGroup {
     /// It stops no thread, and reads a file for each: about 40 µs a thread when there are thousands.
     #[must_use]
     pub fn threads(&self) -> Vec<ThreadInfo> {
-        let root = self.registry_root().number;
-        let info = |thread: Audited| ThreadInfo {
-            tid: thread.os.key.tid,
-            name: thread.name().to_owned(),
-            class: thread.class(),
-            own: thread
-                .known
-                .as_ref()
-                .is_some_and(|known| known.root == root),
-            started: thread.known.as_ref().and_then(|known| known.started),
-            age: thread.age,
-            cpu: thread.os.cpu,
-            state: thread.os.state_name(),
-        };
-        let all = audit::threads(&Baseline::default());
-        all.into_iter().map(info).collect()
+        thread_infos(self.registry_root().number)
     }
+}
+
+/// Every thread of the process, as the root of that number sees it.
+pub(crate) fn thread_infos(root: u64) -> Vec<ThreadInfo> {
+    let info = |thread: Audited| ThreadInfo {
+        tid: thread.os.key.tid,
+        name: thread.name().to_owned(),
+        class: thread.class(),
+        own: thread
+            .known
+            .as_ref()
+            .is_some_and(|known| known.root == root),
+        started: thread.known.as_ref().and_then(|known| known.started),
+        age: thread.age,
+        cpu: thread.os.cpu,
+        state: thread.os.state_name(),
+    };
+    let all = audit::threads(&Baseline::default());
+    all.into_iter().map(info).collect()
 }
 
 // === impl SpawnThread ===

@@ -4,6 +4,7 @@
 //! are few; a name that carries an id would make many, so the table is bounded and what comes after is `_other`.
 
 use super::shard::{self, KindCounters};
+use super::warnings::Warning;
 use crate::task::TaskKind;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -309,6 +310,7 @@ fn intern_slowly(
         (kind, std::mem::take(&mut index.full))
     });
     if full {
+        Warning::TaskNames.note();
         // Outside of the lock: the subscriber is the user's, and may spawn.
         tracing::warn!(
             target: "headcount",
@@ -330,6 +332,12 @@ pub(crate) fn at(number: u32) -> &'static Kind {
 /// Every kind that was ever made.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
     TABLE.iter().map_while(OnceLock::get)
+}
+
+/// How many kinds were made.
+#[cfg(feature = "admin")]
+pub(crate) fn made() -> usize {
+    index_of(|index| index.made)
 }
 
 /// The groups that have a histogram of their own, and the name of the rest.

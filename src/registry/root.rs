@@ -1,6 +1,8 @@
 //! Roots: one for each runtime that is watched, so that several in a process (tests) do not see each other's tasks.
 
 use super::kind::Kind;
+#[cfg(feature = "otel")]
+use super::observer::Observer;
 use super::scope::{self, Scope};
 use crate::task::TaskOutcome;
 use std::collections::HashMap;
@@ -49,9 +51,18 @@ pub(crate) struct Root {
     hooked: AtomicBool,
     /// Whether its tasks note when they are polled.
     has_pulse: AtomicBool,
+    /// Tasks of headcount itself on the runtime: they have no row, and are no untracked tasks.
+    own_tasks: AtomicU64,
     pub(crate) scope: &'static Scope,
     listener: OnceLock<Box<dyn Fn(Event) + Send + Sync>>,
+    #[cfg(feature = "otel")]
+    observer: OnceLock<Arc<dyn Observer>>,
 }
+
+/// While it lives, a task of headcount itself is on the runtime, or about to be.
+#[cfg(feature = "admin")]
+#[derive(Debug)]
+pub(crate) struct OwnTask(Arc<Root>);
 
 // === impl Root ===
 
@@ -66,8 +77,11 @@ impl Root {
             required_stalled: AtomicU32::new(0),
             hooked: AtomicBool::new(false),
             has_pulse: AtomicBool::new(false),
+            own_tasks: AtomicU64::new(0),
             scope: scope::create(None, number, super::kind::ROOT_PATH),
             listener: OnceLock::new(),
+            #[cfg(feature = "otel")]
+            observer: OnceLock::new(),
         });
         roots()
             .get_or_insert_default()
@@ -78,6 +92,18 @@ impl Root {
     /// Who hears of events; the first call counts. It is called on the work side, so it must not block.
     pub(crate) fn listen(&self, listener: impl Fn(Event) + Send + Sync + 'static) {
         self.listener.set(Box::new(listener)).ok();
+    }
+
+    /// Who makes spans of the tasks that start from here on; the first call counts.
+    #[cfg(feature = "otel")]
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        self.observer.set(observer).ok();
+    }
+
+    #[cfg(feature = "otel")]
+    #[inline]
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.get()
     }
 
     #[inline]
@@ -118,6 +144,20 @@ impl Root {
         self.has_pulse.store(true, Ordering::Relaxed);
     }
 
+    /// How many tasks of headcount itself are on the runtime.
+    pub(crate) fn own_tasks(&self) -> u64 {
+        self.own_tasks.load(Ordering::Acquire)
+    }
+
+    /// Begins a task of headcount itself, of which there is one at most; `None` while there is one.
+    #[cfg(feature = "admin")]
+    pub(crate) fn begin_own_task(self: &Arc<Self>) -> Option<OwnTask> {
+        let begun = self
+            .own_tasks
+            .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        begun.is_ok().then(|| OwnTask(Arc::clone(self)))
+    }
+
     /// Whether a required task ended before the shutdown.
     pub(crate) fn has_lost_required(&self) -> bool {
         self.required_lost.load(Ordering::Acquire)
@@ -146,6 +186,13 @@ impl Root {
     }
 }
 
+#[cfg(feature = "admin")]
+impl Drop for OwnTask {
+    fn drop(&mut self) {
+        self.0.own_tasks.store(0, Ordering::Release);
+    }
+}
+
 impl Drop for Root {
     fn drop(&mut self) {
         if let Some(roots) = roots().as_mut() {
@@ -163,6 +210,14 @@ impl fmt::Debug for Root {
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
+}
+
+/// The observer of the root of that number, if it still lives.
+#[cfg(feature = "otel")]
+#[cold]
+pub(crate) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
+    let root = roots().as_ref()?.get(&number)?.upgrade()?;
+    root.observer().cloned()
 }
 
 /// Tells the root of that number, if it still lives.

@@ -5,6 +5,7 @@
 //! one flag of it; only while somebody waits do they write.
 
 use super::waits::Waits;
+use super::warnings::Warning;
 use super::{kind, shard};
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -223,6 +224,13 @@ impl Scope {
     pub(crate) fn draining_for(&self) -> Option<Duration> {
         self.is_draining()
             .then(|| super::clock::since(self.told.load(Ordering::Relaxed)))
+    }
+
+    /// When it was told to drain: a reading of the clock.
+    #[cfg(feature = "otel")]
+    pub(crate) fn told(&self) -> Option<u64> {
+        self.is_draining()
+            .then(|| self.told.load(Ordering::Relaxed))
     }
 
     pub(crate) fn told_to_drain(&self) -> &Notify {
@@ -459,6 +467,7 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     let taken = if depth <= DEPTH { index.take() } else { None };
     let Some((scope, watchers)) = taken else {
         drop(index);
+        Warning::Groups.note();
         tracing::warn!(
             target: "headcount",
             "more than {SCOPES} groups at once, or {DEPTH} in each other: the group made at {} shares its parent",

@@ -137,6 +137,20 @@ pub(crate) fn at_places(places: &[(usize, u32)]) -> Vec<(&'static Slot, u32)> {
     found
 }
 
+/// How many chunks of slots were made.
+#[cfg(feature = "admin")]
+pub(crate) fn chunks_made() -> usize {
+    MADE.load(Ordering::Acquire)
+}
+
+/// The slots of a chunk that was made.
+#[cfg(feature = "admin")]
+pub(crate) fn chunk(number: usize) -> &'static [Slot] {
+    let block = TABLE[number / CHUNKS_A_BLOCK].get();
+    let chunk = block.and_then(|block| block[number % CHUNKS_A_BLOCK].get());
+    chunk.expect("a chunk is counted after it is made")
+}
+
 fn shared() -> MutexGuard<'static, Vec<Vec<&'static Slot>>> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }

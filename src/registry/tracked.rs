@@ -4,12 +4,16 @@
 //! cancel, by a panic, or by the runtime that goes away.
 
 use super::kind::{self, Found, Kind};
+#[cfg(feature = "otel")]
+use super::observer::{self, Current, End, NewTask, Observer, TaskSpan};
 use super::root::{self, Event, PanicText};
 use super::scope::{self, Scope};
 use super::shard::{self, Shard};
 use super::slot::{Entry, Slot};
 use super::{cancels, chains, clock, heartbeats, panics, pulse, slots, untracked};
 use crate::audit::asking::Asking;
+#[cfg(feature = "otel")]
+use crate::task::Traceparent;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
@@ -66,9 +70,19 @@ pub(crate) struct Row {
     polled: bool,
     /// Whether the slot has the waker.
     published: bool,
+    /// Whether the root has an observer.
+    #[cfg(feature = "otel")]
+    observed: bool,
     /// The word of `cancels` when the slot was last looked into.
     seen: u64,
+    /// What that observer has of it. Thin, for the others.
+    #[cfg(feature = "otel")]
+    span: Option<Box<Span>>,
 }
+
+#[cfg(feature = "otel")]
+#[derive(Debug)]
+struct Span(Box<dyn TaskSpan>);
 
 /// What a task does with its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +124,11 @@ impl<F: Future, J> Tracked<F, J> {
         }
     }
 
-    pub(crate) fn row(&self) -> &Row {
-        &self.row
+    /// What tokio is to call it, if tokio-console looks.
+    #[cfg(all(tokio_unstable, feature = "console"))]
+    #[inline]
+    pub(crate) fn name_for_tokio(&self) -> Option<String> {
+        super::named::name(|| kind::at(self.row.slot.own_entry().kind))
     }
 }
 
@@ -230,8 +247,25 @@ impl Row {
             live: true,
             polled: false,
             published: false,
+            #[cfg(feature = "otel")]
+            observed: false,
             seen: cancels::NEVER,
+            #[cfg(feature = "otel")]
+            span: None,
         }
+    }
+
+    /// Has the root's observer make a span of the task.
+    #[cfg(feature = "otel")]
+    pub(crate) fn observe(&mut self, observer: &dyn Observer, parent: Option<Traceparent>) {
+        let entry = self.slot.own_entry();
+        let span = observer.spawned(&NewTask {
+            id: TaskId(entry.id),
+            kind: kind::at(entry.kind),
+            parent,
+        });
+        self.observed = true;
+        self.span = span.map(|span| Box::new(Span(span)));
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -297,6 +331,27 @@ impl Row {
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        #[cfg(feature = "otel")]
+        if self.observed {
+            return self.poll_observed(f);
+        }
+        self.poll_noted(f)
+    }
+
+    #[cfg(feature = "otel")]
+    #[inline(never)]
+    fn poll_observed<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        let Some(span) = &self.span else {
+            return observer::within(Current::Unsampled, || self.poll_noted(f));
+        };
+        let (mut f, mut polled) = (Some(f), None);
+        span.0
+            .around(&mut || polled = f.take().map(|f| self.poll_noted(f)));
+        polled.expect("a span calls what it is around")
+    }
+
+    #[inline]
+    fn poll_noted<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
         let shard = shard::for_notes();
         let before = shard.replace_current(self.slot.place());
         let result = catch_unwind(AssertUnwindSafe(f));
@@ -316,11 +371,12 @@ impl Row {
     fn end_failed(&mut self, error: &str) {
         let kind = kind::at(self.slot.own_entry().kind);
         tracing::warn!(
+            name: "headcount.task.finished",
             target: "headcount::task",
             group = kind.group(), task = kind.name, id = self.id().get(), error,
             "task failed"
         );
-        self.end(TaskOutcome::Failed);
+        self.end_with(TaskOutcome::Failed, Some(error));
     }
 
     /// Ends the row of a task that was dropped before it returned; `dropped` tells whether the drop panicked.
@@ -341,6 +397,7 @@ impl Row {
         // A subscriber that panics must not take the row with it.
         let told = catch_unwind(AssertUnwindSafe(|| {
             tracing::error!(
+                name: "headcount.task.panicked",
                 target: "headcount::task",
                 group = kind.group(), task = kind.name, id = self.id().get(), spawned = %kind.site,
                 "task panicked: {panic}"
@@ -353,13 +410,56 @@ impl Row {
             location: panic.location().map(ToString::to_string),
         };
         root::tell(root, Event::Panicked(kind, text));
-        self.end(TaskOutcome::Panicked);
+        self.end_with(TaskOutcome::Panicked, Some(&panic.to_string()));
         TaskError::Panicked(panic)
     }
 
-    /// Ends the row: of a task that returned, or whose future is dropped.
+    #[cfg(feature = "otel")]
     #[inline(never)]
+    fn tell_observer(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+        let span = self.span.take();
+        if span.is_none() && outcome == TaskOutcome::Completed {
+            return;
+        }
+        let entry = self.slot.own_entry();
+        let scope = scope::at(entry.scope);
+        let end = End {
+            id: TaskId(entry.id),
+            kind: kind::at(entry.kind),
+            started: entry.started,
+            told: scope.told(),
+            ended: clock::raw(),
+            outcome,
+            error,
+        };
+        // It logs, and a subscriber that panics must not take the row with it.
+        let told = catch_unwind(AssertUnwindSafe(|| match span {
+            Some(span) => span.0.end(&end),
+            None => {
+                if let Some(observer) = root::observer(scope.root()) {
+                    observer.ended(&end);
+                }
+            }
+        }));
+        drop(told);
+    }
+
+    /// Ends the row: of a task that returned, or whose future is dropped.
+    #[inline]
     pub(crate) fn end(&mut self, outcome: TaskOutcome) {
+        self.end_with(outcome, None);
+    }
+
+    #[inline(never)]
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(unused_variables, reason = "nobody observes")
+    )]
+    fn end_with(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+        #[cfg(feature = "otel")]
+        if self.observed {
+            self.tell_observer(outcome, error);
+        }
         self.live = false;
         let entry = self.slot.own_entry();
         let kind = kind::at(entry.kind);

@@ -1,13 +1,27 @@
 //! Watching tasks on a runtime that somebody else owns.
 
 use super::Start;
+#[cfg(feature = "admin")]
+use super::builder::claim;
 use super::builder::{BuildError, Builder, fit};
+#[cfg(feature = "admin")]
+use super::exporting::Exporting;
+#[cfg(feature = "admin")]
+use super::watched_of;
+#[cfg(feature = "admin")]
+use crate::control::{Admin, AdminSettings};
 use crate::group::TaskGroup;
 use crate::report::{Dump, Reason, Report};
 use crate::shutdown::dump::Dumper;
 use crate::shutdown::ending::Endings;
+#[cfg(feature = "admin")]
+use crate::shutdown::hold::Scrapes;
 use crate::shutdown::{Control, Owned, UnknownThreads};
+#[cfg(feature = "admin")]
+use crate::telemetry::{Metrics, Past};
 use std::fmt;
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -19,6 +33,12 @@ use tokio::runtime::Handle;
 pub struct Attached {
     tasks: TaskGroup,
     control: Arc<Control>,
+    #[cfg(feature = "admin")]
+    metrics: Metrics,
+    #[cfg(feature = "admin")]
+    scrapes: Arc<Scrapes>,
+    #[cfg(feature = "admin")]
+    admin: Option<Admin>,
 }
 
 /// Begins to track tasks on a runtime that somebody else owns: of `#[tokio::main]`, say.
@@ -43,9 +63,38 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     let mut plan = fit(Builder::new().print(false).signals(false).into_plan(), None)?;
     plan.may_exit = false;
     plan.unknown_threads = UnknownThreads::Expect;
-    let (tasks, control) =
-        Start::new(plan).control(&Arc::new(Owned::new(None)), handle, Endings::default())?;
-    Ok(Attached { tasks, control })
+    #[cfg(feature = "admin")]
+    let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
+    let start = Start::new(plan);
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(unused_mut, reason = "there is nothing to add")
+    )]
+    let mut endings = Endings::default();
+    #[cfg(feature = "otel")]
+    let exporting = Exporting::begin(None, &start, &mut endings)?;
+    #[cfg(all(feature = "admin", not(feature = "otel")))]
+    let exporting = Exporting::default();
+    #[cfg(feature = "admin")]
+    let scrapes = Arc::clone(&endings.scrapes);
+    let (tasks, control) = start.control(&Arc::new(Owned::new(None)), handle, endings)?;
+    #[cfg(feature = "admin")]
+    let metrics = exporting.metrics(watched_of(
+        (&service, budgets),
+        &tasks,
+        &control,
+        (false, Past::default()),
+    ));
+    Ok(Attached {
+        #[cfg(feature = "admin")]
+        metrics,
+        #[cfg(feature = "admin")]
+        scrapes,
+        #[cfg(feature = "admin")]
+        admin: None,
+        tasks,
+        control,
+    })
 }
 
 // === impl Attached ===
@@ -55,6 +104,37 @@ impl Attached {
     #[must_use]
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
+    }
+
+    /// What the tasks and threads are in numbers, also after this is gone.
+    #[cfg(feature = "admin")]
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Serves a page, metrics, health and JSON on this address until the shutdown has ended, and returns the address:
+    /// with port 0 the port that it got. See [`Builder::admin`](crate::Builder::admin). One that was served before is
+    /// served no more.
+    ///
+    /// # Errors
+    ///
+    /// An address that is not to be had; a thread that the system refuses.
+    #[cfg(feature = "admin")]
+    #[track_caller]
+    pub fn serve_admin(&mut self, address: SocketAddr) -> Result<SocketAddr, BuildError> {
+        let settings = AdminSettings {
+            address,
+            hosts: Vec::new(),
+        };
+        let claimed = claim(&settings)?;
+        let scrapes = Arc::clone(&self.scrapes);
+        let admin = claimed.serve(
+            self.metrics.clone(),
+            Arc::new(move |begun| scrapes.note(begun)),
+        );
+        let admin = self.admin.insert(admin.map_err(BuildError::System)?);
+        Ok(admin.address())
     }
 
     /// Takes dumps, also after this is gone.

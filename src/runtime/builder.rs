@@ -1,12 +1,25 @@
 //! The settings of a runtime.
 
+#[cfg(feature = "admin")]
+use super::exporting::Exporting;
+#[cfg(feature = "admin")]
+use super::watched_of;
 use super::{Runtime, Start, threads_of};
+#[cfg(feature = "admin")]
+use crate::control::{AdminSettings, Claimed};
 use crate::registry::clock;
+use crate::registry::root::Root;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Owned, Plan, Print, UnknownThreads};
+#[cfg(feature = "console")]
+use crate::telemetry::Console;
+#[cfg(feature = "otel")]
+use crate::telemetry::Telemetry;
 use crate::threads::{self, ThreadRule};
 use std::fmt;
 use std::io;
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +40,14 @@ pub struct Builder {
     current_thread: bool,
     worker_threads: Option<usize>,
     configure: Option<Configure>,
+    #[cfg(feature = "console")]
+    console: Option<Console>,
+    #[cfg(feature = "otel")]
+    telemetry: Option<Telemetry>,
+    #[cfg(feature = "admin")]
+    admin: Option<SocketAddr>,
+    #[cfg(feature = "admin")]
+    admin_hosts: Vec<String>,
     #[cfg(feature = "json")]
     pub(super) remembers: super::remembering::Remembering,
 }
@@ -51,6 +72,15 @@ pub enum BuildError {
         close: Duration,
         /// The deadline.
         deadline: Duration,
+    },
+    /// The address of the admin server is not to be had.
+    #[cfg(feature = "admin")]
+    #[error("claim {address} for the admin server{}", who_has_it(source))]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
     },
     /// The system refused threads or descriptors.
     #[error("start the runtime's threads")]
@@ -82,6 +112,14 @@ impl Builder {
             current_thread: false,
             worker_threads: None,
             configure: None,
+            #[cfg(feature = "console")]
+            console: None,
+            #[cfg(feature = "otel")]
+            telemetry: None,
+            #[cfg(feature = "admin")]
+            admin: None,
+            #[cfg(feature = "admin")]
+            admin_hosts: Vec::new(),
             #[cfg(feature = "json")]
             remembers: Default::default(),
         }
@@ -178,6 +216,27 @@ impl Builder {
         self
     }
 
+    /// Serves a page, metrics, health and JSON on this address, read only: `127.0.0.1:9464` is usual, and with port 0
+    /// [`Runtime::admin_address`] tells which it got. Default: no server.
+    ///
+    /// The address is claimed before anything else is started. It answers from a thread of its own, also when every
+    /// worker is stuck and while the shutdown runs. It does not encrypt and knows no users: on another address than the
+    /// loopback's, whoever reaches it can read it. Paths: `/`, `/metrics`, `/livez`, `/readyz`, `/api/openapi.json`, which
+    /// describes the rest.
+    #[cfg(feature = "admin")]
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(address);
+        self
+    }
+
+    /// A name that clients may call the admin server by, besides `localhost` and the address: without a port. Requests
+    /// under other names are refused, since a web page of somebody else can make such a name lead here.
+    #[cfg(feature = "admin")]
+    pub fn admin_host(mut self, name: &str) -> Self {
+        self.admin_hosts.push(name.to_owned());
+        self
+    }
+
     /// Sets what has no method here on tokio's own builder. The hooks for tasks and threads are set afterwards, so
     /// those set here have no effect: tokio keeps one of each.
     pub fn configure(
@@ -185,6 +244,21 @@ impl Builder {
         configure: impl FnOnce(&mut tokio::runtime::Builder) + 'static,
     ) -> Self {
         self.configure = Some(Box::new(configure));
+        self
+    }
+
+    /// Makes spans of the tasks, and pushes them, the log and the report to a collector. Default: what
+    /// [`telemetry::layer`](crate::telemetry::layer) made, if it was called; else nothing is pushed.
+    #[cfg(feature = "otel")]
+    pub fn telemetry(mut self, telemetry: &Telemetry) -> Self {
+        self.telemetry = Some(telemetry.clone());
+        self
+    }
+
+    /// Serves tokio-console until the runtime is gone. Default: it is not served.
+    #[cfg(feature = "console")]
+    pub fn console(mut self, console: Console) -> Self {
+        self.console = Some(console);
         self
     }
 
@@ -200,9 +274,21 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// A deadline that is shorter than the layers; threads that the system refuses.
+    /// A deadline that is shorter than the layers; threads that the system refuses; an address of the admin server that
+    /// is not to be had.
     pub fn build(self) -> Result<Runtime, BuildError> {
-        let start = Start::new(fit(self.plan, self.deadline)?);
+        let plan = fit(self.plan, self.deadline)?;
+        #[cfg(feature = "admin")]
+        let settings = self.admin.map(|address| AdminSettings {
+            address,
+            hosts: self.admin_hosts,
+        });
+        // Before anything runs: who cannot have the address must not have started anything.
+        #[cfg(feature = "admin")]
+        let claimed = settings.as_ref().map(claim).transpose()?;
+        #[cfg(feature = "admin")]
+        let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
+        let start = Start::new(plan);
         #[cfg_attr(
             not(feature = "json"),
             expect(unused_mut, reason = "there is nothing to add")
@@ -212,34 +298,49 @@ impl Builder {
         let mut remembered = self.remembers.begin(&start.plan.service);
         #[cfg(feature = "json")]
         endings.list.extend(remembered.endings());
+        #[cfg(feature = "otel")]
+        let exporting = Exporting::begin(self.telemetry, &start, &mut endings)?;
+        #[cfg(all(feature = "admin", not(feature = "otel")))]
+        let exporting = Exporting::default();
         let root = start.root.number;
-        let mut builder = if self.current_thread {
-            tokio::runtime::Builder::new_current_thread()
-        } else {
-            tokio::runtime::Builder::new_multi_thread()
-        };
-        builder.enable_all().thread_name(threads::WORK);
-        if let Some(workers) = self.worker_threads {
-            builder.worker_threads(workers);
-        }
-        if let Some(configure) = self.configure {
-            configure(&mut builder);
-        }
-        threads_of(&mut builder, root);
-        #[cfg(tokio_unstable)]
-        crate::registry::untracked::install(&mut builder, &start.root);
-        let runtime = builder.build().map_err(BuildError::System)?;
+        let tokio = (self.current_thread, self.worker_threads, self.configure);
+        let runtime = work_runtime(tokio, &start.root).map_err(BuildError::System)?;
         let handle = runtime.handle().clone();
         if !self.current_thread {
             threads::await_workers(root, handle.metrics().num_workers());
         }
         let owned = Arc::new(Owned::new(Some(runtime)));
+        #[cfg(feature = "admin")]
+        let scrapes = Arc::clone(&endings.scrapes);
         let (tasks, control) = start.control(&owned, &handle, endings)?;
+        #[cfg(feature = "admin")]
+        let metrics = exporting.metrics(watched_of(
+            (&service, budgets),
+            &tasks,
+            &control,
+            (true, remembered.past()),
+        ));
         #[cfg(feature = "json")]
         remembered
             .start(root, &control)
             .map_err(BuildError::System)?;
         Ok(Runtime {
+            #[cfg(feature = "console")]
+            _console: self
+                .console
+                .map(|console| console.serve(root))
+                .transpose()
+                .map_err(BuildError::System)?
+                .flatten(),
+            #[cfg(feature = "admin")]
+            admin: claimed
+                .map(|claimed| {
+                    claimed.serve(metrics.clone(), Arc::new(move |begun| scrapes.note(begun)))
+                })
+                .transpose()
+                .map_err(BuildError::System)?,
+            #[cfg(feature = "admin")]
+            metrics,
             tasks,
             control,
             owned,
@@ -252,11 +353,49 @@ impl Builder {
     }
 }
 
+/// The runtime that the tasks run on.
+fn work_runtime(
+    (current_thread, workers, configure): (bool, Option<usize>, Option<Configure>),
+    root: &Arc<Root>,
+) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = if current_thread {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder.enable_all().thread_name("headcount-work");
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    if let Some(configure) = configure {
+        configure(&mut builder);
+    }
+    threads_of(&mut builder, root.number);
+    #[cfg(tokio_unstable)]
+    crate::registry::untracked::install(&mut builder, root);
+    builder.build()
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("plan", &self.plan)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "admin")]
+pub(super) fn claim(settings: &AdminSettings) -> Result<Claimed, BuildError> {
+    let address = settings.address;
+    Claimed::new(settings).map_err(|source| BuildError::Admin { address, source })
+}
+
+#[cfg(feature = "admin")]
+fn who_has_it(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ", where another process listens",
+        io::ErrorKind::AddrNotAvailable => ", which is no address of this machine",
+        _ => "",
     }
 }
 

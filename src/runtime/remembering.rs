@@ -4,6 +4,8 @@ use super::{Builder, Runtime};
 use crate::shutdown::Control;
 use crate::shutdown::ending::Ending;
 use crate::state::{self, Opened, PreviousRun, State, Textfile};
+#[cfg(feature = "admin")]
+use crate::telemetry::Past;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ pub(super) struct Remembered {
     state: Option<Arc<State>>,
     textfile: Option<Arc<Textfile>>,
     warnings: Vec<String>,
+    #[cfg(feature = "admin")]
+    version: String,
 }
 
 // === impl Builder ===
@@ -115,6 +119,8 @@ impl Remembering {
             state,
             textfile,
             warnings,
+            #[cfg(feature = "admin")]
+            version: self.version,
         }
     }
 }
@@ -136,6 +142,15 @@ impl Remembered {
         let state = self.state.clone().map(|state| state as Arc<dyn Ending>);
         let textfile = self.textfile.clone().map(|file| file as Arc<dyn Ending>);
         state.into_iter().chain(textfile).collect()
+    }
+
+    /// What metrics show of it.
+    #[cfg(feature = "admin")]
+    pub(super) fn past(&self) -> Past {
+        Past {
+            state: self.state.clone(),
+            version: self.version.clone(),
+        }
     }
 
     /// Begins the heartbeat, and says what people must hear of.

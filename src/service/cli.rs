@@ -4,16 +4,19 @@
 
 mod output;
 
-use std::io::{self, IsTerminal as _};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::config::{Config, ConfigError, DEFAULT, LogFormat, LogSettings, parse_filter};
+use super::config::{Config, ConfigError, DEFAULT, LogFormat, parse_filter, parse_listen};
+use super::endpoint;
+use super::exports::Exports;
+use crate::BuildError;
 
 /// `EX_OSERR` of sysexits.h.
 const NOT_STARTED: u8 = 71;
@@ -40,6 +43,14 @@ enum Command {
         /// TOML file
         config: PathBuf,
     },
+    /// Make one GET request, and exit with 0 if it succeeds: for health checks without a shell
+    Probe {
+        /// Such as `http://127.0.0.1:9464/readyz`
+        url: String,
+        /// For the whole request
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "2s")]
+        timeout: Duration,
+    },
     /// Print the default configuration, which explains every key
     Config {
         /// Print the default
@@ -58,6 +69,12 @@ struct Run {
     /// How log lines look, on stderr; overrides `log.format`
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
+    /// Where the admin server listens, or `off`; overrides `admin.listen`
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
+    admin: Option<Listen>,
+    /// Serve tokio-console there; without an address, where it looks by itself; overrides `console.listen`
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:6669", value_parser = parse_listen)]
+    console: Option<Listen>,
     /// What is logged, such as `info,headcount=debug`; overrides `log.filter`
     #[arg(long, value_parser = parse_filter)]
     log_filter: Option<Targets>,
@@ -70,8 +87,13 @@ impl Run {
         report: ReportFormat::Text,
         log_format: None,
         log_filter: None,
+        admin: None,
+        console: None,
     };
 }
+
+/// Where to listen; `None` is not at all. By this name clap takes it for a value, not for one that may be missing.
+type Listen = Option<SocketAddr>;
 
 /// How the shutdown report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,7 +115,7 @@ Exit codes:
   2      wrong usage
   3      something lingers: the report says what
   70     the deadline was missed, and the watchdog ended the process
-  71     the system refused threads: nothing was started
+  71     the system refused threads, or the admin address: nothing was started
   74     the answer of `check` or `config` could not be written
   78     bad configuration: nothing was started
   128+n  ended by a third signal n";
@@ -111,6 +133,7 @@ pub fn main() -> ExitCode {
             Ok(config) => print(&output::check(&config)),
             Err(error) => refuse(&error),
         },
+        Command::Probe { url, timeout } => probe(&url, timeout),
         Command::Config { default: _ } => print(DEFAULT),
     }
 }
@@ -123,46 +146,62 @@ fn run(arguments: Run) -> ExitCode {
     if let Some(format) = arguments.log_format {
         config.log.format = format;
     }
+    if let Some(listen) = arguments.admin {
+        config.admin.listen = listen;
+    }
+    if let Some(listen) = arguments.console {
+        config.console.listen = listen;
+    }
     if let Some(filter) = arguments.log_filter {
         config.log.filter = filter;
     }
-    log_to_stderr(&config.log);
+    let exports = match Exports::begin(&config) {
+        Ok(exports) => exports,
+        Err(message) => {
+            write_all(io::stderr(), &format!("headcount: failed to {message}\n")).ok();
+            return ExitCode::from(NOT_STARTED);
+        }
+    };
     match config.log.format {
         // Whoever reads JSON wants nothing else on the stream.
         LogFormat::Json => output::log_start(&config),
         LogFormat::Human => write_all(io::stderr(), &output::start(&config)).unwrap_or_default(),
     }
-    match super::run(&config, arguments.report) {
+    match super::run(&config, arguments.report, exports) {
         Ok(report) => report.report(),
         Err(error) => {
             let cause = std::error::Error::source(&error)
                 .map_or_else(String::new, |cause| format!(": {cause}"));
-            let message = format!("headcount: failed to {error}{cause}\n");
+            let help = help_for(&error);
+            let message = format!("headcount: failed to {error}{cause}\n{help}");
             write_all(io::stderr(), &message).ok();
             ExitCode::from(NOT_STARTED)
         }
     }
 }
 
-/// Installs the log.
-///
-/// A write that fails is dropped in silence: there is nowhere left to say it, and the work goes on.
-fn log_to_stderr(settings: &LogSettings) {
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .log_internal_errors(false);
-    let lines = match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Human => lines.with_ansi(colours()).boxed(),
-    };
-    let log = tracing_subscriber::registry().with(lines.with_filter(settings.filter.clone()));
-    log.try_init()
-        .expect("the command line installs the first and only log");
+/// What to do about it, where that is known.
+fn help_for(error: &BuildError) -> String {
+    match error {
+        BuildError::Admin { address, .. } => format!(
+            "  `ss -ltnp 'sport = :{}'` names the process that has the port; take another by [admin] listen or \
+             --admin,\n  \"{}:0\" for any that is free, or \"off\"\n",
+            address.port(),
+            address.ip()
+        ),
+        _ => String::new(),
+    }
 }
 
-/// Whether stderr takes colours: a terminal, and not <https://no-color.org>.
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether a URL answers with success.
+fn probe(url: &str, timeout: Duration) -> ExitCode {
+    match endpoint::probe(url, timeout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            write_all(io::stderr(), &format!("headcount: {url}: {why}\n")).ok();
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn refuse(error: &ConfigError) -> ExitCode {

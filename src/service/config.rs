@@ -5,6 +5,7 @@
 //!
 //! Does not look at the machine: a program or an address that does not exist is found at run time.
 
+mod admin;
 mod endpoint;
 mod graph;
 mod load;
@@ -14,12 +15,14 @@ mod reader;
 mod resources;
 mod sections;
 mod state;
+mod telemetry;
 mod threads;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +33,7 @@ use super::process::ProcessSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
+pub(crate) use admin::parse_listen;
 pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
 pub(crate) use sections::parse_filter;
@@ -44,6 +48,9 @@ pub(crate) struct Config {
     pub(crate) log: LogSettings,
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
+    pub(crate) admin: AdminSettings,
+    pub(crate) telemetry: TelemetrySettings,
+    pub(crate) console: ConsoleSettings,
     pub(crate) state: StateSettings,
     /// Besides those that every service expects.
     pub(crate) expected_threads: Vec<ThreadRule>,
@@ -56,6 +63,33 @@ pub(crate) struct Config {
 pub(crate) struct LogSettings {
     pub(crate) filter: Targets,
     pub(crate) format: LogFormat,
+    /// How many lines of one site within [`LogSettings::EVERY`]; `None` is no limit.
+    pub(crate) limit: Option<u64>,
+}
+
+/// What is pushed to a collector.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TelemetrySettings {
+    pub(crate) endpoint: Endpoint,
+    /// Of the tasks that end well; `None` is what the `OTEL_*` variables say.
+    pub(crate) sample_ratio: Option<f64>,
+}
+
+/// Where a collector is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Off,
+    /// Where the `OTEL_*` variables say, if they say it.
+    Environment,
+    At(String),
+}
+
+/// The server of tokio-console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConsoleSettings {
+    /// `None` is no server.
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) retention: Duration,
 }
 
 /// How a log line looks.
@@ -88,6 +122,15 @@ pub(crate) struct RuntimeSettings {
     pub(crate) worker_threads: Option<usize>,
     /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
     pub(crate) hold_limit: Option<Duration>,
+}
+
+/// The admin server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminSettings {
+    /// `None` is no server.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Names that it answers to besides those of the loopback and the address.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 /// What is remembered of how a run ended.
@@ -137,6 +180,9 @@ impl Default for Config {
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
+            admin: AdminSettings::default(),
+            telemetry: TelemetrySettings::default(),
+            console: ConsoleSettings::default(),
             state: StateSettings::default(),
             expected_threads: Vec::new(),
             tasks: vec![Task {
@@ -147,11 +193,45 @@ impl Default for Config {
     }
 }
 
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            // The port that OpenTelemetry gives to exporters for Prometheus.
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            allowed_hosts: Vec::new(),
+        }
+    }
+}
+
 impl Default for LogSettings {
     fn default() -> Self {
         Self {
             filter: Targets::new().with_default(tracing::Level::INFO),
             format: LogFormat::Human,
+            limit: Some(1000),
+        }
+    }
+}
+
+impl LogSettings {
+    /// The while in which lines are counted.
+    pub(crate) const EVERY: Duration = Duration::from_secs(10);
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::Environment,
+            sample_ratio: None,
+        }
+    }
+}
+
+impl Default for ConsoleSettings {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            retention: Duration::from_secs(60),
         }
     }
 }

@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use hysteresis::Status;
 
-use crate::TaskGroup;
+use crate::{TaskGroup, telemetry};
 use check::{Checker, Probe, Target};
 use failure::Failure;
 use hysteresis::Hysteresis;
@@ -118,6 +118,8 @@ struct Monitor {
     hysteresis: Hysteresis,
     state: watch::Sender<State>,
     up: watch::Sender<bool>,
+    /// The same as metrics.
+    series: telemetry::Endpoint,
 }
 
 /// Monitors an endpoint in a task called `name`, until `tasks` is told to drain; a check under way
@@ -125,6 +127,28 @@ struct Monitor {
 pub(crate) fn start(name: String, settings: EndpointSettings, tasks: &TaskGroup) -> Endpoint {
     let checker = Checker::new(&settings.check, settings.timeout);
     monitor(name, &settings, checker, tasks)
+}
+
+/// One GET request, on a thread of the caller's.
+///
+/// # Errors
+///
+/// Why it did not succeed.
+pub(crate) fn probe(url: &str, timeout: Duration) -> Result<(), String> {
+    let check = Check::Http {
+        url: url.to_owned(),
+        expect_status: Vec::new(),
+        headers: BTreeMap::new(),
+    };
+    check.validate().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let outcome = runtime.block_on(Checker::new(&check, timeout).check());
+    // A lookup that hangs is not worth waiting for.
+    runtime.shutdown_background();
+    outcome.map_err(|failure| failure.to_string())
 }
 
 fn monitor<P: Probe + 'static>(
@@ -140,6 +164,7 @@ fn monitor<P: Probe + 'static>(
         hysteresis: Hysteresis::new(settings.up_after, settings.down_after),
         state,
         up,
+        series: telemetry::Endpoint::register(tasks, &name),
     };
     let mut spawn = tasks.task(&name).long_lived();
     if settings.required {
@@ -245,6 +270,7 @@ impl Monitor {
             threshold,
             "endpoint checked"
         );
+        self.series.checked(took);
         let before = self.state.borrow().clone();
         self.state.send_modify(|state| {
             state.take(failure.as_ref(), took);
@@ -256,6 +282,7 @@ impl Monitor {
         });
         if let Some(status) = transition {
             self.up.send_replace(status == Status::Up);
+            self.series.turned(status == Status::Up);
             let last_failure = self.state.borrow().last_failure.clone();
             log(&self.name, &before, status, last_failure.as_deref());
         }

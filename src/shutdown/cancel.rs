@@ -93,6 +93,7 @@ impl Pipeline {
         let mut least = u64::MAX;
         for _ in 0..SETTLE {
             let alive = self.work.metrics().num_alive_tasks() as u64;
+            let alive = alive.saturating_sub(self.root.own_tasks());
             let tracked = Tally::of(self.root.scope, |task| {
                 task.kind.options.runs == TaskKind::Async
             });

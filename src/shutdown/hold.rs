@@ -61,7 +61,10 @@ impl Default for Scrapes {
 
 impl Scrapes {
     /// A scrape that was begun at that moment has been delivered whole.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the admin server's"))]
+    #[cfg_attr(
+        not(any(test, feature = "admin")),
+        expect(dead_code, reason = "nobody serves metrics")
+    )]
     pub(crate) fn note(&self, begun: Instant) {
         let mut seen = self.seen();
         if let Some(last) = seen.last.replace(begun) {

@@ -2,6 +2,7 @@
 
 use super::dump::Dumper;
 use super::ending::Endings;
+use super::lingering;
 use super::live_line::LiveLine;
 use super::panics::Panics;
 use super::symbols::Symbols;
@@ -13,6 +14,7 @@ use crate::group::Drain;
 use crate::registry::chains::Answers;
 use crate::registry::kind::Kind;
 use crate::registry::root::Root;
+use crate::registry::warnings::Warning;
 use crate::registry::{Tally, TallyRow};
 use crate::report::dump::Phase;
 use crate::report::{
@@ -100,16 +102,21 @@ impl Pipeline {
     pub(super) async fn wait_for_reason(&mut self) -> Option<Reason> {
         loop {
             match self.messages.recv().await? {
-                Message::Stop(reason) => return Some(reason),
+                Message::Stop(reason) => return Some(self.begin(reason)),
                 Message::Signal(number) => {
                     self.signals_seen = 1;
-                    return Some(Reason::Signal(number));
+                    return Some(self.begin(Reason::Signal(number)));
                 }
                 Message::UntrackedSite(kind) => self.warn_untracked(kind),
                 // Those before the shutdown are not for its report.
                 Message::Panicked(..) => {}
             }
         }
+    }
+
+    fn begin(&self, reason: Reason) -> Reason {
+        self.phase.course().begin(&reason);
+        reason
     }
 
     /// Stops the service.
@@ -132,15 +139,15 @@ impl Pipeline {
         self.note_children();
         self.announce(&reason);
         let pre_drain = self.pre_drain(&before).await;
-        self.phase.set(Phase::Draining);
+        self.enter(Phase::Draining);
         let (drain, awaits) = self.drain(&before).await;
         let looked = self.look(&drain.ignored, awaits).await;
-        self.phase.set(Phase::Cancelling);
+        self.enter(Phase::Cancelling);
         let (mut cancel, closing) = self.cancel(&before, &drain).await;
-        self.phase.set(Phase::Closing);
+        self.enter(Phase::Closing);
         let left = self.close(&before, closing).await;
         cancel.panicked = self.take_panics();
-        self.phase.set(Phase::Done);
+        self.enter(Phase::Done);
         let mut report = Report {
             schema: report::SCHEMA,
             service: self.plan.service.clone(),
@@ -168,6 +175,7 @@ impl Pipeline {
         report.outcome = self.outcome(&report);
         // Before the endings: one of them may push the log.
         self.log(&report);
+        lingering::log(&self.voice, &report);
         self.voice.flush_logs(LOG_BUDGET);
         let report = self.end(report, begun).await;
         let published = std::time::Instant::now();
@@ -178,6 +186,18 @@ impl Pipeline {
             signal_hook::low_level::exit(EXIT_CODE);
         }
         report
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.voice.log(move || {
+            tracing::debug!(
+                name: "headcount.shutdown.phase_changed",
+                target: "headcount::shutdown",
+                phase = phase.as_str(),
+                "shutdown phase changed"
+            );
+        });
     }
 
     fn outcome(&self, report: &Report) -> Outcome {
@@ -311,9 +331,11 @@ impl Pipeline {
     /// are left are being ended, and only the third signal gives up on them.
     pub(super) fn hear(&mut self, message: Message) -> bool {
         match message {
-            Message::Signal(_) => {
+            Message::Signal(number) => {
                 self.signals_seen += 1;
-                self.signals_seen == 2 && self.phase.is_before_cancel()
+                let cuts = self.signals_seen == 2 && self.phase.is_before_cancel();
+                self.phase.course().ask(&Reason::Signal(number), cuts);
+                cuts
             }
             Message::UntrackedSite(kind) => {
                 self.warn_untracked(kind);
@@ -324,7 +346,10 @@ impl Pipeline {
                 false
             }
             // The first reason is kept.
-            Message::Stop(_) => false,
+            Message::Stop(reason) => {
+                self.phase.course().ask(&reason, false);
+                false
+            }
         }
     }
 
@@ -337,8 +362,10 @@ impl Pipeline {
     }
 
     fn warn_untracked(&self, kind: &'static Kind) {
+        Warning::Untracked.note();
         self.voice.log(move || {
             tracing::warn!(
+                name: "headcount.task.untracked_detected",
                 target: "headcount::task",
                 spawned = %kind.site,
                 "untracked task: spawned past headcount; the shutdown will drop it without a drain"
@@ -377,11 +404,13 @@ impl Pipeline {
         let threads = report.close.threads.len();
         self.voice.log(move || match outcome {
             Outcome::Clean | Outcome::Cancelled => tracing::info!(
+                name: "headcount.shutdown.completed",
                 target: "headcount::shutdown",
                 service, reason, outcome = outcome.as_str(), total_seconds = total,
                 "shutdown completed"
             ),
             Outcome::Lingering | Outcome::Forced => tracing::warn!(
+                name: "headcount.shutdown.completed",
                 target: "headcount::shutdown",
                 service, reason, outcome = outcome.as_str(), total_seconds = total,
                 lingering_tasks = tasks, lingering_threads = threads,

@@ -117,6 +117,15 @@ fn a_wrong_endpoint_is_answered_with_what_is_allowed() {
 }
 
 #[test]
+fn a_wrong_admin_server_is_answered_with_what_is_allowed() {
+    insta::assert_snapshot!(refusal(
+        "[admin]\nlisten = \"localhost:9464\"\n\
+         allowed_hosts = [\"orders.example:80\", \"\", 1, \"a b\"]\nport = 1\n\
+         [tasks.r]\nkind = \"resources\"\n"
+    ));
+}
+
+#[test]
 fn a_wrong_thread_rule_is_answered_with_what_is_allowed() {
     let rules = [
         "",
@@ -360,6 +369,7 @@ fn the_help_says_signals_and_exit_codes() {
     };
     insta::assert_snapshot!("help", help(&["--help"]));
     insta::assert_snapshot!("help_run", help(&["run", "--help"]));
+    insta::assert_snapshot!("help_probe", help(&["probe", "--help"]));
     insta::assert_snapshot!("help_check", help(&["check", "--help"]));
     insta::assert_snapshot!("help_config", help(&["config", "--help"]));
 }
@@ -367,7 +377,9 @@ fn the_help_says_signals_and_exit_codes() {
 #[test]
 fn wrong_usage_exits_2_before_anything_is_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let wrong: [&[&str]; 6] = [
+    let wrong: [&[&str]; 8] = [
+        &["probe"],
+        &["run", "--admin", "localhost:9464"],
         &["walk"],
         &["check"],
         &["config"],
@@ -450,8 +462,11 @@ fn lines_of_a_run(
     let state = tempfile::tempdir().expect("a temporary folder");
     let child = Command::new("sh")
         .env("STATE_DIRECTORY", state.path())
-        // Few files may be open, so that the share of those that are is large and known.
-        .args(["-c", "ulimit -n 64; exec \"$0\" run \"$@\""])
+        // Few files may be open, so that the share of those that are is large and known; and any port will do.
+        .args([
+            "-c",
+            "ulimit -n 64; exec \"$0\" run --admin 127.0.0.1:0 \"$@\"",
+        ])
         .arg(env!("CARGO_BIN_EXE_headcount"))
         .args(arguments)
         .current_dir(folder)

@@ -1,8 +1,12 @@
 //! The integration tests, one binary.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod awaits;
 #[cfg(feature = "service")]
 mod config;
+#[cfg(feature = "console")]
+mod console;
 mod dump;
 mod excused;
 #[cfg(feature = "service")]
@@ -10,6 +14,8 @@ mod guardian;
 mod heard;
 mod heartbeats;
 mod held;
+#[cfg(feature = "otel")]
+mod otel;
 mod properties;
 mod report;
 mod review_runtime;

@@ -10,7 +10,8 @@ use std::process::Command;
 /// Writes a configuration and returns its path.
 pub(crate) fn config(folder: &Path, tasks: &str) -> String {
     let path = folder.join("headcount.toml");
-    let head = "[service]\nname = \"test\"\n[state]\nfolder = \"off\"\n\
+    // Many run at once: each takes a port that is free.
+    let head = "[service]\nname = \"test\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[state]\nfolder = \"off\"\n\
                 [shutdown]\ndrain = \"10s\"\ncancel = \"10s\"\nclose = \"10s\"\ndeadline = \"40s\"\n";
     std::fs::write(&path, format!("{head}{tasks}")).expect("the folder is ours");
     path.to_str().expect("temporary names are UTF-8").to_owned()

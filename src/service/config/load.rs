@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::Config;
 use super::problem::{ConfigError, Problems};
 use super::reader::Table;
-use super::{sections, state, threads};
+use super::{admin, sections, state, telemetry, threads};
 
 /// The embedded default: the reference of all keys.
 pub(crate) const DEFAULT: &str = include_str!("default.toml");
@@ -140,6 +140,9 @@ fn read_document(
     let (shutdown, sound) = sections::shutdown(root.section("shutdown"));
     let drain = sound.then_some(shutdown.drain);
     let runtime = sections::runtime(root.section("runtime"));
+    let admin = admin::read(root.section("admin"));
+    let console = telemetry::console(root.section("console"));
+    let telemetry = telemetry::telemetry(root.section("telemetry"));
     let state = state::read(root.section("state"));
     let expected_threads = threads::read(root.section("threads"));
     let tasks = sections::tasks(&mut root, drain);
@@ -150,6 +153,9 @@ fn read_document(
         log,
         shutdown,
         runtime,
+        admin,
+        telemetry,
+        console,
         state,
         expected_threads,
         tasks,

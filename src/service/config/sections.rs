@@ -44,10 +44,15 @@ pub(super) fn log(mut table: Table<'_>) -> LogSettings {
     let format = table.or("format", default.format, |value| {
         value.choice(&[("human", LogFormat::Human), ("json", LogFormat::Json)])
     });
+    let limit = table.or("limit", default.limit, |value| match value.as_text() {
+        Some("off") => Some(None),
+        _ => value.whole_or(1..=1_000_000u64, ", \"off\"").map(Some),
+    });
     table.finish();
     LogSettings {
         filter: filter.value,
         format: format.value,
+        limit: limit.value,
     }
 }
 

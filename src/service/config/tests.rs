@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, DEFAULT, Kind, LogFormat, ShutdownSettings, StateFolder, StateSettings};
+use super::{
+    AdminSettings, Config, ConsoleSettings, DEFAULT, Endpoint, Kind, LogFormat, ShutdownSettings,
+    StateFolder, StateSettings, TelemetrySettings,
+};
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
 use crate::service::resources::ResourcesSettings;
@@ -157,6 +160,9 @@ fn every_key_that_is_read_is_in_the_default() {
         ("[log]", "[log]\nzz = 1"),
         ("[shutdown]", "[shutdown]\nzz = 1"),
         ("[runtime]", "[runtime]\nzz = 1"),
+        ("[admin]", "[admin]\nzz = 1"),
+        ("[telemetry]", "[telemetry]\nzz = 1"),
+        ("[console]", "[console]\nzz = 1"),
         ("[threads]", "[threads]\nzz = 1"),
         (
             "expected",
@@ -211,10 +217,13 @@ fn every_key_that_is_read_is_in_the_default() {
 #[test]
 fn every_key_is_read_into_its_field() {
     let config = parsed(
-        "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\n\
+        "[service]\nname = \"orders\"\n[log]\nfilter = \"warn\"\nformat = \"json\"\nlimit = \"off\"\n\
          [shutdown]\npre_drain_delay = \"100ms\"\ndrain = \"1m\"\ncancel = \"3s\"\nclose = \"4s\"\n\
          deadline = \"1m30s\"\nscrape_hold = \"0s\"\n\
          [state]\nfolder = \"/s\"\ntextfile = \"t.prom\"\n[runtime]\nworker_threads = 3\nhold_limit = \"2s\"\n\
+         [admin]\nlisten = \"[::]:80\"\nallowed_hosts = [\"orders.example\"]\n\
+         [telemetry]\nendpoint = \"https://otlp.example\"\nsample_ratio = 0.5\n\
+         [console]\nlisten = \"[::1]:6669\"\nretention = \"5s\"\n\
          [[threads.expected]]\nname = \"pool-*\"\nreason = \"no end\"\n\
          [[threads.expected]]\nfunction = \"geo::\"\nreason = \"so\"\n\
          [tasks.r]\nkind = \"resources\"\ninterval = \"1s\"\nwarn_memory = \"off\"\nwarn_cpu = 1\n\
@@ -229,6 +238,17 @@ fn every_key_is_read_into_its_field() {
     );
     assert_eq!(config.name, "orders");
     assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.limit, None);
+    let telemetry = TelemetrySettings {
+        endpoint: Endpoint::At("https://otlp.example".to_owned()),
+        sample_ratio: Some(0.5),
+    };
+    assert_eq!(config.telemetry, telemetry);
+    let console = ConsoleSettings {
+        listen: Some("[::1]:6669".parse().expect("an address")),
+        retention: Duration::from_secs(5),
+    };
+    assert_eq!(config.console, console);
     assert!(!config.log.filter.would_enable("x", &tracing::Level::INFO));
     let shutdown = ShutdownSettings {
         pre_drain_delay: Duration::from_millis(100),
@@ -248,6 +268,13 @@ fn every_key_is_read_into_its_field() {
     assert_eq!(config.runtime.hold_limit, Some(Duration::from_secs(2)));
     let off = parsed("[runtime]\nhold_limit = \"off\"\n[tasks.r]\nkind = \"resources\"\n");
     assert_eq!(off.runtime.hold_limit, None);
+    let admin = AdminSettings {
+        listen: Some("[::]:80".parse().expect("an address")),
+        allowed_hosts: vec!["orders.example".to_owned()],
+    };
+    assert_eq!(config.admin, admin);
+    let off = parsed("[admin]\nlisten = \"off\"\n[tasks.r]\nkind = \"resources\"\n");
+    assert_eq!(off.admin.listen, None);
     let rules = [
         ThreadRule::named("pool-*", "no end"),
         ThreadRule::rooted_in("geo::", "so"),

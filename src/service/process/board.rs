@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 use tokio::sync::watch;
 
 use super::{Condition, exit::Exit};
+use crate::{TaskGroup, telemetry};
 
 /// All declared processes, by name.
 #[derive(Debug, Clone)]
@@ -55,6 +56,8 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(super) struct Post {
     status: watch::Sender<Status>,
+    /// The same as metrics; none in tests of the board alone.
+    series: Option<telemetry::Child>,
 }
 
 // === impl Board ===
@@ -66,7 +69,10 @@ impl Board {
         let mut posts = Vec::new();
         for name in names {
             let (sender, status) = watch::channel(Status::waiting());
-            posts.push(Post { status: sender });
+            posts.push(Post {
+                status: sender,
+                series: None,
+            });
             places.insert(name.clone(), status);
         }
         (Self(Arc::new(places)), posts)
@@ -130,6 +136,17 @@ impl fmt::Display for State {
 // === impl Post ===
 
 impl Post {
+    /// From here on the process is in the metrics too.
+    pub(super) fn show(&mut self, name: &str, tasks: &TaskGroup) {
+        self.series = Some(telemetry::Child::register(tasks, name));
+    }
+
+    fn tell(&self, what: impl FnOnce(&telemetry::Child)) {
+        if let Some(series) = &self.series {
+            what(series);
+        }
+    }
+
     pub(super) fn enter(&self, state: State) {
         self.status.send_modify(|status| status.enter(state));
     }
@@ -144,6 +161,7 @@ impl Post {
             status.pid = Some(pid);
             status.started = true;
         });
+        self.tell(|series| series.set_live(true));
     }
 
     pub(super) fn exited(&self, exit: Exit, success: bool) {
@@ -156,10 +174,12 @@ impl Post {
     /// Nothing of the last run is left.
     pub(super) fn gone(&self) {
         self.status.send_modify(|status| status.pid = None);
+        self.tell(|series| series.set_live(false));
     }
 
     pub(super) fn restarting(&self) {
         self.status.send_modify(|status| status.restarts += 1);
+        self.tell(telemetry::Child::restarted);
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn start_all(
                 .collect()
         })
         .collect();
-    for (((process, post), budget), dependents) in processes
+    for (((process, mut post), budget), dependents) in processes
         .into_iter()
         .zip(posts)
         .zip(budgets)
@@ -85,6 +85,7 @@ pub(super) fn start_all(
     {
         let (name, settings) = process;
         let required = settings.required;
+        post.show(&name, tasks);
         let supervisor = Supervisor {
             needs: needs(&settings, &board),
             endpoint: match &settings.ready {

@@ -1,0 +1,231 @@
+//! What spans of tasks cost, beside the ordinary way to have them.
+
+use crate::{
+    harness::{Scale, Variant, interleave},
+    headcount::Owned,
+    peers::{self, BARE, BARE_AGAIN, Bare, Peer, drive, spawn_and_join},
+    rounds::BATCH,
+    table::{Limit, Row, Section, Unit},
+};
+use headcount::telemetry::Telemetry;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use std::future::Future;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::task::JoinHandle;
+use tracing::{Instrument as _, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+
+const PLAIN: &str = "headcount, no telemetry";
+const FEW: &str = "headcount, 1 % and bad ends";
+const ALL: &str = "headcount, everything exported";
+const CHILD: &str = "headcount, 1 %, a user's span in each";
+const ALWAYS: &str = "tracing-opentelemetry, always on";
+const RATIO: &str = "tracing-opentelemetry, 1 %";
+/// The ordinary way takes many times as long.
+const ORDINARY_SHARE: usize = 4;
+
+/// Which layer of the one subscriber hears of spans.
+static LISTENS: AtomicU8 = AtomicU8::new(0);
+
+pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
+    vec![one(scale, 0), one(scale, 10)]
+}
+
+fn one(scale: &Scale, yields: usize) -> Section {
+    let total = (scale.spawned / if yields == 0 { 1 } else { 4 }).max(BATCH);
+    let mut variants = variants(total, yields);
+    let rows = interleave(&mut variants, scale.repetitions)
+        .into_iter()
+        .map(|(name, samples)| {
+            let share = if name == ALWAYS || name == RATIO {
+                ORDINARY_SHARE
+            } else {
+                1
+            };
+            Row::new((name, samples.per((total / share).max(BATCH))))
+        });
+    let section = Section {
+        title: format!("Spans, 2 workers, {yields} yields"),
+        unit: Unit::Nanoseconds,
+        note: "A task. The collector is a thread of this process that reads and answers; nothing is dropped.",
+        rows: rows.collect(),
+    };
+    let (few, all) = if yields == 0 {
+        (1.25, 2.2)
+    } else {
+        (1.15, 1.7)
+    };
+    let section = section
+        .limit(FEW, &[Limit::Ratio(few)])
+        .limit(ALL, &[Limit::Ratio(all)]);
+    if yields == 0 {
+        section.limit(CHILD, &[Limit::Ratio(2.0)])
+    } else {
+        section
+    }
+}
+
+fn variants(total: usize, yields: usize) -> Vec<Variant> {
+    let collector = collector();
+    let child = child(collector);
+    let bare = |name| {
+        Variant::new(name, move || {
+            drive(&peers::pool(2), spawn_and_join(Bare, total, yields))
+        })
+    };
+    let owned = |name, ratio: Option<f64>| {
+        Variant::new(name, move || {
+            let telemetry = ratio.map(|ratio| telemetry(collector, ratio, 2 * total));
+            let owned = Owned::with_telemetry(2, telemetry.as_ref());
+            owned.drive(spawn_and_join(owned.tasks(), total, yields))
+        })
+    };
+    let with_child = Variant::new(CHILD, move || {
+        LISTENS.store(1, Ordering::SeqCst);
+        let owned = Owned::with_telemetry(2, Some(&child));
+        let took = owned.drive(spawn_and_join(InSpan(owned.tasks()), total, yields));
+        LISTENS.store(0, Ordering::SeqCst);
+        took
+    });
+    let ordinary = |name, listens| {
+        Variant::new(name, move || {
+            LISTENS.store(listens, Ordering::SeqCst);
+            let total = (total / ORDINARY_SHARE).max(BATCH);
+            let took = drive(&peers::pool(2), spawn_and_join(Instrumented, total, yields));
+            LISTENS.store(0, Ordering::SeqCst);
+            took
+        })
+    };
+    vec![
+        bare(BARE),
+        bare(BARE_AGAIN),
+        owned(PLAIN, None),
+        owned(FEW, Some(0.01)),
+        owned(ALL, Some(1.0)),
+        with_child,
+        ordinary(ALWAYS, 2),
+        ordinary(RATIO, 3),
+    ]
+}
+
+fn telemetry(collector: SocketAddr, ratio: f64, queue: usize) -> Telemetry {
+    let telemetry = Telemetry::builder()
+        .endpoint(&format!("http://{collector}"))
+        .sample_ratio(ratio)
+        .queue(queue);
+    telemetry.build().expect("the address is one")
+}
+
+/// Installs the one subscriber of the process; the telemetry of its first layer.
+fn child(collector: SocketAddr) -> Telemetry {
+    static MADE: OnceLock<Telemetry> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let telemetry = telemetry(collector, 0.01, 2048);
+        let subscriber = tracing_subscriber::registry()
+            .with(only(1, telemetry.layer()))
+            .with(only(2, ordinary(Sampler::AlwaysOn)))
+            .with(only(3, ordinary(Sampler::TraceIdRatioBased(0.01))));
+        tracing::subscriber::set_global_default(subscriber).expect("it is the first");
+        telemetry
+    });
+    made.clone()
+}
+
+fn only<S>(number: u8, layer: impl Layer<S>) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    layer.with_filter(dynamic_filter_fn(move |_, _| {
+        LISTENS.load(Ordering::Relaxed) == number
+    }))
+}
+
+fn ordinary<S>(sampler: Sampler) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(Nowhere)
+        .with_sampler(sampler)
+        .build();
+    tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"))
+}
+
+/// Exports to nobody.
+#[derive(Debug)]
+struct Nowhere;
+
+impl SpanExporter for Nowhere {
+    async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// A bare task in a span.
+struct Instrumented;
+
+impl Peer for Instrumented {
+    type Handle = JoinHandle<()>;
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> Self::Handle {
+        Bare.spawn(task.instrument(tracing::info_span!("task")))
+    }
+
+    async fn join(&mut self, handles: Vec<Self::Handle>) {
+        Bare.join(handles).await;
+    }
+}
+
+/// A peer's task with a user's span in it.
+struct InSpan<P>(P);
+
+impl<P: Peer> Peer for InSpan<P> {
+    type Handle = P::Handle;
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> Self::Handle {
+        self.0
+            .spawn(async move { task.instrument(tracing::info_span!("work")).await })
+    }
+
+    async fn join(&mut self, handles: Vec<Self::Handle>) {
+        self.0.join(handles).await;
+    }
+}
+
+/// A collector that takes everything and keeps nothing.
+fn collector() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(&stream);
+                let mut length = 0;
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    let header = line.to_lowercase();
+                    let value = header.strip_prefix("content-length:");
+                    length = value
+                        .and_then(|text| text.trim().parse().ok())
+                        .unwrap_or(length);
+                    line.clear();
+                }
+                std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok();
+                (&stream)
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .ok();
+            }
+        });
+        address
+    })
+}

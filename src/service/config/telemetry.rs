@@ -1,0 +1,51 @@
+//! Sections `telemetry` and `console`: where spans, logs and the report are pushed, and where tokio-console is served.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::admin::{LISTEN, parse_listen};
+use super::reader::Table;
+use super::value::Value;
+use super::{ConsoleSettings, Endpoint, TelemetrySettings};
+use crate::telemetry::Telemetry;
+
+pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
+    let default = TelemetrySettings::default();
+    let endpoint = table.or("endpoint", default.endpoint, |value| {
+        match value.text("endpoint = \"http://127.0.0.1:4318\"")? {
+            "off" => Some(Endpoint::Off),
+            text => match Telemetry::check_endpoint(text) {
+                Ok(()) => Some(Endpoint::At(text.to_owned())),
+                Err(error) => value.refuse(error.to_string(), "or \"off\""),
+            },
+        }
+    });
+    let sample_ratio = table.or("sample_ratio", default.sample_ratio, |value| {
+        value.number(0.0..=1.0).map(Some)
+    });
+    table.finish();
+    TelemetrySettings {
+        endpoint: endpoint.value,
+        sample_ratio: sample_ratio.value,
+    }
+}
+
+pub(super) fn console(mut table: Table<'_>) -> ConsoleSettings {
+    let default = ConsoleSettings::default();
+    let listen = table.or("listen", default.listen, listen);
+    let retention = table.or("retention", default.retention, |value| {
+        value.duration(Duration::from_secs(1)..=Duration::from_secs(60))
+    });
+    table.finish();
+    ConsoleSettings {
+        listen: listen.value,
+        retention: retention.value,
+    }
+}
+
+fn listen(value: &Value<'_>) -> Option<Option<SocketAddr>> {
+    match parse_listen(value.text("listen = \"127.0.0.1:6669\"")?) {
+        Ok(listen) => Some(listen),
+        Err(error) => value.refuse(error, LISTEN),
+    }
+}

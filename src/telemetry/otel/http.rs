@@ -1,0 +1,287 @@
+//! One request to a collector: a connection of its own, driven by hand on the thread that asks.
+//!
+//! No pool, no proxy, no redirects, no retry. Dropping the future gives it up at any point; a name that the resolver does
+//! not answer leaves a thread of the runtime's pool in it, which nobody can end.
+
+use super::settings::TelemetryError;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// No answer of a collector is longer than this.
+const ANSWER: usize = 1024 * 1024;
+
+/// Where a signal goes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Target {
+    is_https: bool,
+    /// For the `Host` header.
+    authority: String,
+    host: String,
+    port: u16,
+    path: String,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+/// Why a request was not a success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// No answer came.
+    Transport(String),
+    /// The answer was no success; after so long the sender may try again.
+    Status(u16, Option<Duration>),
+    /// The answer was no OTLP.
+    NotOtlp,
+    /// It took too long.
+    TimedOut,
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Reads an address; `append` is put behind its path.
+    pub(super) fn parse(text: &str, append: Option<&str>) -> Result<Self, TelemetryError> {
+        let wrong = |reason| TelemetryError::Endpoint {
+            endpoint: text.to_owned(),
+            reason,
+        };
+        let uri: Uri = text.parse().map_err(|_| wrong("it is no URL"))?;
+        let is_https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            Some(_) => return Err(wrong("its scheme is neither http nor https")),
+            None => return Err(wrong("it has no scheme")),
+        };
+        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("user and password belong into a header"));
+        }
+        let host = authority.host();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Self {
+            is_https,
+            authority: authority.as_str().to_owned(),
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: authority
+                .port_u16()
+                .unwrap_or(if is_https { 443 } else { 80 }),
+            path: match append {
+                Some(append) => format!("{}{append}", path.trim_end_matches('/')),
+                None => path.to_owned(),
+            },
+            headers: Vec::new(),
+        })
+    }
+
+    /// Sends a body and gives that of the answer.
+    pub(super) async fn post(&self, body: Bytes) -> Result<Bytes, Failure> {
+        let stream = self.connect().await;
+        let stream = stream.map_err(|error| Failure::Transport(words(&error)))?;
+        // A request is one write, and nothing follows it.
+        stream.set_nodelay(true).ok();
+        if !self.is_https {
+            return self.send(stream, body).await;
+        }
+        let name = ServerName::try_from(self.host.clone());
+        let name = name.map_err(|_| Failure::Transport("no name for TLS".to_owned()))?;
+        let stream = tls().connect(name, stream).await;
+        self.send(
+            stream.map_err(|error| Failure::Transport(words(&error)))?,
+            body,
+        )
+        .await
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return TcpStream::connect((address, self.port)).await;
+        }
+        let host = (self.host.clone(), self.port);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "on the exporting thread's runtime"
+        )]
+        let addresses = tokio::task::spawn_blocking(move || lookup(host)).await;
+        let addresses = addresses.map_err(io::Error::other)??;
+        TcpStream::connect(&*addresses).await
+    }
+
+    async fn send(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
+        let transport = |error: hyper::Error| Failure::Transport(cause(&error));
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(transport)?;
+        let exchange = async {
+            let answer = sender
+                .send_request(self.request(body)?)
+                .await
+                .map_err(transport)?;
+            let (head, body) = answer.into_parts();
+            if head.status.is_success() {
+                let body = Limited::new(body, ANSWER).collect().await;
+                let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                    Ok(error) => Failure::Transport(cause(&error)),
+                    Err(error) => Failure::Transport(error.to_string()),
+                })?;
+                return Ok(body.to_bytes());
+            }
+            let wait = head
+                .headers
+                .get(RETRY_AFTER)
+                .and_then(|wait| wait.to_str().ok());
+            let wait = wait.and_then(|wait| wait.trim().parse().ok());
+            Err(Failure::Status(
+                head.status.as_u16(),
+                wait.map(Duration::from_secs),
+            ))
+        };
+        // The connection ends after the exchange, or before it, by an error that the exchange tells.
+        let driven = async {
+            connection.await.ok();
+            std::future::pending::<()>().await;
+        };
+        first(exchange, driven).await
+    }
+
+    fn request(&self, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::post(&*self.path)
+            .header(HOST, &*self.authority)
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .header(USER_AGENT, concat!("headcount/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| Failure::Transport(error.to_string()))?;
+        for (name, value) in &self.headers {
+            // One that cannot be sent is not.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        Ok(request)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Whether the same may succeed later: <https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes>.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Transport(_) | Self::TimedOut => true,
+            Self::Status(code, _) => matches!(code, 429 | 502 | 503 | 504),
+            Self::NotOtlp => false,
+        }
+    }
+
+    /// Whether the collector answered, and was too busy.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Status(..)) && self.is_passing()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transport(text) => f.write_str(text),
+            Self::Status(code, _) => {
+                write!(f, "the collector answered {code}")?;
+                let status = StatusCode::from_u16(*code).ok();
+                match status.and_then(|status| status.canonical_reason()) {
+                    Some(reason) => write!(f, " {reason}"),
+                    None => Ok(()),
+                }
+            }
+            Self::NotOtlp => f.write_str("the answer was not OTLP: is that a collector?"),
+            Self::TimedOut => f.write_str("no answer in time"),
+        }
+    }
+}
+
+/// Asks the system's resolver, which may take as long as it likes.
+fn lookup(host: (String, u16)) -> io::Result<Vec<SocketAddr>> {
+    #[cfg(test)]
+    if host.0 == super::tests::HANGS {
+        loop {
+            std::thread::park();
+        }
+    }
+    Ok(host.to_socket_addrs()?.collect())
+}
+
+/// What `work` gives, while `beside` runs as long.
+async fn first<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()>) -> T {
+    let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(done) = work.as_mut().poll(cx) {
+            return std::task::Poll::Ready(done);
+        }
+        // It never gives anything.
+        let _pending = beside.as_mut().poll(cx);
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// An error of the system, without its number.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The innermost error: hyper's own says less.
+fn cause(error: &hyper::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    match innermost.downcast_ref() {
+        Some(error) => words(error),
+        None if error.is_parse() => "the answer was not HTTP".to_owned(),
+        None => innermost.to_string(),
+    }
+}
+
+/// The roots that the machine trusts, read once.
+fn tls() -> TlsConnector {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        // Those that cannot be read verify nothing.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the default versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config)
+    });
+    TlsConnector::from(Arc::clone(config))
+}

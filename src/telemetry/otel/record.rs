@@ -1,0 +1,292 @@
+//! The records that are exported, and how OTLP writes them.
+//!
+//! A task's end leaves a small record; names and attributes are put to it on the exporting thread.
+
+use super::exemplars::Exemplars;
+use crate::registry::clock;
+use crate::registry::kind::Kind;
+use crate::report;
+use crate::task::{TaskId, TaskOutcome};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status};
+use opentelemetry_sdk::trace::SpanData;
+use std::thread::Thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A trace, and a span of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub(super) trace: u128,
+    pub(super) span: u64,
+}
+
+/// What the span of a task hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It begins a trace, because of that span if there is one.
+    Root(Option<Ids>),
+    /// It is a part of the trace of that span; whether it came from another process.
+    Child(u64, bool),
+}
+
+/// How a task's span ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SpanEnd {
+    Ended(TaskOutcome),
+    /// It had not ended when the process did.
+    Lingering,
+}
+
+/// The span of a task that is over.
+#[derive(Debug)]
+pub(super) struct TaskRecord {
+    pub(super) ids: Ids,
+    pub(super) origin: Origin,
+    pub(super) id: TaskId,
+    pub(super) kind: &'static Kind,
+    /// Readings of the clock.
+    pub(super) started: u64,
+    pub(super) polled: Option<u64>,
+    pub(super) told: Option<u64>,
+    pub(super) ended: u64,
+    pub(super) end: SpanEnd,
+    pub(super) error: Option<Box<str>>,
+    pub(super) thread: Option<Thread>,
+    /// What was logged in the task, and in no span of it.
+    pub(super) events: Vec<Event>,
+}
+
+/// A span that waits.
+#[derive(Debug)]
+pub(super) enum SpanRecord {
+    Task(Box<TaskRecord>),
+    /// Of `tracing`.
+    Made(Box<SpanData>),
+    Written(Box<Span>),
+}
+
+/// One moment by both clocks, by which readings become times.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    raw: u64,
+    unix: u64,
+}
+
+// === impl Ids ===
+
+impl Ids {
+    pub(super) fn trace_bytes(self) -> Vec<u8> {
+        self.trace.to_be_bytes().to_vec()
+    }
+
+    pub(super) fn span_bytes(self) -> Vec<u8> {
+        self.span.to_be_bytes().to_vec()
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self {
+            raw: clock::raw(),
+            unix: unix_nanos(SystemTime::now()),
+        }
+    }
+
+    /// The Unix time of a reading, in nanoseconds.
+    pub(super) fn unix(self, raw: u64) -> u64 {
+        if raw <= self.raw {
+            let before = clock::nanos_between(raw, self.raw);
+            self.unix.saturating_sub(before)
+        } else {
+            self.unix + clock::nanos_between(self.raw, raw)
+        }
+    }
+}
+
+// === impl SpanRecord ===
+
+impl SpanRecord {
+    pub(super) fn write(self, now: Moment, exemplars: &Exemplars) -> Span {
+        match self {
+            Self::Task(record) => {
+                if let SpanEnd::Ended(_) = record.end {
+                    let nanos = clock::nanos_between(record.started, record.ended);
+                    exemplars.note(record.kind, record.ids, nanos, now.unix(record.ended));
+                }
+                record.write(now)
+            }
+            Self::Made(data) => Span::from(*data),
+            Self::Written(span) => *span,
+        }
+    }
+}
+
+// === impl TaskRecord ===
+
+impl TaskRecord {
+    fn write(self, now: Moment) -> Span {
+        let (parent, is_remote) = match self.origin {
+            Origin::Root(_) => (Vec::new(), false),
+            Origin::Child(parent, is_remote) => (parent.to_be_bytes().to_vec(), is_remote),
+        };
+        let links = match self.origin {
+            Origin::Root(Some(cause)) => vec![link(cause)],
+            _ => Vec::new(),
+        };
+        let path = report::path(self.kind.group(), self.kind.name);
+        Span {
+            trace_id: self.ids.trace_bytes(),
+            span_id: self.ids.span_bytes(),
+            parent_span_id: parent,
+            flags: flags(is_remote),
+            name: format!("task {path}"),
+            kind: SpanKind::Internal.into(),
+            start_time_unix_nano: now.unix(self.started),
+            end_time_unix_nano: now.unix(self.ended),
+            attributes: self.attributes(),
+            links,
+            status: self.status(),
+            events: self.all_events(now),
+            ..Span::default()
+        }
+    }
+
+    fn attributes(&self) -> Vec<KeyValue> {
+        let kind = self.kind;
+        let mut attributes = Vec::with_capacity(10);
+        attributes.extend([
+            text("headcount.task.name", kind.name),
+            text("headcount.task.group", group(kind)),
+            text("headcount.task.kind", kind.options.runs.as_str()),
+            text("headcount.task.outcome", self.end.word()),
+            number("headcount.task.id", self.id.get()),
+            text("code.file.path", kind.site.file()),
+            number("code.line.number", u64::from(kind.site.line())),
+        ]);
+        let thread = self.thread.as_ref().and_then(Thread::name);
+        attributes.extend(thread.map(|name| text("thread.name", name)));
+        attributes.extend(self.end.error().map(|error| text("error.type", error)));
+        attributes
+    }
+
+    fn status(&self) -> Option<Status> {
+        self.end.error().map(|_| Status {
+            code: StatusCode::Error.into(),
+            message: match (&self.error, self.end) {
+                (Some(error), _) => error.to_string(),
+                (None, SpanEnd::Lingering) => "alive at the end of the process".to_owned(),
+                (None, _) => String::new(),
+            },
+        })
+    }
+
+    fn all_events(self, now: Moment) -> Vec<Event> {
+        let polled = self
+            .polled
+            .map(|at| event("headcount.task.started", now.unix(at)));
+        let told = self
+            .told
+            .map(|at| event("headcount.task.draining", now.unix(at)));
+        let mut last = event(self.end.event(), now.unix(self.ended));
+        if let Some(error) = &self.error {
+            last.attributes.push(text("exception.message", &**error));
+        }
+        let mut events = self.events;
+        events.extend(polled.into_iter().chain(told).chain([last]));
+        events.sort_by_key(|event| event.time_unix_nano);
+        events
+    }
+}
+
+// === impl SpanEnd ===
+
+impl SpanEnd {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ended(outcome) => outcome.as_str(),
+            Self::Lingering => "lingering",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        match self {
+            Self::Ended(TaskOutcome::Completed | TaskOutcome::Failed) => "headcount.task.finished",
+            Self::Ended(TaskOutcome::Panicked) => "headcount.task.panicked",
+            Self::Ended(TaskOutcome::Cancelled) => "headcount.task.cancelled",
+            Self::Lingering => "headcount.task.lingering",
+        }
+    }
+
+    /// The value of `error.type`.
+    fn error(self) -> Option<&'static str> {
+        match self {
+            Self::Ended(TaskOutcome::Failed) => Some("error"),
+            Self::Ended(TaskOutcome::Panicked) => Some("panic"),
+            Self::Lingering => Some("lingering"),
+            Self::Ended(_) => None,
+        }
+    }
+}
+
+/// As metrics name it.
+pub(super) fn group(kind: &Kind) -> &'static str {
+    match kind.group() {
+        "" => "/",
+        group => group,
+    }
+}
+
+pub(super) fn unix_nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Sampled, and whether the parent is known to be of another process.
+pub(super) fn flags(is_remote: bool) -> u32 {
+    let mut flags = 1 | SpanFlags::ContextHasIsRemoteMask as u32;
+    if is_remote {
+        flags |= SpanFlags::ContextIsRemoteMask as u32;
+    }
+    flags
+}
+
+pub(super) fn link(to: Ids) -> Link {
+    Link {
+        trace_id: to.trace_bytes(),
+        span_id: to.span_bytes(),
+        flags: flags(false),
+        ..Link::default()
+    }
+}
+
+pub(super) fn event(name: &str, unix: u64) -> Event {
+    Event {
+        time_unix_nano: unix,
+        name: name.to_owned(),
+        ..Event::default()
+    }
+}
+
+pub(super) fn text(key: &str, value: impl Into<String>) -> KeyValue {
+    pair(key, Value::StringValue(value.into()))
+}
+
+pub(super) fn number(key: &str, value: u64) -> KeyValue {
+    pair(
+        key,
+        Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)),
+    )
+}
+
+pub(super) fn pair(key: &str, value: Value) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
+}

@@ -1,0 +1,422 @@
+//! The names, and what is printed under them.
+
+use super::exports::{Drop, Signal};
+use super::names::{ALL, Kind};
+use super::text::Exemplar;
+use super::{Child, Endpoint, Format, Metrics};
+use crate::{Runtime, TaskGroup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Runs `look` while a runtime runs whose metrics have all that metrics can have.
+fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let build = || {
+        let builder = Runtime::builder().print(false).signals(false);
+        let builder = builder.state_folder(folder.path()).version("1.2.3");
+        let builder = builder.textfile(folder.path().join("end.prom"));
+        builder.build().expect("threads are to be had")
+    };
+    build().run(async |tasks| {
+        tasks.spawn("dropped", std::future::pending::<()>());
+        tasks.cancel().await;
+    });
+    // What became of the report is added to it when all is done.
+    let saved = || std::fs::read_to_string(folder.path().join("report.json"));
+    while !saved().is_ok_and(|report| report.contains("textfile")) {
+        std::thread::yield_now();
+    }
+    let runtime = build();
+    let metrics = runtime.metrics();
+    metrics.watched().exports.enable(Signal::Traces);
+    let report = runtime.run(async move |tasks| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an untracked task is what is counted"
+        )]
+        let untracked = tokio::spawn(async {});
+        untracked.await.expect("it does not panic");
+        let _child = Child::register(&tasks, "proxy");
+        let _endpoint = Endpoint::register(&tasks, "db");
+        let watched = metrics.watched();
+        while watched.heartbeat.age().is_none() {
+            watched.heartbeat.send(&watched.root, &watched.work);
+            tokio::task::yield_now().await;
+        }
+        look(&tasks, &metrics);
+    });
+    // The runtime catches a panic of `main`, and so what `look` finds.
+    assert!(!report.required_failed, "{}", report.reason);
+}
+
+/// The lines of one family, without its help.
+fn samples<'a>(text: &'a str, family: &str) -> Vec<&'a str> {
+    let is_of = |line: &&str| line.starts_with(family) && !line.starts_with('#');
+    text.lines().filter(is_of).collect()
+}
+
+#[test]
+fn what_is_printed_is_what_the_names_say_and_nothing_else() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
+        let mut printed = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("a type has a word");
+                printed.insert(name, kind);
+            }
+        }
+        let without_hooks =
+            |name: &&&super::Name| cfg!(tokio_unstable) || !name.when.contains("tokio_unstable");
+        let named: BTreeMap<&str, &str> = ALL
+            .iter()
+            .filter(without_hooks)
+            .map(|name| (name.name, name.kind.as_str()))
+            .collect();
+        assert_eq!(printed, named);
+        for name in ALL {
+            for line in samples(&text, &format!("{}{{", name.name)) {
+                let (labels, _) = line.rsplit_once('}').expect("it has labels");
+                let (_, labels) = labels.split_once('{').expect("it has labels");
+                let labels: Vec<&str> = labels
+                    .split("\",")
+                    .filter_map(|label| Some(label.split_once('=')?.0))
+                    .collect();
+                assert_eq!(labels, name.labels, "{line}");
+            }
+        }
+    });
+}
+
+#[test]
+fn names_follow_the_rules_of_prometheus_and_no_label_is_unbounded() {
+    let mut seen = BTreeSet::new();
+    for name in ALL {
+        assert!(seen.insert(name.name), "{} is there twice", name.name);
+        let ours = name.name.starts_with("headcount_") || name.name.starts_with("process_");
+        assert!(ours, "{}", name.name);
+        assert_eq!(
+            name.kind == Kind::Counter,
+            name.name.ends_with("_total"),
+            "{}",
+            name.name
+        );
+        assert!(
+            name.help.ends_with('.') && name.help.len() < 140,
+            "{}",
+            name.name
+        );
+        for unit in [
+            "_ms", "_micros", "_minutes", "_percent", "_count", "_sum", "_bucket",
+        ] {
+            assert!(!name.name.ends_with(unit), "{}", name.name);
+        }
+        for label in name.labels {
+            let unbounded = ["pid", "tid", "id", "run", "trace", "thread", "error", "le"];
+            assert!(!unbounded.contains(label), "{}: {label}", name.name);
+        }
+    }
+}
+
+#[test]
+fn the_documentation_lists_the_names() {
+    let mut table =
+        String::from("| name | type | labels | meaning | there |\n|---|---|---|---|---|\n");
+    for name in ALL {
+        let labels = match name.labels {
+            [] => "–".to_owned(),
+            labels => labels
+                .iter()
+                .map(|label| format!("`{label}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let when = if name.when.is_empty() {
+            "always"
+        } else {
+            name.when
+        };
+        let (kind, help) = (name.kind.as_str(), name.help);
+        writeln!(
+            table,
+            "| `{}` | {kind} | {labels} | {help} | {when} |",
+            name.name
+        )
+        .expect("a String takes any text");
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let text = std::fs::read_to_string(path).expect("the documentation is there");
+    assert!(
+        text.contains(&table),
+        "docs/metrics.md should hold\n{table}"
+    );
+}
+
+/// The value of what took time, or was at a time.
+fn without_times(lines: &[&str]) -> String {
+    let steady = |line: &&str| match line.rsplit_once(' ') {
+        Some((series, _)) if series.contains("_duration_") || series.contains("_timestamp_") => {
+            format!("{series} V")
+        }
+        _ => (*line).to_owned(),
+    };
+    let lines: Vec<String> = lines.iter().map(steady).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
+        insta::assert_snapshot!(without_times(&samples(&text, "headcount_last_")), @r#"
+        headcount_last_shutdown_duration_seconds V
+        headcount_last_shutdown_flush_info{signal="state",result="delivered"} 1
+        headcount_last_shutdown_flush_info{signal="textfile",result="delivered"} 1
+        headcount_last_shutdown_info{outcome="clean",reason="main_ended",version="1.2.3"} 1
+        headcount_last_shutdown_layer_budget_seconds{layer="cancel"} 2
+        headcount_last_shutdown_layer_budget_seconds{layer="close"} 1
+        headcount_last_shutdown_layer_budget_seconds{layer="drain"} 5
+        headcount_last_shutdown_layer_duration_seconds{layer="cancel"} V
+        headcount_last_shutdown_layer_duration_seconds{layer="close"} V
+        headcount_last_shutdown_layer_duration_seconds{layer="drain"} V
+        headcount_last_shutdown_task_lingering{layer="cancel"} 0
+        headcount_last_shutdown_task_lingering{layer="drain"} 0
+        headcount_last_shutdown_thread_lingering{class="blocking"} 0
+        headcount_last_shutdown_thread_lingering{class="control"} 0
+        headcount_last_shutdown_thread_lingering{class="daemon"} 0
+        headcount_last_shutdown_thread_lingering{class="main"} 0
+        headcount_last_shutdown_thread_lingering{class="telemetry"} 0
+        headcount_last_shutdown_thread_lingering{class="tracked"} 0
+        headcount_last_shutdown_thread_lingering{class="unknown"} 0
+        headcount_last_shutdown_thread_lingering{class="worker"} 0
+        headcount_last_shutdown_timestamp_seconds V
+        "#);
+    });
+}
+
+#[test]
+fn exits_are_counted_from_run_to_run() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
+        insta::assert_snapshot!(samples(&text, "headcount_exits_").join("\n"), @r#"
+        headcount_exits_total{outcome="cancelled"} 0
+        headcount_exits_total{outcome="clean"} 1
+        headcount_exits_total{outcome="forced"} 0
+        headcount_exits_total{outcome="lingering"} 0
+        headcount_exits_total{outcome="unclean"} 0
+        "#);
+    });
+}
+
+#[test]
+fn a_signal_that_is_exported_has_series_from_the_start() {
+    with_everything(|_, metrics| {
+        let text = metrics.read(Format::Text);
+        insta::assert_snapshot!(samples(&text, "headcount_telemetry_").join("\n"), @r#"
+        headcount_telemetry_dropped_total{signal="traces",reason="queue_full"} 0
+        headcount_telemetry_dropped_total{signal="traces",reason="refused"} 0
+        headcount_telemetry_dropped_total{signal="traces",reason="shutdown"} 0
+        headcount_telemetry_exports_total{signal="traces",result="failed"} 0
+        headcount_telemetry_exports_total{signal="traces",result="ok"} 0
+        headcount_telemetry_last_success_timestamp_seconds{signal="traces"} 0
+        headcount_telemetry_queue_length{signal="traces"} 0
+        "#);
+    });
+}
+
+#[test]
+fn after_the_shutdown_the_last_one_is_this_one() {
+    let runtime = Runtime::builder().print(false).signals(false);
+    let runtime = runtime.build().expect("threads are to be had");
+    let metrics = runtime.metrics();
+    assert!(!metrics.read(Format::Text).contains("headcount_last_"));
+    runtime.run(async |tasks| tasks.stop("done"));
+    let text = metrics.read(Format::Text);
+    let info =
+        "headcount_last_shutdown_info{outcome=\"clean\",reason=\"requested\",version=\"\"} 1\n";
+    assert!(text.contains(info), "{text}");
+    let done = "headcount_shutdown_phase{phase=\"done\"} 1\n";
+    assert!(text.contains(done), "{text}");
+    // Without a folder nobody counts.
+    assert!(!text.contains("headcount_exits_total"), "{text}");
+}
+
+#[test]
+fn exports_are_counted_by_signal_result_and_reason() {
+    with_everything(|_, metrics| {
+        let exports = &metrics.watched().exports;
+        exports.enable(Signal::Logs);
+        exports.delivered(Signal::Logs, 17);
+        exports.failed(Signal::Logs);
+        exports.dropped(Signal::Logs, Drop::QueueFull, 3);
+        exports.dropped(Signal::Logs, Drop::Refused, 4);
+        exports.dropped(Signal::Logs, Drop::Shutdown, 5);
+        exports.set_queued(Signal::Logs, 6);
+        // Never exported here, so without series.
+        exports.failed(Signal::Metrics);
+        let text = metrics.read(Format::Text);
+        let logs = samples(&text, "headcount_telemetry_");
+        let logs: Vec<&str> = logs
+            .into_iter()
+            .filter(|line| !line.contains("traces"))
+            .collect();
+        insta::assert_snapshot!(logs.join("\n"), @r#"
+        headcount_telemetry_dropped_total{signal="logs",reason="queue_full"} 3
+        headcount_telemetry_dropped_total{signal="logs",reason="refused"} 4
+        headcount_telemetry_dropped_total{signal="logs",reason="shutdown"} 5
+        headcount_telemetry_exports_total{signal="logs",result="failed"} 1
+        headcount_telemetry_exports_total{signal="logs",result="ok"} 1
+        headcount_telemetry_last_success_timestamp_seconds{signal="logs"} 17
+        headcount_telemetry_queue_length{signal="logs"} 6
+        "#);
+    });
+}
+
+#[test]
+fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
+    with_everything(|tasks, metrics| {
+        let child = Child::register(tasks, "worker\n");
+        child.set_live(true);
+        child.restarted();
+        let endpoint = Endpoint::register(tasks, "api");
+        endpoint.checked(Duration::from_millis(3));
+        endpoint.checked(Duration::from_secs(9));
+        endpoint.turned(true);
+        let text = metrics.read(Format::Text);
+        insta::assert_snapshot!(samples(&text, "headcount_child_").join("\n"), @r#"
+        headcount_child_live{child="proxy"} 0
+        headcount_child_live{child="worker_"} 1
+        headcount_child_restarts_total{child="proxy"} 0
+        headcount_child_restarts_total{child="worker_"} 1
+        "#);
+        let api = samples(&text, "headcount_endpoint_")
+            .into_iter()
+            .filter(|line| line.contains("api"));
+        insta::assert_snapshot!(api.collect::<Vec<_>>().join("\n"), @r#"
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.001"} 0
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.0025"} 0
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.005"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.01"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.025"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.05"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.1"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.25"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="0.5"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="1"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="2.5"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="5"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="+Inf"} 2
+        headcount_endpoint_check_duration_seconds_sum{endpoint="api"} 9.003
+        headcount_endpoint_check_duration_seconds_count{endpoint="api"} 2
+        headcount_endpoint_transitions_total{endpoint="api"} 1
+        headcount_endpoint_up{endpoint="api"} 1
+        "#);
+        drop((child, endpoint));
+        let text = metrics.read(Format::Text);
+        assert!(
+            !text.contains("worker_\"") && !text.contains("\"api\""),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn the_sixty_fifth_child_shares_the_series_of_the_rest() {
+    with_everything(|tasks, metrics| {
+        // One is there already.
+        let register = |n: usize| Child::register(tasks, &format!("c{n:02}"));
+        let children: Vec<Child> = (0..70).map(register).collect();
+        children.iter().for_each(|child| child.set_live(true));
+        children.iter().for_each(Child::restarted);
+        let text = metrics.read(Format::Text);
+        let live = samples(&text, "headcount_child_live");
+        assert_eq!(live.len(), 65);
+        assert!(
+            live.contains(&"headcount_child_live{child=\"c62\"} 1"),
+            "{live:?}"
+        );
+        assert!(
+            live.contains(&"headcount_child_live{child=\"_other\"} 7"),
+            "{live:?}"
+        );
+        let restarts = "headcount_child_restarts_total{child=\"_other\"} 7";
+        assert!(text.contains(restarts), "{text}");
+    });
+}
+
+#[test]
+fn open_metrics_has_its_own_form_and_exemplars_where_a_trace_is_known() {
+    with_everything(|tasks, metrics| {
+        let endpoint = Endpoint::register(tasks, "traced");
+        endpoint.checked(Duration::from_millis(3));
+        let exemplar = |family: &str, first: &str, bound: f64| {
+            let here = family == "headcount_endpoint_check_duration_seconds";
+            (here && first == "traced" && bound == 0.005).then(|| Exemplar {
+                trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+                span_id: "00f067aa0ba902b7".to_owned(),
+                value: 0.003,
+                seconds: 1.25,
+            })
+        };
+        metrics.set_exemplars(exemplar);
+        let text = metrics.read(Format::OpenMetrics);
+        assert!(text.ends_with("\n# EOF\n"));
+        assert!(!text.contains("# TYPE headcount_warnings_total"));
+        let family: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("headcount_endpoint_") && !line.contains("\"db\""))
+            .collect();
+        insta::assert_snapshot!(family.join("\n"), @r#"
+        # TYPE headcount_endpoint_check_duration_seconds histogram
+        # UNIT headcount_endpoint_check_duration_seconds seconds
+        # HELP headcount_endpoint_check_duration_seconds How long a check of the endpoint took, whatever it found.
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.001"} 0
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.0025"} 0
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.005"} 1 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736",span_id="00f067aa0ba902b7"} 0.003 1.250
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.01"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.025"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.05"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.1"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.25"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.5"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="1.0"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="2.5"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="5.0"} 1
+        headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="+Inf"} 1
+        headcount_endpoint_check_duration_seconds_count{endpoint="traced"} 1
+        headcount_endpoint_check_duration_seconds_sum{endpoint="traced"} 0.003
+        # TYPE headcount_endpoint_transitions counter
+        # HELP headcount_endpoint_transitions How often the endpoint came up or went down.
+        headcount_endpoint_transitions_total{endpoint="traced"} 0
+        # TYPE headcount_endpoint_up gauge
+        # HELP headcount_endpoint_up Whether the endpoint is up: 1 or 0; 0 while that is not known.
+        headcount_endpoint_up{endpoint="traced"} 0
+        "#);
+        assert!(!metrics.read(Format::Text).contains("4bf92f35"));
+    });
+}
+
+#[test]
+fn the_form_is_the_one_that_the_scraper_likes_best() {
+    let open = [
+        // Prometheus 2.43 and 3.
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        "application/openmetrics-text",
+        "text/plain;q=0.5, application/openmetrics-text; version=1.0.0; q=0.5",
+    ];
+    for accept in open {
+        assert_eq!(Format::accepted(accept), Format::OpenMetrics, "{accept}");
+    }
+    for accept in [
+        "",
+        "*/*",
+        "text/plain",
+        "text/html,application/xhtml+xml,*/*;q=0.8",
+        "text/plain;q=0.9,application/openmetrics-text;q=0.1",
+        "application/openmetrics-text;q=0",
+        "application/openmetrics-text;q=much",
+    ] {
+        assert_eq!(Format::accepted(accept), Format::Text, "{accept}");
+    }
+}

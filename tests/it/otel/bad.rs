@@ -1,0 +1,193 @@
+//! Collectors that are not there, or do not do what they should: the shutdown goes on, and the report says what was lost.
+
+use super::sink::{Answer, Sink};
+use headcount::telemetry::Telemetry;
+use headcount::{Report, Runtime};
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// A shutdown with two spans of tasks, four of layers and flush, one of itself, and the numbers of the report.
+fn stopped(telemetry: &Telemetry) -> Report {
+    let runtime = Runtime::builder()
+        .name("bad")
+        .print(false)
+        .signals(false)
+        .telemetry(telemetry);
+    runtime
+        .build()
+        .expect("threads can be had")
+        .run(async |tasks| {
+            tasks.spawn("short", async {}).await.ok();
+        })
+}
+
+/// What the report says of telemetry, without times.
+fn said(report: &Report) -> String {
+    let rows = report.flush.iter().map(|row| {
+        let (signal, result) = (&row.signal, row.result.as_str());
+        format!("{signal} {result}: {row}\n")
+    });
+    rows.collect()
+}
+
+/// What is said with a collector that answers so.
+fn against(answer: Answer) -> String {
+    let sink = Sink::start(answer);
+    let telemetry = sink.telemetry().build().expect("the address is one");
+    said(&stopped(&telemetry))
+}
+
+#[test]
+fn a_collector_that_takes_all_has_all() {
+    insta::assert_snapshot!(against(Answer::Taken), @r"
+    traces delivered: 7 spans delivered
+    metrics delivered: 7 metrics delivered
+    ");
+}
+
+#[test]
+fn nobody_listens() {
+    // Bound and gone again: nobody else gets that port so soon.
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+    let address = address.expect("the loopback has ports");
+    let telemetry = Telemetry::builder()
+        .endpoint(&format!("http://{address}"))
+        .build();
+    let report = stopped(&telemetry.expect("the address is one"));
+    insta::assert_snapshot!(said(&report), @r"
+    traces failed: 7 spans not delivered: connection refused
+    metrics failed: 7 metrics not delivered: connection refused
+    ");
+    assert_eq!(
+        report.exit_code(),
+        0,
+        "what is lost of telemetry is not the service's fault"
+    );
+}
+
+#[test]
+fn it_takes_the_request_and_never_answers() {
+    insta::assert_snapshot!(against(Answer::Silence), @r"
+    traces failed: 7 spans not delivered: no answer in time
+    metrics failed: 7 metrics not delivered: no answer in time
+    ");
+}
+
+#[test]
+fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
+    let hole = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
+    let address = hole.local_addr().expect("it is bound");
+    let telemetry = Telemetry::builder()
+        .endpoint(&format!("http://{address}"))
+        .build();
+    insta::assert_snapshot!(said(&stopped(&telemetry.expect("the address is one"))), @r"
+    traces failed: 7 spans not delivered: no answer in time
+    metrics failed: 7 metrics not delivered: no answer in time
+    ");
+}
+
+#[test]
+fn it_begins_to_answer_and_stops() {
+    // The connection is closed with the answer half said.
+    let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
+    insta::assert_snapshot!(against(Answer::Bytes(half)), @r"
+    traces failed: 7 spans not delivered: end of file before message length reached
+    metrics failed: 7 metrics not delivered: end of file before message length reached
+    ");
+}
+
+#[test]
+fn it_is_too_busy_to_take_anything() {
+    let busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n";
+    insta::assert_snapshot!(against(Answer::Bytes(busy)), @r"
+    traces failed: 7 spans not delivered: the collector answered 429 Too Many Requests
+    metrics failed: 7 metrics not delivered: the collector answered 429 Too Many Requests
+    ");
+}
+
+#[test]
+fn it_is_out_of_service() {
+    let down = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    insta::assert_snapshot!(against(Answer::Bytes(down)), @r"
+    traces failed: 7 spans not delivered: the collector answered 503 Service Unavailable
+    metrics failed: 7 metrics not delivered: the collector answered 503 Service Unavailable
+    ");
+}
+
+#[test]
+fn it_is_busy_once_and_then_takes_all() {
+    let down = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    insta::assert_snapshot!(against(Answer::FirstBytes(down)), @r"
+    traces delivered: 7 spans delivered
+    metrics delivered: 7 metrics delivered
+    ");
+}
+
+#[test]
+fn it_refuses_a_part() {
+    insta::assert_snapshot!(against(Answer::Refuses(3)), @r"
+    traces partial: 3 of 7 spans not delivered: the collector refused them
+    metrics partial: 3 of 7 metrics not delivered: the collector refused them
+    ");
+}
+
+#[test]
+fn it_wants_a_key_that_nobody_has() {
+    let no = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+    insta::assert_snapshot!(against(Answer::Bytes(no)), @r"
+    traces failed: 7 spans not delivered: the collector answered 401 Unauthorized
+    metrics failed: 7 metrics not delivered: the collector answered 401 Unauthorized
+    ");
+}
+
+#[test]
+fn it_speaks_http_and_answers_a_web_page() {
+    let page = b"HTTP/1.1 200 OK\r\ncontent-length: 21\r\n\r\n<html>welcome!</html>";
+    insta::assert_snapshot!(against(Answer::Bytes(page)), @r"
+    traces failed: 7 spans not delivered: the answer was not OTLP: is that a collector?
+    metrics failed: 7 metrics not delivered: the answer was not OTLP: is that a collector?
+    ");
+}
+
+#[test]
+fn it_speaks_another_protocol() {
+    insta::assert_snapshot!(against(Answer::Bytes(b"\x16\x03\x01 garbage\r\n\r\n")), @r"
+    traces failed: 7 spans not delivered: the answer was not HTTP
+    metrics failed: 7 metrics not delivered: the answer was not HTTP
+    ");
+}
+
+#[test]
+fn what_does_not_fit_into_the_queue_is_counted() {
+    let sink = Sink::start(Answer::Silence);
+    let telemetry = sink
+        .telemetry()
+        .queue(3)
+        .timeout(Duration::from_secs(60))
+        .build();
+    let telemetry = telemetry.expect("the address is one");
+    let runtime = Runtime::builder()
+        .print(false)
+        .signals(false)
+        .telemetry(&telemetry)
+        .build();
+    let runtime = runtime.expect("threads can be had");
+    let metrics = runtime.metrics();
+    runtime.run(async |tasks| {
+        for _ in 0..100 {
+            tasks.spawn("short", async {}).await.ok();
+        }
+    });
+    let text = metrics.read(headcount::telemetry::Format::Text);
+    let dropped = |reason| {
+        let series =
+            format!("headcount_telemetry_dropped_total{{signal=\"traces\",reason=\"{reason}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        let line = line.unwrap_or_else(|| panic!("no {series}in:\n{text}"));
+        line.parse::<u64>().expect("it is a number")
+    };
+    // 100 tasks, main, and five of the shutdown; at most three wait and three are on their way, which is given up.
+    let (queue_full, shutdown) = (dropped("queue_full"), dropped("shutdown"));
+    assert_eq!(queue_full + shutdown, 106);
+    assert!((3..=6).contains(&shutdown), "{shutdown} were given up");
+}

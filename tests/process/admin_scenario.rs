@@ -1,0 +1,156 @@
+//! Services with an admin server, for the tests of what it answers. The first argument says which; each prints
+//! "ready ADDRESS" when the test may go on.
+
+use headcount::telemetry::{Child, Endpoint};
+use headcount::{Report, Runtime, TaskGroup};
+use std::future::pending;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+/// A budget that is not used up, on the slowest machine.
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn main() -> Report {
+    match std::env::args().nth(1).unwrap_or_default().as_str() {
+        "usual" => run(Duration::ZERO, usual),
+        "many-names" => run(Duration::ZERO, many_names),
+        "workers-stuck" => run(Duration::ZERO, workers_stuck),
+        "drains-for-long" => run(Duration::ZERO, drains_for_long),
+        "waits-for-a-scrape" => run(AMPLE, drains_for_long),
+        other => panic!("no scenario '{other}'"),
+    }
+}
+
+fn run(scrape_hold: Duration, main: impl AsyncFnOnce(TaskGroup, SocketAddr)) -> Report {
+    let runtime = Runtime::builder()
+        .name("test")
+        .worker_threads(2)
+        .drain_budget(AMPLE)
+        .cancel_budget(AMPLE)
+        .close_budget(AMPLE)
+        .deadline(AMPLE * 5)
+        .scrape_hold(scrape_hold)
+        .admin(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .build()
+        .expect("threads and ports are to be had");
+    let address = runtime.admin_address().expect("it was asked for");
+    runtime.run(async |tasks| main(tasks, address).await)
+}
+
+fn ready(address: SocketAddr) {
+    println!("ready {address}");
+}
+
+/// One of each that metrics and the API show.
+async fn usual(tasks: TaskGroup, address: SocketAddr) {
+    let http = tasks.group("http");
+    let all_run = Arc::new(tokio::sync::Barrier::new(4));
+    let runs = || {
+        let all_run = Arc::clone(&all_run);
+        async move {
+            all_run.wait().await;
+            pending::<()>().await;
+        }
+    };
+    for _ in 0..2 {
+        http.spawn("connection", runs());
+    }
+    http.task("accept").required().spawn(runs());
+    all_run.wait().await;
+    let jobs = tasks.group("jobs");
+    jobs.spawn("done", async {}).await.ok();
+    jobs.try_spawn("import", async { Err::<(), _>("no such file") })
+        .await
+        .ok();
+    jobs.spawn("parse", async { panic!("bad record") })
+        .await
+        .ok();
+    let dropped = jobs.spawn("dropped", pending::<()>());
+    dropped.cancel();
+    dropped.await.ok();
+    untracked();
+    let proxy = Child::register(&tasks, "proxy");
+    proxy.set_live(true);
+    let db = Endpoint::register(&tasks, "db");
+    db.checked(Duration::from_millis(3));
+    db.turned(true);
+    ready(address);
+    tasks.draining().await;
+}
+
+/// Far more names, groups and spawn sites than have series of their own.
+async fn many_names(tasks: TaskGroup, address: SocketAddr) {
+    // First: the names below use up the registry's table.
+    let spawns: [fn(); 30] = [
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+        || untracked(),
+    ];
+    spawns.iter().for_each(|spawn| spawn());
+    let groups: Vec<_> = (0..40).map(|n| tasks.group(&format!("g{n:02}"))).collect();
+    for n in 0..10_000 {
+        let group = &groups[n % groups.len()];
+        group.spawn(&format!("name-{n}"), async {}).await.ok();
+    }
+    tasks.spawn("last", pending::<()>());
+    ready(address);
+    tasks.draining().await;
+}
+
+/// Its caller is the spawn site.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+fn untracked() {
+    drop(tokio::spawn(pending::<()>()));
+}
+
+/// Every worker is held until somebody closes standard input.
+async fn workers_stuck(tasks: TaskGroup, address: SocketAddr) {
+    static BOTH: Barrier = Barrier::new(3);
+    for _ in 0..2 {
+        tasks.spawn("stuck", async {
+            BOTH.wait();
+            std::io::stdin().read_to_end(&mut Vec::new()).ok();
+        });
+    }
+    BOTH.wait();
+    ready(address);
+    tasks.draining().await;
+}
+
+/// A task that ends when somebody closes standard input, told to drain or not.
+async fn drains_for_long(tasks: TaskGroup, address: SocketAddr) {
+    let slow = tasks.group("slow");
+    slow.spawn_blocking("flush", || std::io::stdin().read_to_end(&mut Vec::new()));
+    ready(address);
+    tasks.draining().await;
+}

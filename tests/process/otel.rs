@@ -1,0 +1,91 @@
+//! `headcount run` with telemetry: that it says what became of it, stops in time, and leaves nothing.
+
+use crate::program::{Ended, Program};
+use crate::service::config;
+use rustix::process::Signal;
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+/// Runs a service until it has begun, and stops it.
+fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let tasks = format!("{telemetry}\n[tasks.resources]\nkind = \"resources\"\n");
+    let config = config(folder.path(), &tasks);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command
+        .args(["run", &config])
+        .envs(variables.iter().copied());
+    let mut program = Program::start(command);
+    program.error_line("headcount::resources: ");
+    program.stop(Signal::TERM)
+}
+
+/// An address where nobody listens.
+fn nowhere() -> String {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+    format!("http://{}", address.expect("the loopback has ports"))
+}
+
+#[test]
+fn a_service_without_a_word_exports_nothing() {
+    let ended = stopped("", &[]);
+    ended.assert_code(0);
+    assert!(!ended.errors().contains("delivered"), "{ended:#?}");
+}
+
+#[test]
+fn a_collector_that_is_not_there_is_named_in_the_report_and_does_not_fail_the_service() {
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*nowhere())];
+    let ended = stopped("", &variables);
+    ended.assert_code(0);
+    let report = ended.report();
+    assert!(
+        report.contains("spans not delivered: connection refused"),
+        "{report}"
+    );
+    assert!(
+        report.contains("metrics not delivered: connection refused"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_collector_that_never_answers_costs_the_budget_of_the_flush() {
+    let hole = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
+    let address = hole.local_addr().expect("it is bound");
+    let ended = stopped(
+        &format!("[telemetry]\nendpoint = \"http://{address}\""),
+        &[],
+    );
+    ended.assert_code(0);
+    assert!(
+        ended
+            .report()
+            .contains("spans not delivered: no answer in time"),
+        "{ended:#?}"
+    );
+    // A second for the flush: ten would be the timeout of a request, forty the deadline.
+    ended.assert_took_at_most(Duration::from_secs(8));
+}
+
+#[test]
+fn a_wrong_variable_is_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let config = config(folder.path(), "[tasks.resources]\nkind = \"resources\"\n");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.args(["run", &config]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    let ended = Program::start(command).end();
+    ended.assert_code(71);
+    insta::assert_snapshot!(ended.errors(), @r#"headcount: failed to export to "collector:4317": it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT"#);
+}
+
+#[cfg(not(tokio_unstable))]
+#[test]
+fn a_console_without_tokio_unstable_is_a_warning_and_no_panic() {
+    let ended = stopped("[console]\nlisten = \"127.0.0.1:0\"", &[]);
+    ended.assert_code(0);
+    let warning = "tokio-console is not served: built without --cfg tokio_unstable";
+    assert!(ended.errors().contains(warning), "{ended:#?}");
+}
