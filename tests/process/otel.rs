@@ -21,7 +21,7 @@ fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
         .args(["run", &config])
         .envs(variables.iter().copied());
     let mut program = Program::start(command);
-    program.error_line("headcount::resources: ");
+    program.error_line("resources: resources process_memory");
     program.stop(Signal::TERM)
 }
 
@@ -78,20 +78,19 @@ fn a_run_that_was_killed_is_told_by_the_next_one_to_the_collector() {
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let sink = sink::Sink::start(sink::Answer::Taken);
     let state = folder.path().join("state");
-    let config = config(
-        folder.path(),
-        &format!(
-            "[state]\nfolder = \"{}\"\n[telemetry]\nendpoint = \"{}\"\n\
-             [tasks.resources]\nkind = \"resources\"\n",
-            state.display(),
-            sink.endpoint()
-        ),
+    let config = folder.path().join("killed.toml");
+    let text = format!(
+        "[service]\nname = \"test\"\n[admin]\nlisten = \"off\"\n[state]\nfolder = \"{}\"\n\
+         [telemetry]\nendpoint = \"{}\"\n[tasks.resources]\nkind = \"resources\"\n",
+        state.display(),
+        sink.endpoint()
     );
+    std::fs::write(&config, text).expect("the folder is ours");
     let start = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-        command.args(["run", &config]);
+        command.arg("run").arg(&config);
         let mut program = Program::start(command);
-        program.error_line("headcount::resources: ");
+        program.error_line("resources: resources process_memory");
         program
     };
     start().stop(Signal::KILL);
