@@ -72,7 +72,7 @@ pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
     )]
     let mut endings = Endings::default();
     #[cfg(feature = "otel")]
-    let exporting = Exporting::begin(None, &start, &mut endings)?;
+    let exporting = Exporting::begin(None, (&start, ""), &mut endings)?;
     #[cfg(all(feature = "admin", not(feature = "otel")))]
     let exporting = Exporting::default();
     #[cfg(feature = "admin")]

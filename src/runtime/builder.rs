@@ -299,7 +299,8 @@ impl Builder {
         #[cfg(feature = "json")]
         endings.list.extend(remembered.endings());
         #[cfg(feature = "otel")]
-        let exporting = Exporting::begin(self.telemetry, &start, &mut endings)?;
+        let exporting =
+            Exporting::begin(self.telemetry, (&start, remembered.version()), &mut endings)?;
         #[cfg(all(feature = "admin", not(feature = "otel")))]
         let exporting = Exporting::default();
         let root = start.root.number;

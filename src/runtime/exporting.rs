@@ -27,12 +27,12 @@ impl Exporting {
     #[track_caller]
     pub(super) fn begin(
         telemetry: Option<Telemetry>,
-        start: &Start,
+        (start, version): (&Start, &str),
         endings: &mut Endings,
     ) -> Result<Self, BuildError> {
         let telemetry = telemetry.or_else(Telemetry::of_process);
         if let Some(telemetry) = &telemetry {
-            let begun = telemetry.begin(&start.root, &start.plan.service);
+            let begun = telemetry.begin(&start.root, (&start.plan.service, version));
             endings.list.push(begun.map_err(BuildError::System)?);
         }
         Ok(Self { telemetry })

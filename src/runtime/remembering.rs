@@ -144,6 +144,12 @@ impl Remembered {
         state.into_iter().chain(textfile).collect()
     }
 
+    /// Of the service.
+    #[cfg(feature = "otel")]
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// What metrics show of it.
     #[cfg(feature = "admin")]
     pub(super) fn past(&self) -> Past {

@@ -142,6 +142,8 @@ impl Console {
         let site = Location::caller();
         let _detached: ThreadHandle<()> =
             threads::start(root, "headcount-console", ThreadClass::Control, site, work)?;
+        let address = self.address;
+        tracing::info!(target: "headcount::telemetry", "tokio-console: http://{address}");
         Ok(Some(Serving { stop }))
     }
 }

@@ -241,8 +241,9 @@ impl<S> Filter<S> for LogLimit {
         true
     }
 
+    // Not `always`: what `event_enabled` says is forgotten then only if `enabled` is asked before.
     fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
+        Interest::sometimes()
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {

@@ -174,7 +174,7 @@ impl TelemetryBuilder {
         self
     }
 
-    /// `service.version`.
+    /// `service.version`. Default: that of the runtime.
     pub fn version(mut self, version: &str) -> Self {
         version.clone_into(&mut self.version);
         self
@@ -289,20 +289,29 @@ impl Telemetry {
 
     /// A runtime begins: its tasks have spans from here on, and its end flushes what waits.
     #[track_caller]
-    pub(crate) fn begin(&self, root: &Arc<Root>, service: &str) -> io::Result<Arc<dyn Ending>> {
+    pub(crate) fn begin(
+        &self,
+        root: &Arc<Root>,
+        (service, version): (&str, &str),
+    ) -> io::Result<Arc<dyn Ending>> {
         let mut running = self.running();
         if running.hurry.is_none() {
-            running.hurry = Some(self.start(root.number, service)?);
+            running.hurry = Some(self.start(root.number, (service, version))?);
         }
         running.runtimes += 1;
         let observer: Arc<dyn Observer> = Arc::new(Arc::clone(&self.0));
         root.observe(observer);
-        Ok(Arc::new(Flusher::new(self.clone(), Arc::clone(root))))
+        let root = Arc::clone(root);
+        Ok(Arc::new(Flusher::new(self.clone(), root, version)))
     }
 
     /// Starts the thread that exports.
     #[track_caller]
-    fn start(&self, root: u64, service: &str) -> io::Result<watch::Sender<Hurry>> {
+    fn start(
+        &self,
+        root: u64,
+        (service, version): (&str, &str),
+    ) -> io::Result<watch::Sender<Hurry>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("headcount-dns")
             .enable_all()
@@ -310,7 +319,11 @@ impl Telemetry {
         let (hurry, heard) = watch::channel(Hurry::default());
         let inner = Arc::clone(&self.0);
         let service = inner.settings.service.as_deref().unwrap_or(service);
-        let resource = resource::resource(service, &inner.version, &inner.settings.attributes);
+        let version = match &*inner.version {
+            "" => version,
+            version => version,
+        };
+        let resource = resource::resource(service, version, &inner.settings.attributes);
         let resource = Arc::new(resource);
         let work = move || {
             let spans = inner.pipe(Signal::Traces, &inner.spans, SPANS, &resource, &heard);

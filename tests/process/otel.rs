@@ -7,6 +7,10 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
+#[path = "../it/otel/sink.rs"]
+#[expect(dead_code, reason = "the tests of spans use the rest")]
+mod sink;
+
 /// Runs a service until it has begun, and stops it.
 fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
@@ -17,7 +21,7 @@ fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
         .args(["run", &config])
         .envs(variables.iter().copied());
     let mut program = Program::start(command);
-    program.error_line("headcount::resources: ");
+    program.error_line("resources: resources process_memory");
     program.stop(Signal::TERM)
 }
 
@@ -67,6 +71,38 @@ fn a_collector_that_never_answers_costs_the_budget_of_the_flush() {
     );
     // A second for the flush: ten would be the timeout of a request, forty the deadline.
     ended.assert_took_at_most(Duration::from_secs(8));
+}
+
+#[test]
+fn a_run_that_was_killed_is_told_by_the_next_one_to_the_collector() {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let sink = sink::Sink::start(sink::Answer::Taken);
+    let state = folder.path().join("state");
+    let config = folder.path().join("killed.toml");
+    let text = format!(
+        "[service]\nname = \"test\"\n[admin]\nlisten = \"off\"\n[state]\nfolder = \"{}\"\n\
+         [telemetry]\nendpoint = \"{}\"\n[tasks.resources]\nkind = \"resources\"\n",
+        state.display(),
+        sink.endpoint()
+    );
+    std::fs::write(&config, text).expect("the folder is ours");
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.arg("run").arg(&config);
+        let mut program = Program::start(command);
+        program.error_line("resources: resources process_memory");
+        program
+    };
+    start().stop(Signal::KILL);
+    start().stop(Signal::TERM).assert_code(0);
+    let samples = sink.got().samples();
+    let mut outcomes: Vec<_> = samples
+        .iter()
+        .filter_map(|line| line.strip_prefix("headcount_last_shutdown_info{outcome="))
+        .filter_map(|line| line.split(',').next())
+        .collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["clean", "unclean"]);
 }
 
 #[test]

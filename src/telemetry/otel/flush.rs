@@ -32,6 +32,7 @@ const RESERVE: Duration = Duration::from_millis(50);
 pub(crate) struct Flusher {
     telemetry: Telemetry,
     root: Arc<Root>,
+    version: String,
     begun: Mutex<Option<SystemTime>>,
     ended: AtomicBool,
 }
@@ -39,10 +40,11 @@ pub(crate) struct Flusher {
 // === impl Flusher ===
 
 impl Flusher {
-    pub(super) fn new(telemetry: Telemetry, root: Arc<Root>) -> Self {
+    pub(super) fn new(telemetry: Telemetry, root: Arc<Root>, version: &str) -> Self {
         Self {
             telemetry,
             root,
+            version: version.to_owned(),
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
         }
@@ -157,11 +159,8 @@ impl Ending for Flusher {
     fn end(&self, report: &Report, until: Instant) -> Vec<Flush> {
         self.telemetry.0.push_lingering(&self.root);
         self.push_shutdown(report);
-        self.telemetry.push_last(&LastShutdown::of(
-            report,
-            &self.telemetry.0.version,
-            SystemTime::now(),
-        ));
+        self.telemetry
+            .push_last(&LastShutdown::of(report, &self.version, SystemTime::now()));
         self.ended.store(true, Ordering::SeqCst);
         self.flush(until)
     }

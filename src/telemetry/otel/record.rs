@@ -13,7 +13,6 @@ use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status};
 use opentelemetry_sdk::trace::SpanData;
-use std::thread::Thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A trace, and a span of it.
@@ -54,7 +53,7 @@ pub(super) struct TaskRecord {
     pub(super) ended: u64,
     pub(super) end: SpanEnd,
     pub(super) error: Option<Box<str>>,
-    pub(super) thread: Option<Thread>,
+    pub(super) thread: &'static str,
     /// What was logged in the task, and in no span of it.
     pub(super) events: Vec<Event>,
 }
@@ -62,7 +61,8 @@ pub(super) struct TaskRecord {
 /// A span that waits.
 #[derive(Debug)]
 pub(super) enum SpanRecord {
-    Task(Box<TaskRecord>),
+    // No box: it would be made on a worker and freed on the exporting thread, and both fight for the worker's heap.
+    Task(TaskRecord),
     /// Of `tracing`.
     Made(Box<SpanData>),
     Written(Box<Span>),
@@ -168,8 +168,9 @@ impl TaskRecord {
             text("code.file.path", kind.site.file()),
             number("code.line.number", u64::from(kind.site.line())),
         ]);
-        let thread = self.thread.as_ref().and_then(Thread::name);
-        attributes.extend(thread.map(|name| text("thread.name", name)));
+        if !self.thread.is_empty() {
+            attributes.push(text("thread.name", self.thread));
+        }
         attributes.extend(self.end.error().map(|error| text("error.type", error)));
         attributes
     }

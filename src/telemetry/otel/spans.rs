@@ -135,7 +135,7 @@ impl Observer for Arc<Inner> {
             announce(task);
         }
         Some(Box::new(Live {
-            inner: Arc::clone(self),
+            inner: Self::clone(self),
             ids,
             origin,
             is_long,
@@ -170,7 +170,7 @@ impl Inner {
         polled: Option<u64>,
         events: Vec<Event>,
     ) {
-        self.push_span(SpanRecord::Task(Box::new(TaskRecord {
+        self.push_span(SpanRecord::Task(TaskRecord {
             ids,
             origin,
             id: end.id,
@@ -181,9 +181,9 @@ impl Inner {
             ended: end.ended,
             end: SpanEnd::Ended(end.outcome),
             error: end.error.map(Box::from),
-            thread: Some(std::thread::current()),
+            thread: thread_name(),
             events,
-        })));
+        }));
     }
 
     /// The spans of those that have not ended, and will not.
@@ -193,7 +193,7 @@ impl Inner {
             let hanging = self.hanging.part(task.id).get(&task.id).copied();
             let (ids, origin) =
                 hanging.unwrap_or_else(|| (self.numbers.of(task.id), Origin::Root(None)));
-            self.push_span(SpanRecord::Task(Box::new(TaskRecord {
+            self.push_span(SpanRecord::Task(TaskRecord {
                 ids,
                 origin,
                 id: task.id,
@@ -204,9 +204,9 @@ impl Inner {
                 ended: now,
                 end: SpanEnd::Lingering,
                 error: None,
-                thread: None,
+                thread: "",
                 events: Vec::new(),
-            })));
+            }));
         }
     }
 }
@@ -244,6 +244,29 @@ impl TaskSpan for Live {
         self.inner
             .push_task(end, self.ids, self.origin, polled, events);
     }
+}
+
+/// The name of this thread. Names are few; those beyond a bound are left out.
+fn thread_name() -> &'static str {
+    const MOST: usize = 256;
+    static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    thread_local! {
+        static OWN: &'static str = {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+            match names.iter().find(|known| **known == name) {
+                Some(known) => known,
+                None if names.len() < MOST => {
+                    let name: &'static str = name.to_owned().leak();
+                    names.push(name);
+                    name
+                }
+                None => "",
+            }
+        };
+    }
+    OWN.try_with(|own| *own).unwrap_or_default()
 }
 
 /// Gives what was logged in a poll to its task.

@@ -399,9 +399,9 @@ fn the_numbers_of_the_report_are_pushed() {
     };
     let lines: Vec<String> = got.samples().into_iter().filter(steady).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
-    headcount_last_shutdown_info{outcome=clean,reason=main_ended,version=0.1.0} 1
-    headcount_last_shutdown_task_lingering{layer=drain} 0
+    headcount_last_shutdown_info{outcome=clean,reason=main_ended,version=} 1
     headcount_last_shutdown_task_lingering{layer=cancel} 0
+    headcount_last_shutdown_task_lingering{layer=drain} 0
     headcount_last_shutdown_thread_lingering{class=main} 0
     headcount_last_shutdown_thread_lingering{class=worker} 0
     headcount_last_shutdown_thread_lingering{class=blocking} 0
