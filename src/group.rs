@@ -316,7 +316,8 @@ impl TaskGroup {
     }
 
     /// Cancels every task of the group, and of those in it, at its next await, and waits for their ends, at most the
-    /// cancel layer's budget. With nothing left the group works again.
+    /// cancel layer's budget. With nothing left the group works again. The thread that polls it asks them, at about 0.1 µs
+    /// a task; the control side does what that one could not.
     ///
     /// # Cancel safety
     ///

@@ -5,6 +5,7 @@ use crate::report::{Report, TaskFinding, ThreadFinding, awaiting, brief, on_thre
 use crate::runtime::{Dumper, MainOutput, Runtime};
 use crate::shutdown::{Plan, UnknownThreads};
 use crate::task::Panic;
+use crate::threads::ThreadClass;
 use std::collections::HashSet;
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -254,10 +255,15 @@ impl Check {
                 writeln!(text, "  untracked task ×{count}  spawned {place}")?;
             }
         }
+        let mut untracked_live = report.cancel.untracked.iter().flatten();
+        let untracked_live = untracked_live.any(|site| site.lingering > 0);
         for thread in &report.close.threads {
-            // A thread that a task holds is named with the task.
+            // A thread that a task holds is named with the task. A worker that none holds is ours, and on its way out: the
+            // machine is busy.
             let held = thread.task.is_some();
+            let is_idle = thread.class == ThreadClass::Worker && !untracked_live;
             if held
+                || is_idle
                 || self.ignores(
                     |rule| matches!(rule, Ignore::Thread(name) if thread.name.starts_with(name)),
                 )

@@ -154,6 +154,9 @@ pub(crate) fn hints(
             _ => {}
         }
     }
+    // In the order of the threads, as the rows above: addresses differ from run to run.
+    let mut locks: Vec<_> = locks.into_iter().collect();
+    locks.sort_by_key(|(_, waiters)| waiters.first().map(|waiter| waiter.facts.tid));
     let mut hints = Vec::new();
     for ((address, lock), waiters) in locks {
         let owner = (lock == Lock::PosixMutex).then(|| owner_of(address));

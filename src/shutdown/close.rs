@@ -78,11 +78,13 @@ impl Pipeline {
             let children = self.children();
             let undecided = rest.iter().any(|thread| self.is_undecided(thread));
             let done = children.is_empty() && lingering.is_empty() && !undecided;
-            if done || Instant::now() >= until {
+            // Who is in the middle of its start is waited for beyond the budget: to pass over it would be to lose a leak.
+            let longest = if undecided { until + STARTING } else { until };
+            if done || Instant::now() >= longest {
                 break (lingering, rest, children);
             }
             roots.ask(&lingering, &mut self.symbols);
-            let pause_now = pause.min(layer.left());
+            let pause_now = pause.min(longest.saturating_duration_since(Instant::now()));
             let found = self.guarded(&mut layer, roots.wait(pause_now)).await;
             self.calls.extend(found.into_iter().flatten());
             pause = (pause * 2).min(LOOK_LAST);

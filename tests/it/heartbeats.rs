@@ -58,7 +58,9 @@ fn a_task_that_misses_its_heartbeat_is_named_and_so_is_its_recovery() {
             drop(tell);
             in_time(tasks.group("feed").wait()).await;
         });
-        assert_eq!(heard.rest(), [""; 0]);
+        // On a machine that is busy it may miss the next one before it ends.
+        let is_next = |line: &String| line.contains("task is stalled");
+        assert!(heard.rest().iter().all(is_next));
     });
 }
 

@@ -215,8 +215,8 @@ fn a_mutex_of_posix_tells_who_holds_it_and_a_circle_is_a_deadlock() {
     │  │     2 scenario::stacks::in_a_circle::{closure}::{closure}::{closure} <wants left>
     │  │     3 <scenario::stacks::Posix as scenario::stacks::Lock>::hold (tests/process/scenario/stacks.rs)
     │  │     4 scenario::stacks::in_a_circle::{closure}::{closure} (tests/process/scenario/stacks.rs)
-    │  ├─ ! 1 thread waits for one mutex (futex A), which "left-first" (tid N) holds: "right-first" (tid N)
     │  ├─ ! 1 thread waits for one mutex (futex A), which "right-first" (tid N) holds: "left-first" (tid N)
+    │  ├─ ! 1 thread waits for one mutex (futex A), which "left-first" (tid N) holds: "right-first" (tid N)
     │  └─ ! deadlock: "left-first" (tid N) waits for "right-first" (tid N) waits for "left-first" (tid N)
     "#);
 }

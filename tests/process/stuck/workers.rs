@@ -6,7 +6,7 @@ use super::{report, report_of_worker, stopped};
 fn a_busy_loop() {
     insta::assert_snapshot!(report_of_worker("busy-loop"), @r#"
     headcount busy-loop: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ index  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of busy-loop>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ index  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of busy-loop>
@@ -20,7 +20,7 @@ fn a_busy_loop() {
 fn a_sleep_on_a_worker() {
     insta::assert_snapshot!(report_of_worker("sleeps-on-worker"), @r#"
     headcount sleeps-on-worker: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ backoff  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of sleeps-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ backoff  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of sleeps-on-worker>
@@ -34,7 +34,7 @@ fn a_sleep_on_a_worker() {
 fn a_blocking_read_on_a_worker() {
     insta::assert_snapshot!(report_of_worker("reads-on-worker"), @r#"
     headcount reads-on-worker: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ session  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of reads-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ session  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of reads-on-worker>
@@ -51,7 +51,7 @@ fn a_mutex_held_by_a_thread_on_a_worker() {
     ended.assert_leads_to("holder of locks-on-worker");
     insta::assert_snapshot!(ended.steady_of_worker(), @r#"
     headcount locks-on-worker: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ lookup  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of locks-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ lookup  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of locks-on-worker>
@@ -66,7 +66,7 @@ fn a_mutex_held_by_a_thread_on_a_worker() {
 fn all_workers_blocked() {
     insta::assert_snapshot!(report_of_worker("all-workers-blocked"), @r#"
     headcount all-workers-blocked: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 3 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 3 tasks ended
     │  └─ ✗ hasher ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of all-workers-blocked>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ hasher ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of all-workers-blocked>
@@ -81,7 +81,7 @@ fn all_workers_blocked() {
 fn a_block_in_place() {
     insta::assert_snapshot!(report_of_worker("blocks-in-place"), @r#"
     headcount blocks-in-place: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ bridge  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of blocks-in-place>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ bridge  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of blocks-in-place>
@@ -95,7 +95,7 @@ fn a_block_in_place() {
 fn a_tracked_blocking_closure() {
     insta::assert_snapshot!(report("tracked-blocking", 3), @r#"
     headcount tracked-blocking: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ reindex (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of tracked-blocking>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ reindex (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <spawn of tracked-blocking>
@@ -109,7 +109,7 @@ fn a_tracked_blocking_closure() {
 fn a_bare_blocking_closure() {
     insta::assert_snapshot!(report("bare-spawn-blocking", 3), @r#"
     headcount bare-spawn-blocking: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  the only task ended
+    ├─ 1 drain  T of 500ms  the only task ended
     ├─ 2 cancel  T of 20s  nothing to cancel
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, blocking)  sleeping for T, age T, cpu T
@@ -121,7 +121,7 @@ fn a_bare_blocking_closure() {
 fn a_file_that_does_not_answer() {
     insta::assert_snapshot!(report("file-in-pool", 3), @r#"
     headcount file-in-pool: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ settings  ignored drain for T, spawned <spawn of file-in-pool>
     ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
@@ -134,7 +134,7 @@ fn a_file_that_does_not_answer() {
 fn standard_input() {
     insta::assert_snapshot!(report("stdin-in-pool", 3), @r#"
     headcount stdin-in-pool: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ console  ignored drain for T, spawned <spawn of stdin-in-pool>
     ├─ 2 cancel  T of 20s  1 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
@@ -148,7 +148,7 @@ fn standard_input() {
 fn a_bare_spawn_that_blocks_its_worker() {
     insta::assert_snapshot!(report_of_worker("bare-spawn-on-worker"), @r#"
     headcount bare-spawn-on-worker: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  the only task ended
+    ├─ 1 drain  T of 500ms  the only task ended
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ untracked ×1  spawned <spawn of bare-spawn-on-worker>, 1 of them live on
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
@@ -163,7 +163,7 @@ fn a_bare_spawn_that_blocks_its_worker() {
 fn a_runtime_inside_the_runtime() {
     insta::assert_snapshot!(report("runtime-in-runtime", 3), @r#"
     headcount runtime-in-runtime: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ sync-client (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of runtime-in-runtime>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ sync-client (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <spawn of runtime-in-runtime>
@@ -179,7 +179,7 @@ fn a_runtime_inside_the_runtime() {
 fn a_main_that_does_not_come_back() {
     insta::assert_snapshot!(report("main-wedged", 70), @r#"
     headcount main-wedged: stopping (SIGTERM)
-    ├─ 1 drain  T of 150ms  0 of 1 task ended
+    ├─ 1 drain  T of 500ms  0 of 1 task ended
     │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main of hangs>
     ├─ 2 cancel  T of 300ms  nothing to cancel
     │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main of hangs>

@@ -40,6 +40,10 @@ pub(super) struct Attempt<'a> {
     endpoint: Option<&'a mut watch::Receiver<bool>>,
     run: Run,
     started: Instant,
+    /// The guardian said that the command runs, and its pid.
+    begun: bool,
+    /// A line that says that it is ready came before that.
+    ready_early: bool,
     ready: Option<Instant>,
     /// For how long it had been ready when it ended.
     up: Option<Duration>,
@@ -85,6 +89,8 @@ impl<'a> Attempt<'a> {
             endpoint: supervisor.endpoint.as_mut(),
             run,
             started: Instant::now(),
+            begun: false,
+            ready_early: false,
             ready: None,
             up: None,
             exit: None,
@@ -116,7 +122,7 @@ impl<'a> Attempt<'a> {
                 () = all_final(self.dependents), if self.draining && self.stop == Stop::NotAsked => {
                     self.ask_to_stop();
                 }
-                () = up(&mut self.endpoint), if waits => self.now_ready(),
+                () = up(&mut self.endpoint), if waits && self.begun => self.now_ready(),
                 () = sleep_until(ready_by), if waits => {
                     self.fault = Some(Fault::NotReady(self.settings.ready_timeout));
                     self.ask_to_stop();
@@ -135,7 +141,8 @@ impl<'a> Attempt<'a> {
             Event::Notice(Notice::Started { pid }) => {
                 tracing::info!(target: TARGET, task = %self.name, pid, "started");
                 self.post.started(pid);
-                if self.settings.ready == Ready::Started {
+                self.begun = true;
+                if self.settings.ready == Ready::Started || self.ready_early {
                     self.now_ready();
                 }
             }
@@ -161,7 +168,13 @@ impl<'a> Attempt<'a> {
     }
 
     fn now_ready(&mut self) {
-        if self.ready.is_some() || self.exit.is_some() || self.stop != Stop::NotAsked {
+        // What it writes comes another way than the word that it was started, and may be here before.
+        self.ready_early = !self.begun;
+        if self.ready_early
+            || self.ready.is_some()
+            || self.exit.is_some()
+            || self.stop != Stop::NotAsked
+        {
             return;
         }
         self.ready = Some(Instant::now());
