@@ -41,7 +41,7 @@ fn eventful() -> Dump {
         crate::scenario::until(|| {
             let is_polled = all_polled(&tasks);
             let taken = dumper.dump();
-            let is_still = is_polled && is_parked(&taken.root);
+            let is_still = is_polled && is_parked(&taken.root) && has_control(&taken);
             dump = is_still.then_some(taken);
             is_still
         })
@@ -50,6 +50,12 @@ fn eventful() -> Dump {
         tasks.cancel().await;
     });
     dump.expect("main ran")
+}
+
+/// Whether the control thread, which starts meanwhile, has registered.
+fn has_control(dump: &Dump) -> bool {
+    let mut threads = dump.threads.iter().flatten();
+    threads.any(|thread| thread.name == "headcount-control" && thread.spawned.is_some())
 }
 
 fn all_polled(tasks: &headcount::TaskGroup) -> bool {
