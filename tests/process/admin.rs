@@ -22,8 +22,7 @@ struct Answer {
 
 #[track_caller]
 fn serve(scenario: &str) -> Served {
-    let mut command = Command::new(example("admin_scenario"));
-    command.arg(scenario);
+    let command = example("admin_scenario", &[scenario]);
     let mut program = Program::start(command);
     let line = program.line();
     let address = line.strip_prefix("ready ").expect("it says where");
