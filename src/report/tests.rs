@@ -102,6 +102,7 @@ fn report(ignored: Vec<TaskFinding>, lingering: Vec<TaskFinding>) -> Report {
             children: Vec::new(),
         },
         not_observed: Vec::new(),
+        flush: Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
 
 /// How long the last text may take to be written.
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
@@ -190,6 +191,10 @@ impl Pipeline {
 
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
+        // Nobody hears it by default, and the first event costs a thread.
+        if LevelFilter::current() < LevelFilter::DEBUG {
+            return;
+        }
         self.voice.log(move || {
             tracing::debug!(
                 name: "headcount.shutdown.phase_changed",
