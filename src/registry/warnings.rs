@@ -8,10 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warning {
     /// The first untracked task of a spawn site.
-    #[cfg_attr(
-        not(tokio_unstable),
-        expect(dead_code, reason = "no hook tells of any")
-    )]
     Untracked,
     /// Tasks of one kind that did not drain in time.
     OverBudget,
