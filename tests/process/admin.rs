@@ -71,7 +71,8 @@ impl Served {
     }
 }
 
-/// Lines whose values differ from run to run have `V` instead; of the workers there is one.
+/// Lines whose values differ from run to run have `V` instead.
+#[cfg(tokio_unstable)]
 fn steady(metrics: &str) -> String {
     let varies = |line: &str| {
         ["_seconds", "_bytes", "process_", "_live{class", "runtime_"]
@@ -98,6 +99,7 @@ fn steady(metrics: &str) -> String {
 }
 
 /// The line and column of a spawn site are the scenario's own.
+#[cfg(tokio_unstable)]
 fn site(line: &str) -> String {
     match line.split_once("admin_scenario.rs:") {
         Some((head, rest)) => format!(
