@@ -195,7 +195,8 @@ impl Entry {
         self.stalled = is_stalled;
         let step = if is_stalled { 1 } else { usize::MAX };
         STALLED.fetch_add(step, Ordering::Relaxed);
-        if is_stalled || self.told {
+        // One that is no longer expected to beat has not come back by that.
+        if is_stalled || (self.told && has_beaten) {
             self.told = tell(Change {
                 id: TaskId(self.id),
                 kind: self.kind,

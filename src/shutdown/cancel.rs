@@ -23,7 +23,7 @@ const LOOK_LAST: Duration = Duration::from_millis(20);
 /// A worker that holds the same task for so long is not about to drop others.
 const STUCK: Duration = Duration::from_millis(5);
 /// How often the estimate is taken: tokio's count falls a moment after a task's end.
-const SETTLE: u32 = 5;
+const SETTLE: u32 = 50;
 
 /// The work runtime being closed, on a thread of its own because that blocks.
 pub(super) struct Closing {

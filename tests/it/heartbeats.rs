@@ -60,7 +60,39 @@ fn a_task_that_misses_its_heartbeat_is_named_and_so_is_its_recovery() {
         });
         // On a machine that is busy it may miss the next one before it ends.
         let is_next = |line: &String| line.contains("task is stalled");
-        assert!(heard.rest().iter().all(is_next));
+        let rest = heard.rest();
+        assert!(rest.iter().all(is_next), "{rest:?}");
+    });
+}
+
+#[test]
+fn a_stalled_task_that_is_told_to_drain_has_not_come_back() {
+    alone(|| {
+        let heard = Heard::of("headcount::task");
+        run(async |tasks| {
+            let feed = tasks.group("feed");
+            let (tell, task) = beats_when_told();
+            drop(feed.task("reader").heartbeat(EVERY).spawn(task));
+            assert!(heard.next().0.contains("task=\"reader\""));
+            let draining = feed.clone();
+            let drained = tasks.spawn("drainer", async move { draining.drain().await });
+            until(|| state(&tasks, "reader") == Some(TaskState::Draining)).await;
+            // That the next one is heard shows that the first was looked at.
+            drop(
+                tasks
+                    .task("next")
+                    .heartbeat(EVERY)
+                    .spawn(std::future::pending::<()>()),
+            );
+            let (told, _) = heard.next();
+            assert!(
+                told.contains("task is stalled") && told.contains("\"next\""),
+                "{told}"
+            );
+            drop(tell);
+            drop(drained.await);
+            tasks.cancel().await;
+        });
     });
 }
 
