@@ -248,14 +248,7 @@ impl Control {
                 signals::watch(root.number, inbox.clone(), move || dumps.begin())
             })
             .transpose()?;
-        // Not a strong one: the pipeline keeps the root, and would wait for itself.
-        let events = inbox.downgrade();
-        root.listen(move |event| {
-            if let Some(events) = events.upgrade() {
-                // Nobody hears it after the end.
-                events.send(Message::from(event)).ok();
-            }
-        });
+        listen(root, &inbox);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
@@ -349,6 +342,18 @@ impl Control {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+/// Has what the root tells put into the inbox.
+fn listen(root: &Root, inbox: &UnboundedSender<Message>) {
+    // Not a strong one: the pipeline keeps the root, and would wait for itself.
+    let events = inbox.downgrade();
+    root.listen(move |event| {
+        if let Some(events) = events.upgrade() {
+            // Nobody hears it after the end.
+            events.send(Message::from(event)).ok();
+        }
+    });
 }
 
 /// The vigil ends with the control thread, whose runtime runs it.

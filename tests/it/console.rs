@@ -53,20 +53,20 @@ fn a_console_sees_tasks_by_group_and_name_and_spawn_site() {
     let mut console = Console::bind(([127, 0, 0, 1], 0).into()).expect("the loopback has ports");
     let address = console.address();
     let subscriber = tracing_subscriber::registry().with(console.layer());
-    let runtime = Runtime::builder()
-        .print(false)
-        .signals(false)
-        .console(console)
-        .build();
-    let runtime = runtime.expect("threads can be had");
     let mut seen = None;
+    // As a service does: the subscriber is there before the runtime.
     tracing::subscriber::with_default(subscriber, || {
-        runtime.run(async |tasks| {
+        let runtime = Runtime::builder()
+            .print(false)
+            .signals(false)
+            .console(console)
+            .build();
+        runtime.expect("threads can be had").run(async |tasks| {
             let http = tasks.group("http");
             let waits = http.clone();
             http.spawn("accept", async move { waits.draining().await });
             seen = Some(watch(address, "http/accept").await);
-        })
+        });
     });
     assert_eq!(seen, Some(("http/accept".to_owned(), file!().to_owned())));
 }
