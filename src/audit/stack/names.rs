@@ -26,6 +26,8 @@ const PLUMBING: [&str; 5] = [
     "std/src/panicking.rs",
     "std/src/panic.rs",
 ];
+/// How far before an instruction without a line one with a line is looked for, in bytes.
+const NEAR: usize = 32;
 /// So many addresses are kept with their names.
 const KEPT: usize = 4096;
 
@@ -81,7 +83,7 @@ fn kept() -> MutexGuard<'static, Option<HashMap<usize, Vec<Frame>>>> {
 
 /// The functions at an address, or what else can be said of it.
 fn look_up(address: usize) -> Vec<Frame> {
-    let mut frames = frame::resolve(address);
+    let mut frames = with_line(address, frame::resolve(address));
     for frame in &mut frames {
         frame.function = with_plain_closures(&frame.function);
     }
@@ -93,6 +95,20 @@ fn look_up(address: usize) -> Vec<Frame> {
         });
     }
     frames
+}
+
+/// An instruction that the compiler added has no line: it belongs to that of the one before it in its function.
+fn with_line(address: usize, frames: Vec<Frame>) -> Vec<Frame> {
+    let lacks_line = |frame: &&Frame| frame.file.is_some() && frame.line.is_none();
+    let Some(own) = frames.last().filter(lacks_line) else {
+        return frames;
+    };
+    let mut before = (1..=NEAR).map(|back| frame::resolve(address.saturating_sub(back)));
+    let has_line = |found: &Vec<Frame>| {
+        let outer = found.last();
+        outer.is_some_and(|outer| outer.function == own.function && outer.line.is_some())
+    };
+    before.find(has_line).unwrap_or(frames)
 }
 
 /// `libfoo.so+0x1a2b`, which other programs can look up.
