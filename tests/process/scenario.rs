@@ -455,6 +455,15 @@ async fn hangs_for_long(tasks: TaskGroup) {
     let group = tasks.clone();
     let work = async move {
         group.draining().await;
+        // One that is told at the same time.
+        while group
+            .snapshot()
+            .tasks()
+            .iter()
+            .any(|task| task.name() == "main")
+        {
+            tokio::task::yield_now().await;
+        }
         println!("draining");
         pending::<()>().await;
     };
