@@ -78,8 +78,8 @@ fn an_address_is_claimed_before_anything_runs() {
     assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse);
 }
 
+#[cfg(not(tokio_unstable))]
 #[test]
-#[cfg_attr(tokio_unstable, ignore = "with tokio_unstable it works")]
 fn without_tokio_unstable_there_is_no_layer_and_the_runtime_runs() {
     let mut console = Console::bind(([127, 0, 0, 1], 0).into()).expect("the loopback has ports");
     assert!(console.layer::<tracing_subscriber::Registry>().is_none());
