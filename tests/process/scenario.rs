@@ -16,7 +16,9 @@ use std::time::Duration;
 
 /// A budget that is used up: something here does not end.
 const SHORT: Duration = Duration::from_millis(100);
-/// A budget that is not, on the slowest machine.
+/// Another, in which what does end has the time for it.
+const ENOUGH: Duration = Duration::from_secs(2);
+/// A budget that is not used up, on the slowest machine.
 const AMPLE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -59,9 +61,9 @@ fn main() -> ExitCode {
         "hangs-for-long" => run(endless(), hangs_for_long),
         "cancel-takes-long" => run(endless(), cancel_takes_long),
         "cancel-takes-long-on-one-thread" => run(endless().current_thread(), cancel_takes_long),
-        "cancel-waits" => run(endless().drain_budget(SHORT), cancel_takes_long),
+        "cancel-waits" => run(endless().drain_budget(ENOUGH), cancel_takes_long),
         "cancel-waits-on-one-thread" => run(
-            endless().drain_budget(SHORT).current_thread(),
+            endless().drain_budget(ENOUGH).current_thread(),
             cancel_takes_long,
         ),
         "stuck-for-long" => run(endless().worker_threads(workers), async move |tasks| {
@@ -454,21 +456,25 @@ async fn hundred_thousand(tasks: TaskGroup) {
 async fn hangs_for_long(tasks: TaskGroup) {
     let group = tasks.clone();
     let work = async move {
-        group.draining().await;
-        // One that is told at the same time.
-        while group
-            .snapshot()
-            .tasks()
-            .iter()
-            .any(|task| task.name() == "main")
-        {
-            tokio::task::yield_now().await;
-        }
+        drained_of_main(&group).await;
         println!("draining");
         pending::<()>().await;
     };
     tasks.spawn("idler", work); // mark: idler
     ready(tasks).await;
+}
+
+/// Draining, and the main task, which is told at the same time, has ended.
+async fn drained_of_main(group: &TaskGroup) {
+    group.draining().await;
+    while group
+        .snapshot()
+        .tasks()
+        .iter()
+        .any(|task| task.name() == "main")
+    {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn drain_waits(tasks: TaskGroup) {
@@ -495,7 +501,7 @@ async fn cancel_takes_long(tasks: TaskGroup) {
     let group = tasks.clone();
     let work = async move {
         let _guard = guard;
-        group.draining().await;
+        drained_of_main(&group).await;
         println!("draining");
         pending::<()>().await;
     };

@@ -107,7 +107,7 @@ fn cut_in_cancel(scenario: &str) -> String {
 fn a_second_signal_in_the_cancel_layer_changes_nothing() {
     insta::assert_snapshot!(cut_in_cancel("cancel-waits"), @r"
     headcount test: stopping (SIGTERM)
-    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 2s  1 of 2 tasks ended
     │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
     ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 200s  no thread lingers (2 ended)
@@ -119,7 +119,7 @@ fn a_second_signal_in_the_cancel_layer_changes_nothing() {
 fn a_second_signal_in_the_cancel_layer_changes_nothing_on_one_thread() {
     insta::assert_snapshot!(cut_in_cancel("cancel-waits-on-one-thread"), @r"
     headcount test: stopping (SIGTERM)
-    ├─ 1 drain  T of 100ms  1 of 2 tasks ended
+    ├─ 1 drain  T of 2s  1 of 2 tasks ended
     │  └─ ✗ closer  ignored drain for T, spawned <closer that waits>
     ├─ 2 cancel  T of 200s  1 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 200s  no thread lingers (0 ended)
