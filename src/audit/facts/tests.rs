@@ -6,7 +6,7 @@
 )]
 
 use super::call::Call;
-use super::{Facts, Waits, read};
+use super::{Facts, read};
 use crate::audit::lock;
 use crate::threads::own_tid;
 use rustix::event::epoll;
@@ -64,7 +64,8 @@ fn a_read_from_a_socket_names_the_other_side() {
     says(tid, &format!("blocked in recv(fd {fd} → tcp {address})"));
     drop(listener.accept().expect("the client"));
     thread.join().expect("no panic");
-    assert_eq!(read(tid).waits, Waits::Ended);
+    // A join returns a moment before the kernel takes the thread out of /proc.
+    says(tid, "ended");
 }
 
 #[test]
