@@ -6,7 +6,7 @@
 )]
 
 use super::call::Call;
-use super::{Facts, read};
+use super::{Facts, Waits, read};
 use crate::audit::lock;
 use crate::threads::own_tid;
 use rustix::event::epoll;
