@@ -203,7 +203,7 @@ def bargauge(panel, answers, _box):
 
 
 def timeline(panel, answers, box):
-    width, height, (start, end) = box
+    width, height, (start, end, step) = box
     config = panel["fieldConfig"]["defaults"]
     rows = [(legend(answer.target["legendFormat"], labels), values) for answer in answers for labels, values in answer.series]
     if not rows:
@@ -212,7 +212,6 @@ def timeline(panel, answers, box):
     left, bottom = 150, 18
     each = min((height - bottom - 22) / len(rows), 34)
     across = (width - left) / (end - start)
-    step = min((b[0] - a[0] for _, values in rows for a, b in zip(values, values[1:])), default=15)
     parts = []
     for place, (name, values) in enumerate(rows):
         y = place * each + 2
@@ -260,7 +259,7 @@ def stacked(rows):
 
 
 def timeseries(panel, answers, box, marks):
-    width, height, (start, end) = box
+    width, height, (start, end, step) = box
     config = panel["fieldConfig"]["defaults"]
     rows = [(legend(answer.target["legendFormat"], labels), values) for answer in answers for labels, values in answer.series]
     rows = sorted((row for row in rows if any(value == value for _, value in row[1])), key=lambda row: row[0])
@@ -279,7 +278,7 @@ def timeseries(panel, answers, box, marks):
     for index, (name, values, base) in enumerate(drawn):
         own = overridden(panel, name).get("color", {}).get("fixedColor")
         shade = colour(own) if own else PALETTE[index % len(PALETTE)]
-        parts += line(values, base, shade, place, config)
+        parts += line(values, base, shade, place, config, step)
         names.append(f'<span><i style="background:{shade}"></i>{html.escape(name)}</span>')
     parts += [diamond(*place(at, value), trace) for at, value, trace in thinned(dots, place)]
     return f'<svg width="{width}" height="{height - 32}">{"".join(parts)}</svg><div class="legend">{"".join(names)}</div>'
@@ -298,8 +297,8 @@ def mark(x, reach, shade, text):
 
 
 def thinned(dots, place):
-    """One exemplar for each 12 by 12 points."""
-    return {tuple(round(each / 12) for each in place(at, value)): (at, value, trace) for at, value, trace in dots}.values()
+    """One exemplar for each 24 by 24 points."""
+    return {tuple(round(each / 24) for each in place(at, value)): (at, value, trace) for at, value, trace in dots}.values()
 
 
 def diamond(x, y, trace):
@@ -355,9 +354,8 @@ def grid(config, left, width, scale):
     return parts
 
 
-def line(values, base, shade, place, config):
+def line(values, base, shade, place, config, step):
     """A line for each stretch without a gap, and its area."""
-    step = min((b[0] - a[0] for a, b in zip(values, values[1:])), default=1)
     parts, stretch = [], []
     bases = base or [0.0] * len(values)
     for (at, value), below in [*zip(values, bases), ((math.inf, math.nan), 0.0)]:
@@ -417,7 +415,7 @@ def draw(dashboard, answers, marks, span):
     left_out = [f"“{panel['title']}”" for panel in whole if panel["id"] not in {one["id"] for one in panels}]
     note = f" Left out, since they ask a trace store: {', '.join(left_out)}." if left_out else ""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels) * (CELL + GAP)
-    when = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in span]
+    when = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in span[:2]]
     body = "".join(panel_html(panel, answers[panel["id"]], marks, span) for panel in panels)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(dashboard["title"])}</title><style>{STYLE}</style></head>

@@ -166,7 +166,7 @@ def ask_annotations(prometheus, findings, dashboard):
 def ask_variables(prometheus, findings, dashboard):
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
-            query = variable["definition"]
+            query = variable["query"]["query"]
             values = lambda query=query: [({}, [(0, 0.0)]) for _ in prometheus.label_values(query)]
             findings.add(f"variable {variable['name']}", "A", values)
 
@@ -197,7 +197,7 @@ def main():
     titles = {panel["title"] for panel in all_panels(dashboard)}
     findings.finish(titles | {f"annotation {one['name']}" for one in dashboard["annotations"]["list"]})
     if given.html:
-        given.html.write_text(page.draw(dashboard, answers, marks, (prometheus.start, prometheus.end)))
+        given.html.write_text(page.draw(dashboard, answers, marks, (prometheus.start, prometheus.end, prometheus.step)))
     for line in findings.failed:
         print(f"{given.dashboard.name}: {line}", file=sys.stderr)
     print(f"{findings.passed} passed, {len(findings.failed)} failed, {findings.skipped} skipped")

@@ -1,0 +1,109 @@
+// Reads files as the programs do that they are written for:
+//
+//	lint compose FILE PROFILE…   a compose file, by the loader of Compose v2; prints it as JSON
+//	lint kubernetes <MANIFESTS   objects of Kubernetes, by its own types; a field that they do not have is an error
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	policy "k8s.io/api/policy/v1"
+	machinery "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "lint:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) >= 2 && args[0] == "compose":
+		return compose(args[1], args[2:])
+	case len(args) == 1 && args[0] == "kubernetes":
+		return kubernetes(os.Stdin)
+	default:
+		return errors.New("usage: lint compose FILE PROFILE…, or lint kubernetes <MANIFESTS")
+	}
+}
+
+func compose(file string, profiles []string) error {
+	options, err := cli.NewProjectOptions([]string{file},
+		cli.WithOsEnv, cli.WithDotEnv, cli.WithProfiles(profiles), cli.WithResolvedPaths(false))
+	if err != nil {
+		return err
+	}
+	project, err := options.LoadProject(context.Background())
+	if err != nil {
+		return err
+	}
+	text, err := project.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(append(text, '\n'))
+	return err
+}
+
+func kubernetes(manifests io.Reader) error {
+	documents := machinery.NewYAMLReader(bufio.NewReader(manifests))
+	for {
+		document, err := documents.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := object(document); err != nil {
+			return err
+		}
+	}
+}
+
+func object(document []byte) error {
+	var head struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Metadata   struct {
+			Name string `json:"name"`
+		} `json:"metadata"`
+	}
+	if len(bytes.TrimSpace(document)) == 0 {
+		return nil
+	}
+	if err := yaml.Unmarshal(document, &head); err != nil {
+		return err
+	}
+	kind := head.APIVersion + " " + head.Kind
+	into, known := map[string]any{
+		"apps/v1 Deployment":                  &apps.Deployment{},
+		"monitoring.coreos.com/v1 PodMonitor": &monitoring.PodMonitor{},
+		"policy/v1 PodDisruptionBudget":       &policy.PodDisruptionBudget{},
+		"v1 ConfigMap":                        &core.ConfigMap{},
+		"v1 Namespace":                        &core.Namespace{},
+		"v1 Service":                          &core.Service{},
+		"v1 ServiceAccount":                   &core.ServiceAccount{},
+	}[kind]
+	if !known {
+		return fmt.Errorf("%s %s: of a kind that is not looked at", kind, head.Metadata.Name)
+	}
+	if err := yaml.UnmarshalStrict(document, into); err != nil {
+		return fmt.Errorf("%s %s: %w", kind, head.Metadata.Name, err)
+	}
+	return json.NewEncoder(os.Stdout).Encode(into)
+}
