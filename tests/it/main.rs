@@ -7,6 +7,8 @@ mod awaits;
 mod config;
 #[cfg(feature = "console")]
 mod console;
+#[cfg(feature = "otel")]
+mod dashboards;
 mod dump;
 mod excused;
 #[cfg(feature = "service")]

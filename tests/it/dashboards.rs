@@ -1,0 +1,124 @@
+//! The dashboards hold to rules, and ask for nothing that is not there.
+
+mod drift;
+mod lint;
+mod promql;
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One file of `dashboards/`.
+#[derive(Debug, Clone)]
+struct Dashboard {
+    /// Of the file, without its end.
+    stem: String,
+    json: Value,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files of a folder that end so, in the order of their names.
+fn files(folder: &str, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder)).expect("a folder");
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().ends_with(end))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn all() -> Vec<Dashboard> {
+    let found: Vec<Dashboard> = files("dashboards", ".json")
+        .into_iter()
+        .map(|path| Dashboard {
+            stem: path.file_stem().expect("a name").to_string_lossy().into(),
+            json: serde_json::from_str(&fs::read_to_string(&path).expect("a file"))
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+        })
+        .collect();
+    assert!(found.len() >= 3, "fleet, tasks, shutdown");
+    found
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+// === impl Dashboard ===
+
+impl Dashboard {
+    /// Rows, and all panels, those in collapsed rows too.
+    fn everything(&self) -> Vec<&Value> {
+        let mut found = Vec::new();
+        for panel in list(&self.json, "panels") {
+            found.push(panel);
+            found.extend(list(panel, "panels"));
+        }
+        found
+    }
+
+    /// Without rows.
+    fn panels(&self) -> Vec<&Value> {
+        let mut panels = self.everything();
+        panels.retain(|panel| word(panel, "type") != "row");
+        panels
+    }
+
+    /// The expressions that Prometheus gets, of panels and annotations, each with where it stands.
+    fn expressions(&self) -> Vec<(String, &str)> {
+        let mut found = Vec::new();
+        for panel in self.panels() {
+            for target in list(panel, "targets") {
+                if word(&target["datasource"], "type") == "prometheus" {
+                    found.push((word(panel, "title").to_owned(), word(target, "expr")));
+                }
+            }
+        }
+        for annotation in list(&self.json["annotations"], "list") {
+            let place = format!("annotation {}", word(annotation, "name"));
+            found.push((place, word(annotation, "expr")));
+        }
+        found
+    }
+
+    /// The queries of the variables that Prometheus is asked for.
+    fn variables(&self) -> Vec<(String, &str)> {
+        let all = list(&self.json["templating"], "list").iter();
+        all.filter(|variable| word(variable, "type") == "query")
+            .map(|variable| {
+                (
+                    word(variable, "name").to_owned(),
+                    word(&variable["query"], "query"),
+                )
+            })
+            .collect()
+    }
+}
+
+/// What a reader of `dashboards/README.md` looks for.
+#[test]
+fn the_page_about_the_dashboards_names_every_panel_and_its_question() {
+    let page = text("dashboards/README.md");
+    for dashboard in all() {
+        for panel in dashboard.panels() {
+            let row = format!(
+                "| {} | {} |",
+                word(panel, "title"),
+                word(panel, "description")
+            );
+            assert!(page.contains(&row), "dashboards/README.md lacks\n{row}");
+        }
+    }
+}

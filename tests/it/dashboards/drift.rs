@@ -1,0 +1,280 @@
+//! Three that must agree: what `/metrics` prints, what dashboards and rules ask for, and what `docs/metrics.md` says.
+
+use super::promql::{grouped, selectors};
+use super::{all, files, list, text, word};
+use headcount::telemetry::{Child, Endpoint, Format, Telemetry};
+use headcount::{Runtime, TaskGroup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// Labels by the name of a sample.
+type Printed = BTreeMap<String, BTreeSet<String>>;
+
+/// What `/metrics` prints and nobody asks for, each with the reason.
+const NOT_ASKED_FOR: &[(&str, &str)] = &[(
+    "process_virtual_memory_bytes",
+    "says nothing of a service: allocators reserve far more than they use",
+)];
+
+/// An expression, and where it stands.
+struct Asked {
+    place: String,
+    expr: String,
+    /// What its legends name.
+    shown: Vec<String>,
+}
+
+/// What a runtime prints that has all that metrics can have.
+fn printed() -> Printed {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let build = |telemetry: &Telemetry| {
+        let builder = Runtime::builder().print(false).signals(false);
+        let builder = builder.state_folder(folder.path()).telemetry(telemetry);
+        let builder = builder.textfile(folder.path().join("end.prom"));
+        builder.build().expect("threads are to be had")
+    };
+    build(&nowhere()).run(async |_| {});
+    // What became of the report is added to it when all is done.
+    let saved = || fs::read_to_string(folder.path().join("report.json"));
+    while !saved().is_ok_and(|report| report.contains("textfile")) {
+        std::thread::yield_now();
+    }
+    let telemetry = nowhere();
+    let runtime = build(&telemetry);
+    let metrics = runtime.metrics();
+    let mut last = String::new();
+    let report = runtime.run(async |tasks| {
+        let _child = Child::register(&tasks, "proxy");
+        let _endpoint = Endpoint::register(&tasks, "db");
+        untracked(&tasks).await;
+        // The control side sends the first heartbeat.
+        while !last.contains("headcount_runtime_heartbeat_age_seconds ") {
+            last = metrics.read(Format::Text);
+            tokio::task::yield_now().await;
+        }
+    });
+    // The runtime catches a panic of `main`.
+    assert!(!report.required_failed, "{}", report.reason);
+    samples(&last)
+}
+
+/// Where nobody listens.
+fn nowhere() -> Telemetry {
+    let telemetry = Telemetry::builder().endpoint("http://127.0.0.1:9");
+    telemetry.build().expect("it is an endpoint")
+}
+
+#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+async fn untracked(tasks: &TaskGroup) {
+    tasks.spawn("tracked", async {}).await.ok();
+    tokio::spawn(async {}).await.ok();
+}
+
+fn samples(text: &str) -> Printed {
+    let mut found = Printed::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').expect("a sample has a value");
+        let selector = selectors(series).pop().expect("a sample has a name");
+        let labels = selector.labels.into_iter().map(str::to_owned);
+        found
+            .entry(selector.name.to_owned())
+            .or_default()
+            .extend(labels);
+    }
+    found
+}
+
+/// The family of a sample.
+fn family(name: &str) -> &str {
+    let ends = ["_bucket", "_sum", "_count"];
+    ends.iter()
+        .find_map(|end| name.strip_suffix(end))
+        .unwrap_or(name)
+}
+
+fn in_dashboards() -> Vec<Asked> {
+    let mut found = Vec::new();
+    for board in all() {
+        for (place, expr) in board.expressions().into_iter().chain(board.variables()) {
+            found.push(Asked {
+                place: format!("{}.json, {place}", board.stem),
+                expr: expr.to_owned(),
+                shown: Vec::new(),
+            });
+        }
+        for panel in board.panels() {
+            for target in list(panel, "targets") {
+                let shown = word(target, "legendFormat").split("{{").skip(1);
+                let shown = shown.filter_map(|rest| rest.split_once("}}"));
+                found.push(Asked {
+                    place: format!("{}.json, legend of {}", board.stem, word(panel, "title")),
+                    expr: word(target, "expr").to_owned(),
+                    shown: shown.map(|(label, _)| label.trim().to_owned()).collect(),
+                });
+            }
+        }
+    }
+    found.retain(|asked| !asked.expr.contains("service_name"));
+    found
+}
+
+/// The rules, and the names that they record.
+fn in_rules() -> (Vec<Asked>, BTreeSet<String>) {
+    let mut found = Vec::new();
+    let mut recorded = BTreeSet::new();
+    for path in files("dashboards/rules", ".yml") {
+        let whole = fs::read_to_string(&path).expect("a file");
+        let lines = whole
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'));
+        let whole: String = lines.flat_map(|line| [line, "\n"]).collect();
+        for rule in whole.split("\n      - ").skip(1) {
+            let (kind, name) = rule.split_once(':').expect("a rule has a name");
+            let name = name.lines().next().expect("a line").trim();
+            if kind == "record" {
+                recorded.insert(name.to_owned());
+            }
+            let expr = rule.split("expr:").nth(1).unwrap_or_default();
+            let ends = [
+                "\n        for:",
+                "\n        labels:",
+                "\n        annotations:",
+                "\n  - name:",
+            ];
+            let end = ends.iter().filter_map(|end| expr.find(end)).min();
+            found.push(Asked {
+                place: format!("{}, {name}", path.display()),
+                expr: expr[..end.unwrap_or(expr.len())].to_owned(),
+                shown: Vec::new(),
+            });
+        }
+    }
+    assert!(found.len() > 10, "the rules are found");
+    (found, recorded)
+}
+
+/// What is asked for and not there, names and labels.
+fn unknown(asked: &Asked, printed: &Printed, recorded: &BTreeSet<String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let common = ["job", "instance", "__name__"];
+    let mut known: BTreeSet<&str> = common.into();
+    let mut has_recorded = false;
+    for selector in selectors(&asked.expr) {
+        let labels = match printed.get(selector.name) {
+            Some(labels) => labels,
+            None if recorded.contains(selector.name) => {
+                has_recorded = true;
+                continue;
+            }
+            None if ["", "up"].contains(&selector.name) => continue,
+            None => {
+                wrong.push(format!("{}: there is no {}", asked.place, selector.name));
+                continue;
+            }
+        };
+        known.extend(labels.iter().map(String::as_str));
+        let strange = selector
+            .labels
+            .iter()
+            .filter(|label| !common.contains(label) && !labels.contains(**label));
+        wrong.extend(
+            strange.map(|label| format!("{}: {} has no {label}", asked.place, selector.name)),
+        );
+    }
+    let shown = asked.shown.iter().map(String::as_str);
+    let strange = grouped(&asked.expr).into_iter().chain(shown);
+    if !has_recorded {
+        let strange = strange.filter(|label| !known.contains(label));
+        wrong.extend(strange.map(|label| format!("{}: nothing there has a {label}", asked.place)));
+    }
+    wrong
+}
+
+/// The names in a text, whether in a selector or in quotes.
+fn names(expr: &str) -> BTreeSet<&str> {
+    let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    words
+        .filter(|word| word.starts_with("headcount_") || word.starts_with("process_"))
+        .collect()
+}
+
+/// Without tokio's hooks what they count is not there.
+fn without_hooks(name: &str) -> bool {
+    cfg!(not(tokio_unstable)) && (name.contains("_untracked_") || name.contains("_blocking_queue_"))
+}
+
+#[test]
+fn what_is_asked_for_is_there_and_what_is_there_is_asked_for_and_documented() {
+    let printed = printed();
+    let (rules, recorded) = in_rules();
+    let asked: Vec<Asked> = in_dashboards().into_iter().chain(rules).collect();
+    let wrong = asked
+        .iter()
+        .flat_map(|asked| unknown(asked, &printed, &recorded));
+    let wrong: Vec<String> = wrong.filter(|wrong| !without_hooks(wrong)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+
+    let documented = text("docs/metrics.md");
+    let is_documented = |name: &str| documented.contains(&format!("| `{name}` |"));
+    let used: BTreeSet<&str> = asked
+        .iter()
+        .flat_map(|asked| names(&asked.expr))
+        .map(family)
+        .collect();
+    let undocumented: Vec<_> = used.iter().filter(|name| !is_documented(name)).collect();
+    assert!(
+        undocumented.is_empty(),
+        "docs/metrics.md lacks {undocumented:?}"
+    );
+
+    let there: BTreeSet<&str> = printed.keys().map(|name| family(name)).collect();
+    let excused: BTreeSet<&str> = NOT_ASKED_FOR.iter().map(|(name, _)| *name).collect();
+    let idle: Vec<_> = there
+        .iter()
+        .filter(|name| !used.contains(*name) && !excused.contains(*name))
+        .collect();
+    assert!(idle.is_empty(), "nobody asks for {idle:?}");
+    let needless: Vec<_> = excused
+        .iter()
+        .filter(|name| used.contains(*name) || !there.contains(*name))
+        .collect();
+    assert!(needless.is_empty(), "no excuse is needed for {needless:?}");
+}
+
+#[test]
+fn a_name_or_a_label_that_is_not_there_is_found() {
+    let printed = samples("headcount_a{group=\"x\"} 1\nheadcount_b_bucket{le=\"1\"} 1\n");
+    let recorded = BTreeSet::from(["a:headcount_a:sum".to_owned()]);
+    let found = |expr: &str, shown: &[&str]| {
+        let asked = Asked {
+            place: "here".to_owned(),
+            expr: expr.to_owned(),
+            shown: shown.iter().map(|label| (*label).to_owned()).collect(),
+        };
+        unknown(&asked, &printed, &recorded)
+    };
+    let right =
+        "sum by (group, job) (headcount_a{group=\"x\", job=~\"$job\"}) or a:headcount_a:sum";
+    assert_eq!(found(right, &["group"]), [""; 0]);
+    assert_eq!(found("headcount_c", &[]), ["here: there is no headcount_c"]);
+    assert_eq!(
+        found("b:headcount_a:sum", &[]),
+        ["here: there is no b:headcount_a:sum"]
+    );
+    assert_eq!(
+        found("headcount_a{task=\"x\"}", &[]),
+        ["here: headcount_a has no task"]
+    );
+    assert_eq!(
+        found("sum by (task) (headcount_a)", &[]),
+        ["here: nothing there has a task"]
+    );
+    assert_eq!(
+        found("headcount_a", &["task"]),
+        ["here: nothing there has a task"]
+    );
+    assert_eq!(
+        found("sum by (le) (rate(headcount_b_bucket[5m]))", &[]),
+        [""; 0]
+    );
+}
