@@ -403,6 +403,8 @@ def panel_html(panel, answers, marks, span):
 def compact(panels):
     """The panels that are drawn, without the room of those that are not."""
     drawn = [panel for panel in panels if panel["type"] == "row" or panel["datasource"]["type"] == "prometheus"]
+    # A row that is left with nothing.
+    drawn = [panel for panel, after in zip(drawn, [*drawn[1:], {"type": "row"}]) if panel["type"] != "row" or after["type"] != "row"]
     used = sorted({y for panel in drawn for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])})
     moved = {y: place for place, y in enumerate(used)}
     return [panel | {"gridPos": panel["gridPos"] | {"y": moved[panel["gridPos"]["y"]]}} for panel in drawn]
