@@ -1,6 +1,7 @@
 // Reads files as the programs do that they are written for:
 //
 //	lint compose FILE PROFILE…   a compose file, by the loader of Compose v2; prints it as JSON
+//	lint dockerfile FILE         a Dockerfile, by the parser of BuildKit; prints the warnings, and fails if there are any
 //	lint kubernetes <MANIFESTS   objects of Kubernetes, by its own types; a field that they do not have is an error
 package main
 
@@ -15,10 +16,12 @@ import (
 	"os"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-	policy "k8s.io/api/policy/v1"
 	machinery "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 )
@@ -34,10 +37,12 @@ func run(args []string) error {
 	switch {
 	case len(args) >= 2 && args[0] == "compose":
 		return compose(args[1], args[2:])
+	case len(args) == 2 && args[0] == "dockerfile":
+		return dockerfile(args[1])
 	case len(args) == 1 && args[0] == "kubernetes":
 		return kubernetes(os.Stdin)
 	default:
-		return errors.New("usage: lint compose FILE PROFILE…, or lint kubernetes <MANIFESTS")
+		return errors.New("usage: lint compose FILE PROFILE…, lint dockerfile FILE, or lint kubernetes <MANIFESTS")
 	}
 }
 
@@ -57,6 +62,33 @@ func compose(file string, profiles []string) error {
 	}
 	_, err = os.Stdout.Write(append(text, '\n'))
 	return err
+}
+
+func dockerfile(name string) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	parsed, err := parser.Parse(file)
+	if err != nil {
+		return err
+	}
+	var warnings []error
+	for _, warning := range parsed.Warnings {
+		warnings = append(warnings, errors.New(warning.Short))
+	}
+	found := func(rule, description, url, message string, at []parser.Range) {
+		warnings = append(warnings, fmt.Errorf("%s: %s", rule, message))
+	}
+	stages, _, err := instructions.Parse(parsed.AST, linter.New(&linter.Config{Warn: found}))
+	if err != nil {
+		return err
+	}
+	for _, stage := range stages {
+		fmt.Printf("%s: %d instructions\n", stage.BaseName, len(stage.Commands))
+	}
+	return errors.Join(warnings...)
 }
 
 func kubernetes(manifests io.Reader) error {
@@ -93,11 +125,8 @@ func object(document []byte) error {
 	into, known := map[string]any{
 		"apps/v1 Deployment":                  &apps.Deployment{},
 		"monitoring.coreos.com/v1 PodMonitor": &monitoring.PodMonitor{},
-		"policy/v1 PodDisruptionBudget":       &policy.PodDisruptionBudget{},
 		"v1 ConfigMap":                        &core.ConfigMap{},
-		"v1 Namespace":                        &core.Namespace{},
 		"v1 Service":                          &core.Service{},
-		"v1 ServiceAccount":                   &core.ServiceAccount{},
 	}[kind]
 	if !known {
 		return fmt.Errorf("%s %s: of a kind that is not looked at", kind, head.Metadata.Name)
