@@ -1,4 +1,4 @@
-# headcount as an image: the service, and nothing else but glibc and the roots that HTTPS needs. About 60 MB.
+# headcount as an image: the service, and nothing else but glibc and the roots that HTTPS needs.
 #
 #   docker build -t headcount .
 #   docker run --rm -p 127.0.0.1:9464:9464 -v "$PWD/headcount.toml:/etc/headcount/headcount.toml:ro" headcount

@@ -371,8 +371,8 @@ def strokes(stretch, shade, place, config):
     upper = [place(at, value) for at, value, _ in stretch]
     if config["custom"]["lineInterpolation"] == "stepAfter":
         upper = [point for a, b in zip(upper, [*upper[1:], upper[-1]]) for point in (a, (b[0], a[1]))]
-    if len(stretch) == 1:
-        return [f'<circle cx="{upper[0][0]:.1f}" cy="{upper[0][1]:.1f}" r="2" fill="{shade}"/>']
+    if len(stretch) <= 2:
+        return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{shade}"/>' for x, y in upper]
     lower = [place(at, below) for at, _, below in reversed(stretch)]
     points = lambda pairs: " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)
     area = f'<polygon points="{points(upper + lower)}" fill="{shade}" opacity="{config["custom"]["fillOpacity"] / 100}"/>'
