@@ -1,6 +1,6 @@
 //! Three that must agree: what `/metrics` prints, what dashboards and rules ask for, and what `docs/metrics.md` says.
 
-use super::promql::{grouped, selectors};
+use super::promql::{OWN, grouped, selectors};
 use super::{all, files, list, text, word};
 use headcount::telemetry::{Child, Endpoint, Format, Telemetry};
 use headcount::{Runtime, TaskGroup};
@@ -15,6 +15,9 @@ const NOT_ASKED_FOR: &[(&str, &str)] = &[(
     "process_virtual_memory_bytes",
     "says nothing of a service: allocators reserve far more than they use",
 )];
+
+/// Labels that Prometheus and the rules put on alerts.
+const OF_ALERTS: [&str; 4] = ["alertname", "alertstate", "severity", "cause"];
 
 /// An expression, and where it stands.
 struct Asked {
@@ -166,7 +169,11 @@ fn unknown(asked: &Asked, printed: &Printed, recorded: &BTreeSet<String>) -> Vec
                 has_recorded = true;
                 continue;
             }
-            None if ["", "up"].contains(&selector.name) => continue,
+            None if selector.name.is_empty() => continue,
+            None if OWN.contains(&selector.name) => {
+                known.extend(OF_ALERTS);
+                continue;
+            }
             None => {
                 wrong.push(format!("{}: there is no {}", asked.place, selector.name));
                 continue;

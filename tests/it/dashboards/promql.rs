@@ -17,9 +17,12 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-/// The names of this project, of the process, of recording rules, and `up`.
+/// What Prometheus has of its own.
+pub(super) const OWN: [&str; 2] = ["up", "ALERTS"];
+
+/// The names of this project, of the process, of recording rules, and what Prometheus has of its own.
 fn is_metric(word: &str) -> bool {
-    word == "up"
+    OWN.contains(&word)
         || word.starts_with("headcount_")
         || word.starts_with("process_")
         || word.contains(':') && word.contains("headcount_")
