@@ -414,7 +414,7 @@ def draw(dashboard, answers, marks, span):
     """The page of a dashboard."""
     whole = [panel for panel in dashboard["panels"] if not panel.get("collapsed")]
     panels = compact(whole)
-    left_out = [f"“{panel['title']}”" for panel in whole if panel["id"] not in {one["id"] for one in panels}]
+    left_out = [f"“{panel['title']}”" for panel in whole if panel["type"] != "row" and panel["id"] not in {one["id"] for one in panels}]
     note = f" Left out, since they ask a trace store: {', '.join(left_out)}." if left_out else ""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels) * (CELL + GAP)
     when = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in span[:2]]
