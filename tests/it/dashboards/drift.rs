@@ -252,36 +252,37 @@ fn what_is_asked_for_is_there_and_what_is_there_is_asked_for_and_documented() {
 fn a_name_or_a_label_that_is_not_there_is_found() {
     let printed = samples("headcount_a{group=\"x\"} 1\nheadcount_b_bucket{le=\"1\"} 1\n");
     let recorded = BTreeSet::from(["a:headcount_a:sum".to_owned()]);
-    let found = |expr: &str, shown: &[&str]| {
+    let right =
+        "sum by (group, job) (headcount_a{group=\"x\", job=~\"$job\"}) or a:headcount_a:sum";
+    let cases: [(&str, &str, &[&str]); 8] = [
+        (right, "group", &[]),
+        ("sum by (le) (rate(headcount_b_bucket[5m]))", "le", &[]),
+        ("ALERTS{alertname=\"x\"}", "severity", &[]),
+        ("headcount_c", "job", &["there is no headcount_c"]),
+        (
+            "b:headcount_a:sum",
+            "job",
+            &["there is no b:headcount_a:sum"],
+        ),
+        (
+            "headcount_a{task=\"x\"}",
+            "job",
+            &["headcount_a has no task"],
+        ),
+        (
+            "sum by (task) (headcount_a)",
+            "job",
+            &["nothing there has a task"],
+        ),
+        ("headcount_a", "task", &["nothing there has a task"]),
+    ];
+    for (expr, shown, says) in cases {
         let asked = Asked {
             place: "here".to_owned(),
             expr: expr.to_owned(),
-            shown: shown.iter().map(|label| (*label).to_owned()).collect(),
+            shown: vec![shown.to_owned()],
         };
-        unknown(&asked, &printed, &recorded)
-    };
-    let right =
-        "sum by (group, job) (headcount_a{group=\"x\", job=~\"$job\"}) or a:headcount_a:sum";
-    assert_eq!(found(right, &["group"]), [""; 0]);
-    assert_eq!(found("headcount_c", &[]), ["here: there is no headcount_c"]);
-    assert_eq!(
-        found("b:headcount_a:sum", &[]),
-        ["here: there is no b:headcount_a:sum"]
-    );
-    assert_eq!(
-        found("headcount_a{task=\"x\"}", &[]),
-        ["here: headcount_a has no task"]
-    );
-    assert_eq!(
-        found("sum by (task) (headcount_a)", &[]),
-        ["here: nothing there has a task"]
-    );
-    assert_eq!(
-        found("headcount_a", &["task"]),
-        ["here: nothing there has a task"]
-    );
-    assert_eq!(
-        found("sum by (le) (rate(headcount_b_bucket[5m]))", &[]),
-        [""; 0]
-    );
+        let says: Vec<String> = says.iter().map(|says| format!("here: {says}")).collect();
+        assert_eq!(unknown(&asked, &printed, &recorded), says, "{expr}");
+    }
 }

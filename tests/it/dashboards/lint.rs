@@ -36,7 +36,7 @@ const RULES: [Rule; 16] = [
         says: "a data source is a variable, everywhere",
         find: datasources,
         plant: |json| {
-            panel(json)["targets"][0]["datasource"]["uid"] = json!("headcount-prometheus")
+            panel(json)["targets"][0]["datasource"]["uid"] = json!("headcount-prometheus");
         },
     },
     Rule {
@@ -95,7 +95,7 @@ const RULES: [Rule; 16] = [
             ask(
                 json,
                 r#"headcount_warnings_total{job=~"$job", instance=~"$instance"}"#,
-            )
+            );
         },
     },
     Rule {
@@ -119,7 +119,7 @@ const RULES: [Rule; 16] = [
             ask(
                 json,
                 r#"rate(headcount_warnings_total{job=~"$job", instance=~"$instance"}[5m])"#,
-            )
+            );
         },
     },
     Rule {
@@ -129,7 +129,7 @@ const RULES: [Rule; 16] = [
             ask(
                 json,
                 r#"sum(process_threads{job=~"$job", instance=~"$instance"})"#,
-            )
+            );
         },
     },
     Rule {
