@@ -4,6 +4,7 @@
 //! processors, which block when the process ends, are not used. Nobody on the work side waits: what does not fit into
 //! the queues is dropped and counted.
 
+mod encode;
 mod exemplars;
 mod flush;
 mod http;
@@ -34,14 +35,11 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use pipe::{Flushing, Form, Hurry, Pipe};
 use prost::Message;
 use queue::Queue;
@@ -471,24 +469,7 @@ impl Inner {
 // === impl Form ===
 
 const SPANS: Form<SpanRecord> = Form {
-    write: |records, context| {
-        let spans = records.into_iter();
-        let spans = spans
-            .map(|record| record.write(context.now, context.exemplars))
-            .collect();
-        let request = ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                resource: Some(context.resource.clone()),
-                scope_spans: vec![ScopeSpans {
-                    scope: Some(scope()),
-                    spans,
-                    ..ScopeSpans::default()
-                }],
-                ..ResourceSpans::default()
-            }],
-        };
-        request.encode_to_vec()
-    },
+    write: encode::spans,
     refused: |answer| {
         let answer = ExportTraceServiceResponse::decode(answer).ok()?;
         Some(

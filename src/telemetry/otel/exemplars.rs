@@ -13,7 +13,15 @@ const BUCKETS: usize = 32;
 
 /// The last exported task of each bucket.
 #[derive(Debug, Default)]
-pub(super) struct Exemplars(Mutex<HashMap<&'static str, [Option<Exemplar>; BUCKETS]>>);
+pub(super) struct Exemplars(Mutex<HashMap<&'static str, [Option<Noted>; BUCKETS]>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    ids: Ids,
+    nanos: u64,
+    /// In Unix time.
+    nanos_at: u64,
+}
 
 // === impl Exemplars ===
 
@@ -28,11 +36,10 @@ impl Exemplars {
         let buckets = groups.entry(group).or_default();
         // As the registry counts durations.
         let bucket = (u64::BITS - (nanos >> 10).leading_zeros()) as usize;
-        buckets[bucket.min(BUCKETS - 1)] = Some(Exemplar {
-            trace_id: format!("{:032x}", ids.trace),
-            span_id: format!("{:016x}", ids.span),
-            value: nanos as f64 / 1e9,
-            seconds: unix as f64 / 1e9,
+        buckets[bucket.min(BUCKETS - 1)] = Some(Noted {
+            ids,
+            nanos,
+            nanos_at: unix,
         });
     }
 
@@ -45,7 +52,13 @@ impl Exemplars {
         let buckets = groups.get(group)?;
         let of = |bucket: usize| (1024_u64 << bucket) as f64 / 1e9;
         let bucket = (0..BUCKETS - 1).find(|bucket| of(*bucket) >= bound);
-        buckets[bucket.unwrap_or(BUCKETS - 1)].clone()
+        let noted = buckets[bucket.unwrap_or(BUCKETS - 1)]?;
+        Some(Exemplar {
+            trace_id: format!("{:032x}", noted.ids.trace),
+            span_id: format!("{:016x}", noted.ids.span),
+            value: noted.nanos as f64 / 1e9,
+            seconds: noted.nanos_at as f64 / 1e9,
+        })
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! A task's end leaves a small record; names and attributes are put to it on the exporting thread.
 
-use super::exemplars::Exemplars;
 use crate::registry::clock;
 use crate::registry::kind::Kind;
 use crate::report;
@@ -13,6 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status};
 use opentelemetry_sdk::trace::SpanData;
+use std::mem;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A trace, and a span of it.
@@ -32,7 +32,7 @@ pub(super) enum Origin {
 }
 
 /// How a task's span ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum SpanEnd {
     Ended(TaskOutcome),
     /// It had not ended when the process did.
@@ -108,69 +108,45 @@ impl Moment {
     }
 }
 
-// === impl SpanRecord ===
-
-impl SpanRecord {
-    pub(super) fn write(self, now: Moment, exemplars: &Exemplars) -> Span {
-        match self {
-            Self::Task(record) => {
-                if let SpanEnd::Ended(_) = record.end {
-                    let nanos = clock::nanos_between(record.started, record.ended);
-                    exemplars.note(record.kind, record.ids, nanos, now.unix(record.ended));
-                }
-                record.write(now)
-            }
-            Self::Made(data) => Span::from(*data),
-            Self::Written(span) => *span,
-        }
-    }
-}
-
 // === impl TaskRecord ===
 
 impl TaskRecord {
-    fn write(self, now: Moment) -> Span {
-        let (parent, is_remote) = match self.origin {
-            Origin::Root(_) => (Vec::new(), false),
-            Origin::Child(parent, is_remote) => (parent.to_be_bytes().to_vec(), is_remote),
-        };
-        let links = match self.origin {
-            Origin::Root(Some(cause)) => vec![link(cause)],
-            _ => Vec::new(),
-        };
+    /// What it has in common with all that are of its kind and end so.
+    pub(super) fn shared(&self) -> Span {
         let path = report::path(self.kind.group(), self.kind.name);
         Span {
-            trace_id: self.ids.trace_bytes(),
-            span_id: self.ids.span_bytes(),
-            parent_span_id: parent,
-            flags: flags(is_remote),
             name: format!("task {path}"),
             kind: SpanKind::Internal.into(),
-            start_time_unix_nano: now.unix(self.started),
-            end_time_unix_nano: now.unix(self.ended),
             attributes: self.attributes(),
-            links,
-            status: self.status(),
-            events: self.all_events(now),
             ..Span::default()
         }
     }
 
+    /// What only few have.
+    pub(super) fn rare(&self) -> Option<Span> {
+        let links: Vec<_> = match self.origin {
+            Origin::Root(Some(cause)) => vec![link(cause)],
+            _ => Vec::new(),
+        };
+        let status = self.status();
+        (status.is_some() || !links.is_empty()).then(|| Span {
+            links,
+            status,
+            ..Span::default()
+        })
+    }
+
     fn attributes(&self) -> Vec<KeyValue> {
         let kind = self.kind;
-        let mut attributes = Vec::with_capacity(10);
+        let mut attributes = Vec::with_capacity(7);
         attributes.extend([
             text("headcount.task.name", kind.name),
             text("headcount.task.group", group(kind)),
             text("headcount.task.kind", kind.options.runs.as_str()),
             text("headcount.task.outcome", self.end.word()),
-            number("headcount.task.id", self.id.get()),
             text("code.file.path", kind.site.file()),
             number("code.line.number", u64::from(kind.site.line())),
         ]);
-        if !self.thread.is_empty() {
-            attributes.push(text("thread.name", self.thread));
-        }
         attributes.extend(self.end.error().map(|error| text("error.type", error)));
         attributes
     }
@@ -186,19 +162,25 @@ impl TaskRecord {
         })
     }
 
-    fn all_events(self, now: Moment) -> Vec<Event> {
-        let polled = self
-            .polled
-            .map(|at| event("headcount.task.started", now.unix(at)));
-        let told = self
-            .told
-            .map(|at| event("headcount.task.draining", now.unix(at)));
-        let mut last = event(self.end.event(), now.unix(self.ended));
-        if let Some(error) = &self.error {
+    /// Its lifecycle: names, and readings of the clock.
+    pub(super) fn lifecycle(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let polled = self.polled.map(|at| ("headcount.task.started", at));
+        let told = self.told.map(|at| ("headcount.task.draining", at));
+        let last = (self.end.event(), self.ended);
+        let [first, second] = match (polled, told) {
+            (Some((_, polled_at)), Some((_, told_at))) if told_at < polled_at => [told, polled],
+            _ => [polled, told],
+        };
+        first.into_iter().chain(second).chain([last])
+    }
+
+    /// The same with what was logged in it, in order.
+    pub(super) fn all_events(&mut self, now: Moment) -> Vec<Event> {
+        let mut events = mem::take(&mut self.events);
+        events.extend(self.lifecycle().map(|(name, at)| event(name, now.unix(at))));
+        if let (Some(error), Some(last)) = (&self.error, events.last_mut()) {
             last.attributes.push(text("exception.message", &**error));
         }
-        let mut events = self.events;
-        events.extend(polled.into_iter().chain(told).chain([last]));
         events.sort_by_key(|event| event.time_unix_nano);
         events
     }

@@ -1,0 +1,311 @@
+//! Spans as the bytes of OTLP. What the tasks of a kind have in common is written once, and copied from then on.
+//!
+//! The bytes of a message are those of its parts in any order: <https://protobuf.dev/programming-guides/encoding>. So a
+//! span is the bytes of its kind, followed by those that are of one task alone. The numbers of the fields are those of
+//! `opentelemetry/proto/trace/v1/trace.proto`.
+
+use super::pipe::Writing;
+use super::record::{Moment, Origin, SpanEnd, SpanRecord, TaskRecord, flags, text};
+use super::scope;
+use crate::registry::clock;
+use crate::registry::kind::Kind;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ptr;
+
+/// What is kept of a sort; with more it begins anew.
+const MOST: usize = 1024;
+/// Most spans have fewer bytes.
+const ROOM: usize = 400;
+
+/// The bytes that many spans have in common, by the addresses of what they are of.
+#[derive(Default)]
+struct Shared {
+    kinds: HashMap<(*const Kind, SpanEnd), Vec<u8>>,
+    threads: HashMap<*const str, Vec<u8>>,
+}
+
+thread_local! {
+    static SHARED: RefCell<Shared> = RefCell::default();
+}
+
+/// The request that exports them.
+pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Vec<u8> {
+    let mut scope_spans = ScopeSpans {
+        scope: Some(scope()),
+        ..ScopeSpans::default()
+    }
+    .encode_to_vec();
+    scope_spans.reserve(records.len() * ROOM);
+    SHARED.with_borrow_mut(|shared| {
+        let mut span = Vec::with_capacity(ROOM);
+        for record in records {
+            span.clear();
+            match record {
+                SpanRecord::Task(record) => {
+                    note(&record, context);
+                    shared.task(record, context.now, &mut span);
+                }
+                SpanRecord::Made(data) => span.extend(Span::from(*data).encode_to_vec()),
+                SpanRecord::Written(written) => span.extend(written.encode_to_vec()),
+            }
+            put_bytes(2, &span, &mut scope_spans);
+        }
+    });
+    let mut resource_spans = ResourceSpans {
+        resource: Some(context.resource.clone()),
+        ..ResourceSpans::default()
+    }
+    .encode_to_vec();
+    put_bytes(2, &scope_spans, &mut resource_spans);
+    let mut request = Vec::with_capacity(resource_spans.len() + 8);
+    put_bytes(1, &resource_spans, &mut request);
+    request
+}
+
+fn note(record: &TaskRecord, context: &Writing<'_>) {
+    if let SpanEnd::Ended(_) = record.end {
+        let nanos = clock::nanos_between(record.started, record.ended);
+        let ended = context.now.unix(record.ended);
+        context
+            .exemplars
+            .note(record.kind, record.ids, nanos, ended);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn task(&mut self, mut record: TaskRecord, now: Moment, out: &mut Vec<u8>) {
+        out.extend(self.of_kind(&record));
+        if !record.thread.is_empty() {
+            out.extend(self.of_thread(record.thread));
+        }
+        put_bytes(1, &record.ids.trace.to_be_bytes(), out);
+        put_bytes(2, &record.ids.span.to_be_bytes(), out);
+        let is_remote = match record.origin {
+            Origin::Root(_) => false,
+            Origin::Child(parent, is_remote) => {
+                put_bytes(4, &parent.to_be_bytes(), out);
+                is_remote
+            }
+        };
+        put_fixed64(7, now.unix(record.started), out);
+        put_fixed64(8, now.unix(record.ended), out);
+        encode_key(16, WireType::ThirtyTwoBit, out);
+        out.extend(flags(is_remote).to_le_bytes());
+        put_id(record.id.get(), out);
+        if record.events.is_empty() && record.error.is_none() {
+            for (name, at) in record.lifecycle() {
+                put_event(name, now.unix(at), out);
+            }
+        } else {
+            let events = record.all_events(now);
+            put_part(
+                &Span {
+                    events,
+                    ..Span::default()
+                },
+                out,
+            );
+        }
+        if let Some(rare) = record.rare() {
+            put_part(&rare, out);
+        }
+    }
+
+    fn of_kind(&mut self, record: &TaskRecord) -> &[u8] {
+        if self.kinds.len() >= MOST {
+            self.kinds.clear();
+        }
+        let of = (ptr::from_ref(record.kind), record.end);
+        let known = self.kinds.entry(of);
+        known.or_insert_with(|| record.shared().encode_to_vec())
+    }
+
+    /// The names of threads are kept for ever, so that each has an address of its own.
+    fn of_thread(&mut self, name: &'static str) -> &[u8] {
+        if self.threads.len() >= MOST {
+            self.threads.clear();
+        }
+        let known = self.threads.entry(ptr::from_ref(name));
+        known.or_insert_with(|| {
+            let attributes = vec![text("thread.name", name)];
+            let span = Span {
+                attributes,
+                ..Span::default()
+            };
+            span.encode_to_vec()
+        })
+    }
+}
+
+fn put_part(part: &Span, out: &mut Vec<u8>) {
+    out.extend(part.encode_to_vec());
+}
+
+fn put_bytes(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    put_head(field, bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+fn put_head(field: u32, len: usize, out: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+fn put_fixed64(field: u32, value: u64, out: &mut Vec<u8>) {
+    encode_key(field, WireType::SixtyFourBit, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// The attribute `headcount.task.id`.
+fn put_id(id: u64, out: &mut Vec<u8>) {
+    const KEY: &[u8] = b"headcount.task.id";
+    let value = 1 + encoded_len_varint(id);
+    // One byte each for a field's number and for a short length.
+    put_head(9, (2 + KEY.len()) + (2 + value), out);
+    put_bytes(1, KEY, out);
+    put_head(2, value, out);
+    encode_key(3, WireType::Varint, out);
+    encode_varint(id, out);
+}
+
+/// An event without attributes.
+fn put_event(name: &str, unix: u64, out: &mut Vec<u8>) {
+    put_head(11, (1 + size_of::<u64>()) + (2 + name.len()), out);
+    put_fixed64(1, unix, out);
+    put_bytes(2, name.as_bytes(), out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exemplars::Exemplars;
+    use super::super::record::{Ids, link};
+    use super::*;
+    use crate::registry::kind::{self, Options};
+    use crate::task::{TaskId, TaskKind, TaskOutcome};
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use std::panic::Location;
+
+    fn record(id: u64, end: SpanEnd) -> TaskRecord {
+        let options = Options::of(TaskKind::Async);
+        let path = kind::intern_path(kind::ROOT_PATH, "encoded");
+        let kind = kind::intern(path, "task", Location::caller(), &options).kind;
+        TaskRecord {
+            ids: Ids {
+                trace: u128::from(id),
+                span: 7,
+            },
+            origin: Origin::Root(None),
+            id: TaskId(id),
+            kind,
+            started: clock::raw(),
+            polled: None,
+            told: None,
+            ended: clock::raw(),
+            end,
+            error: None,
+            thread: "",
+            events: Vec::new(),
+        }
+    }
+
+    /// As a collector reads them.
+    fn read(records: Vec<TaskRecord>) -> Vec<Span> {
+        let context = Writing {
+            resource: &Resource::default(),
+            now: Moment::now(),
+            exemplars: &Exemplars::default(),
+        };
+        let bytes = spans(
+            records.into_iter().map(SpanRecord::Task).collect(),
+            &context,
+        );
+        let request = ExportTraceServiceRequest::decode(&*bytes).expect("it is a request");
+        let [resource] = &*request.resource_spans else {
+            panic!("one resource: {request:?}");
+        };
+        assert_eq!(resource.resource, Some(Resource::default()));
+        let [scope] = &*resource.scope_spans else {
+            panic!("one scope: {request:?}");
+        };
+        assert_eq!(
+            scope.scope.as_ref().map(|scope| &*scope.name),
+            Some("headcount")
+        );
+        scope.spans.clone()
+    }
+
+    fn attribute(span: &Span, key: &str) -> Vec<Value> {
+        let of_key = span.attributes.iter().filter(|pair| pair.key == key);
+        of_key
+            .filter_map(|pair| pair.value.clone()?.value)
+            .collect()
+    }
+
+    #[test]
+    fn numbers_and_names_of_any_length_are_read_as_they_were() {
+        let name: &'static str = "t".repeat(300).leak();
+        for id in [1, 127, 128, 1 << 35, i64::MAX as u64] {
+            let records = [name, "short", ""].map(|thread| TaskRecord {
+                thread,
+                ..record(id, SpanEnd::Ended(TaskOutcome::Completed))
+            });
+            let read = read(Vec::from(records));
+            for (span, thread) in read.iter().zip([Some(name), Some("short"), None]) {
+                let thread: Vec<_> = thread
+                    .map(|name| Value::StringValue(name.into()))
+                    .into_iter()
+                    .collect();
+                assert_eq!(attribute(span, "thread.name"), thread);
+                assert_eq!(
+                    attribute(span, "headcount.task.id"),
+                    [Value::IntValue(id as i64)]
+                );
+                assert_eq!(span.trace_id, u128::from(id).to_be_bytes());
+                assert_eq!(span.name, "task encoded/task");
+            }
+            assert_eq!(read.len(), 3);
+        }
+    }
+
+    #[test]
+    fn what_is_rare_is_of_its_span_alone() {
+        let cause = Ids { trace: 3, span: 4 };
+        let completed = SpanEnd::Ended(TaskOutcome::Completed);
+        let failed = SpanEnd::Ended(TaskOutcome::Failed);
+        let records = vec![
+            record(1, completed),
+            TaskRecord {
+                origin: Origin::Root(Some(cause)),
+                ..record(2, completed)
+            },
+            TaskRecord {
+                error: Some("no disk".into()),
+                origin: Origin::Child(9, true),
+                ..record(3, failed)
+            },
+            record(4, completed),
+        ];
+        let read = read(records);
+        let links: Vec<_> = read.iter().map(|span| span.links.clone()).collect();
+        assert_eq!(links, [vec![], vec![link(cause)], vec![], vec![]]);
+        let said = |span: &Span| span.status.clone().map(|status| status.message);
+        let statuses: Vec<_> = read.iter().map(said).collect();
+        assert_eq!(statuses, [None, None, Some("no disk".to_owned()), None]);
+        let parents: Vec<_> = read.iter().map(|span| &*span.parent_span_id).collect();
+        let none: &[u8] = &[];
+        assert_eq!(parents, [none, none, &9_u64.to_be_bytes(), none]);
+        let events: Vec<usize> = read
+            .iter()
+            .map(|span| span.events[0].attributes.len())
+            .collect();
+        assert_eq!(events, [0, 0, 1, 0]);
+    }
+}
