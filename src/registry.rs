@@ -8,7 +8,7 @@ mod cancels;
 pub(crate) mod chains;
 pub(crate) mod clock;
 pub(crate) mod heartbeats;
-mod histogram;
+pub(crate) mod histogram;
 pub(crate) mod holders;
 pub(crate) mod kind;
 #[cfg(feature = "admin")]
@@ -195,11 +195,16 @@ pub(crate) fn all_counts() -> Vec<(&'static Kind, Counts)> {
 
 /// How long the tasks lived that have ended, of the groups of a label.
 pub(crate) fn durations(label: usize) -> Totals {
-    let mut totals = Totals::default();
-    for histogram in shard::all().filter_map(|shard| shard.duration_if_any(label)) {
-        totals.add(histogram);
-    }
-    totals
+    shard::all()
+        .filter_map(|shard| shard.duration_if_any(label))
+        .collect()
+}
+
+/// How long polls took, a sample of them, of the groups of a label.
+pub(crate) fn polls(label: usize) -> Totals {
+    shard::all()
+        .filter_map(|shard| shard.polls_if_any(label))
+        .collect()
 }
 
 /// Untracked tasks of a root's runtime by spawn site: how many live, how many ever started. Sites without any are

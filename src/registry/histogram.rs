@@ -33,11 +33,15 @@ impl Histogram {
 
 // === impl Totals ===
 
-impl Totals {
-    pub(crate) fn add(&mut self, histogram: &Histogram) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
-            *total += bucket.load(Ordering::Relaxed);
+impl<'a> FromIterator<&'a Histogram> for Totals {
+    fn from_iter<I: IntoIterator<Item = &'a Histogram>>(histograms: I) -> Self {
+        let mut totals = Self::default();
+        for histogram in histograms {
+            for (total, bucket) in totals.buckets.iter_mut().zip(&histogram.buckets) {
+                *total += bucket.load(Ordering::Relaxed);
+            }
+            totals.nanos += histogram.nanos.load(Ordering::Relaxed);
         }
-        self.nanos += histogram.nanos.load(Ordering::Relaxed);
+        totals
     }
 }

@@ -58,6 +58,7 @@ pub(crate) struct Shard {
     kinds: Chunks<KindCounters, COUNTERS_A_CHUNK, KIND_CHUNKS>,
     scopes: Chunks<ScopeCounters, SCOPES_A_CHUNK, SCOPE_CHUNKS>,
     durations: [OnceLock<Box<Histogram>>; super::kind::GROUP_LABELS],
+    polls: [OnceLock<Box<Histogram>>; super::kind::GROUP_LABELS],
 }
 
 /// What happened to the tasks of one kind on one shard.
@@ -233,6 +234,7 @@ impl Shard {
             kinds: Box::new([const { OnceLock::new() }; KIND_CHUNKS]),
             scopes: Box::new([const { OnceLock::new() }; SCOPE_CHUNKS]),
             durations: [const { OnceLock::new() }; super::kind::GROUP_LABELS],
+            polls: [const { OnceLock::new() }; super::kind::GROUP_LABELS],
         }
     }
 
@@ -310,6 +312,14 @@ impl Shard {
 
     pub(crate) fn duration_if_any(&self, label: usize) -> Option<&Histogram> {
         self.durations[label].get().map(|histogram| &**histogram)
+    }
+
+    pub(crate) fn polls(&self, label: usize) -> &Histogram {
+        self.polls[label].get_or_init(Box::default)
+    }
+
+    pub(crate) fn polls_if_any(&self, label: usize) -> Option<&Histogram> {
+        self.polls[label].get().map(|histogram| &**histogram)
     }
 }
 

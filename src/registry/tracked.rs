@@ -88,11 +88,16 @@ struct Span(Box<dyn TaskSpan>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     Poll,
+    /// The same, and how long it takes is counted.
+    Timed,
     /// It was asked to end.
     End,
     /// It was asked what it awaits.
     Answer,
 }
+
+/// Of so many tasks the first poll of one is timed; of all, the first one after each pulse.
+const FIRST_POLLS: u64 = 64;
 
 type Payload = Box<dyn std::any::Any + Send>;
 
@@ -143,20 +148,48 @@ impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
         // all else is in functions of its own, which keep registers and stores out of it.
         match this.row.turn() {
             Turn::Poll => {}
+            Turn::Timed => return timed(this.row, this.judge, this.future, cx),
             Turn::End => return Poll::Ready(Err(cancel(this.row, this.future))),
             Turn::Answer => match answer(this.row, this.future.as_mut(), cx.waker()) {
                 Ok(Poll::Pending) => {}
                 over => return end(this.row, this.judge, this.future, over),
             },
         }
-        match poll(this.row, this.future.as_mut(), cx) {
-            Ok(Poll::Pending) if this.row.published || this.row.publish(cx.waker()) => {
-                Poll::Pending
-            }
-            Ok(Poll::Pending) => Poll::Ready(Err(cancel(this.row, this.future))),
-            over => end(this.row, this.judge, this.future, over),
-        }
+        let polled = poll(this.row, this.future.as_mut(), cx);
+        settle(this.row, this.judge, this.future, polled, cx)
     }
+}
+
+/// Has a waker known to cancellers where the task goes on, and ends the row where it does not.
+#[inline(always)]
+fn settle<F: Future, J: Judge<F::Output>>(
+    row: &mut Row,
+    judge: &J,
+    future: Pin<&mut Option<F>>,
+    polled: Result<Poll<F::Output>, Payload>,
+    cx: &Context<'_>,
+) -> Poll<Result<F::Output, TaskError>> {
+    match polled {
+        Ok(Poll::Pending) if row.published || row.publish(cx.waker()) => Poll::Pending,
+        Ok(Poll::Pending) => Poll::Ready(Err(cancel(row, future))),
+        over => end(row, judge, future, over),
+    }
+}
+
+/// A poll, and the time that it takes.
+#[cold]
+fn timed<F: Future, J: Judge<F::Output>>(
+    row: &mut Row,
+    judge: &J,
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, TaskError>> {
+    let begun = clock::raw();
+    let polled = poll(row, future.as_mut(), cx);
+    let took = clock::nanos_between(begun, clock::raw());
+    let kind = kind::at(row.slot.own_entry().kind);
+    shard::with(|shard| shard.polls(kind.label).record(took));
+    settle(row, judge, future, polled, cx)
 }
 
 /// Ends the row of a future that returned or panicked.
@@ -300,6 +333,7 @@ impl Row {
             self.seen = word;
         }
         self.slot.mark_polled(pulse::last());
+        let is_timed = self.polled || self.slot.own_id().is_multiple_of(FIRST_POLLS);
         if !self.polled {
             self.polled = true;
             if scope::at(self.slot.own_scope()).is_cancelling() {
@@ -308,6 +342,8 @@ impl Row {
         }
         if self.slot.is_asked() {
             self.asked()
+        } else if is_timed {
+            Turn::Timed
         } else {
             Turn::Poll
         }

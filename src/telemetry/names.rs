@@ -80,6 +80,8 @@ names! {
         "Tracked tasks that have ended, by outcome: completed, failed, panicked or cancelled.";
     TASK_DURATION = Histogram "headcount_task_duration_seconds" ["group"]
         "From the spawn of a tracked task to its end.";
+    TASK_POLL = Histogram "headcount_task_poll_duration_seconds" ["group"]
+        "How long a poll of a tracked task took: a sample.";
     TASK_OLDEST = Gauge "headcount_task_oldest_age_seconds" ["group"]
         "Age of the oldest live tracked task; 0 without one.";
     TASK_UNTRACKED = Gauge "headcount_task_untracked_live" []

@@ -5,6 +5,7 @@
 use super::family::{Buckets, Families};
 use super::names;
 use super::watched::Watched;
+use crate::registry::histogram::Totals;
 use crate::registry::kind::{self, Kind, OTHER};
 use crate::registry::survey::{Survey, Surveyed};
 use crate::registry::{self, Counts};
@@ -42,7 +43,8 @@ const SHOWN: usize = 2;
 pub(crate) struct Tasks {
     /// What the counters stood at before this runtime: they last as long as the process.
     before: Vec<Counts>,
-    durations_before: Vec<(Vec<u64>, u64)>,
+    durations_before: Vec<Totals>,
+    polls_before: Vec<Totals>,
     survey: Survey,
     names: Vec<(&'static str, &'static str)>,
     sites: Vec<&'static Location<'static>>,
@@ -67,7 +69,8 @@ impl Tasks {
                 .into_iter()
                 .map(|(_, counts)| counts)
                 .collect(),
-            durations_before: labels.map(durations).collect(),
+            durations_before: labels.clone().map(registry::durations).collect(),
+            polls_before: labels.map(registry::polls).collect(),
             survey: Survey::default(),
             names: Vec::new(),
             sites: Vec::new(),
@@ -132,18 +135,10 @@ impl Tasks {
     ) {
         for group in shown {
             let labels: Vec<usize> = groups.labels(group).collect();
-            let mut nanos = 0;
-            let mut counts: Vec<u64> = Vec::new();
-            for label in &labels {
-                let (buckets, sum) = durations(*label);
-                let (before, sum_before) = &self.durations_before[*label];
-                nanos += sum.saturating_sub(*sum_before);
-                counts.resize(buckets.len(), 0);
-                for (count, (all, before)) in counts.iter_mut().zip(buckets.iter().zip(before)) {
-                    *count += all.saturating_sub(*before);
-                }
-            }
-            families.add_histogram(&names::TASK_DURATION, &[group], &cumulative(&counts, nanos));
+            let durations = since(&self.durations_before, &labels, registry::durations);
+            families.add_histogram(&names::TASK_DURATION, &[group], &durations);
+            let polls = since(&self.polls_before, &labels, registry::polls);
+            families.add_histogram(&names::TASK_POLL, &[group], &polls);
             let ages = labels.iter().filter_map(|label| seen.oldest[*label]);
             let oldest = ages.max().unwrap_or(Duration::ZERO);
             families.add(&names::TASK_OLDEST, &[group], oldest.as_secs_f64());
@@ -311,9 +306,18 @@ fn write_lingering(
     }
 }
 
-fn durations(label: usize) -> (Vec<u64>, u64) {
-    let totals = registry::durations(label);
-    (totals.buckets.to_vec(), totals.nanos)
+/// What was counted under some labels in the time of this runtime.
+fn since(before: &[Totals], labels: &[usize], read: fn(usize) -> Totals) -> Buckets {
+    let mut sum = Totals::default();
+    for label in labels {
+        let (all, before) = (read(*label), &before[*label]);
+        sum.nanos += all.nanos.saturating_sub(before.nanos);
+        let counts = all.buckets.iter().zip(&before.buckets);
+        for (sum, (all, before)) in sum.buckets.iter_mut().zip(counts) {
+            *sum += all.saturating_sub(*before);
+        }
+    }
+    cumulative(&sum.buckets, sum.nanos)
 }
 
 /// The registry's bucket `i` holds what is below 1.024 µs · 2ⁱ.

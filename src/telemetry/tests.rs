@@ -4,16 +4,24 @@ use super::exports::{Drop, Signal};
 use super::names::{ALL, Kind};
 use super::text::Exemplar;
 use super::{Child, Endpoint, Format, Metrics};
-use crate::{Runtime, TaskGroup};
+use crate::threads::ThreadRule;
+use crate::{Builder, Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
+
+/// Threads of other tests come and go.
+fn quiet() -> Builder {
+    let others = ThreadRule::named("*", "threads of other tests");
+    let builder = Runtime::builder().print(false).signals(false);
+    builder.expect_threads(others)
+}
 
 /// Runs `look` while a runtime runs whose metrics have all that metrics can have.
 fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let build = || {
-        let builder = Runtime::builder().print(false).signals(false);
+        let builder = quiet();
         let builder = builder.state_folder(folder.path()).version("1.2.3");
         let builder = builder.textfile(folder.path().join("end.prom"));
         builder.build().expect("threads are to be had")
@@ -225,10 +233,58 @@ fn a_signal_that_is_exported_has_series_from_the_start() {
     });
 }
 
+/// The number of timed polls of a group, and how long they took together.
+fn polls(metrics: &Metrics, group: &str) -> (f64, f64) {
+    let text = metrics.read(Format::Text);
+    let value = |what: &str| {
+        let series = format!("headcount_task_poll_duration_seconds_{what}{{group=\"{group}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    };
+    (value("count"), value("sum"))
+}
+
+#[test]
+fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look() {
+    let runtime = quiet().build().expect("threads are to be had");
+    let metrics = runtime.metrics();
+    let report = runtime.run(async move |tasks| {
+        let short = tasks.group("timed-short");
+        for _ in 0..6400 {
+            short.spawn("short", async {});
+        }
+        short.wait().await;
+        // One in 64, unless a thread begins a block of numbers; and what follows a look, if one comes between.
+        let (count, sum) = polls(&metrics, "timed-short");
+        assert!(
+            (90.0..6400.0).contains(&count) && sum > 0.0,
+            "{count}, {sum}"
+        );
+        let long = tasks.group("timed-long");
+        let slow = Duration::from_millis(2);
+        long.spawn("long", async move {
+            loop {
+                // One that holds its worker so long in each poll.
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < slow {
+                    std::hint::spin_loop();
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        while polls(&metrics, "timed-long").0 < 2.0 {
+            tokio::task::yield_now().await;
+        }
+        let (count, sum) = polls(&metrics, "timed-long");
+        assert!(sum >= slow.as_secs_f64() * count, "{count}, {sum}");
+        long.cancel().await;
+    });
+    assert!(!report.required_failed, "{}", report.reason);
+}
+
 #[test]
 fn after_the_shutdown_the_last_one_is_this_one() {
-    let runtime = Runtime::builder().print(false).signals(false);
-    let runtime = runtime.build().expect("threads are to be had");
+    let runtime = quiet().build().expect("threads are to be had");
     let metrics = runtime.metrics();
     assert!(!metrics.read(Format::Text).contains("headcount_last_"));
     runtime.run(async |tasks| tasks.stop("done"));
