@@ -74,16 +74,17 @@ impl Symbols {
         self.run(move || {
             // Nobody may be waiting any more.
             let tell = |named| tell.send(named).is_ok();
+            // First what nothing else tells: without names a stack has its facts and addresses.
+            for (task, chains) in nameless.chains {
+                let awaits = chains.iter().map(frame::awaits).collect();
+                if !tell(Named::Awaits(task, awaits)) {
+                    return;
+                }
+            }
             for (at, stack) in nameless.stacks.iter().enumerate() {
                 if !tell(Named::Stack(at, Trace::by_name(stack))) {
                     return;
                 }
-            }
-            for (task, chains) in nameless.chains {
-                tell(Named::Awaits(
-                    task,
-                    chains.iter().map(frame::awaits).collect(),
-                ));
             }
         });
         while let Ok(Some(named)) = timeout_at(until, told.recv()).await {
