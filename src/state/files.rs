@@ -5,9 +5,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A file that is longer is not ours.
 const LONGEST: u64 = 16 * 1024 * 1024;
+
+/// A lock is another instance's when it is held for so long: a child that begins has a copy of its parent's until it
+/// becomes another program.
+const FORKING: Duration = Duration::from_millis(200);
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// What a file holds.
 #[derive(Debug)]
@@ -34,13 +41,17 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
 /// Takes the lock, which the kernel takes back when the process ends, however that happens.
 pub(super) fn lock(folder: &Path) -> io::Result<Locked> {
     let file = private().create(true).open(folder.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Locked::Ours(Some(file))),
-        Err(TryLockError::WouldBlock) => Ok(Locked::Others),
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-            Ok(Locked::Ours(None))
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Locked::Ours(Some(file))),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < FORKING => thread::sleep(AGAIN),
+            Err(TryLockError::WouldBlock) => return Ok(Locked::Others),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(Locked::Ours(None));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
-        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
