@@ -1,10 +1,9 @@
 //! SIGQUIT: what lives is said, and the service goes on.
 
-use crate::program::{LONG, Program, command, ready};
+use crate::program::{Program, command, ready, until};
 use crate::text::steady;
 use rustix::process::Signal;
 use std::io::{self, BufRead, BufReader, Write};
-use std::time::Instant;
 
 /// The next dump as text, without the threads, which may not have said yet what they are.
 fn dump(program: &mut Program) -> String {
@@ -143,14 +142,6 @@ fn naps(program: &Program) -> u64 {
     // The kernel keeps 15 bytes of a name.
     let naps = naps.and_then(|naps| naps.trim().parse().ok());
     naps.expect("there is one such thread, and its status has that line")
-}
-
-fn until(so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !so() {
-        assert!(begun.elapsed() < LONG, "it never comes to that");
-        std::thread::yield_now();
-    }
 }
 
 /// The dump and the report are made by two threads, and each is said as a whole.

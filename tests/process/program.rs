@@ -50,6 +50,16 @@ pub(crate) struct Ended {
 
 // === scenarios ===
 
+/// Waits for what another process does.
+#[track_caller]
+pub(crate) fn until(so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < LONG, "it never comes to that");
+        std::thread::yield_now();
+    }
+}
+
 /// Starts a scenario and waits until it is ready.
 #[track_caller]
 pub(crate) fn ready(scenario: &[&str]) -> Program {
@@ -240,6 +250,14 @@ impl Program {
             }
         }
         panic!("no line with '{text}' in {:#?}", self.stderr.seen);
+    }
+
+    /// Waits for a line on standard error that holds `text`, if none has come yet.
+    #[track_caller]
+    pub(crate) fn has_said(&mut self, text: &str) {
+        if !self.stderr.seen.iter().any(|line| line.contains(text)) {
+            self.error_line(text);
+        }
     }
 
     pub(crate) fn signal(&mut self, signal: Signal) {

@@ -1,11 +1,10 @@
 //! What the next run knows of one that ended, however it ended.
 
-use crate::program::{Ended, LONG, Program, command, start};
+use crate::program::{Ended, Program, command, start, until};
 use crate::text::steady;
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
@@ -24,16 +23,6 @@ fn ready(scenario: &str, folder: &Path) -> Program {
     let mut program = run(scenario, folder);
     assert_eq!(program.line(), "ready");
     program
-}
-
-/// Waits for what another process does.
-#[track_caller]
-fn until(done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < LONG, "it does not come");
-        std::thread::yield_now();
-    }
 }
 
 /// What a run logs of the folder, without what differs from run to run.

@@ -5,12 +5,13 @@
 
 #[path = "scenario/stacks.rs"]
 mod stacks;
+#[path = "scenario/wedged.rs"]
+mod wedged;
 
 use headcount::{Builder, Report, Runtime, TaskGroup, ThreadKind};
 use std::future::pending;
 use std::process::{ExitCode, Termination};
 use std::sync::{Arc, Barrier};
-use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -79,15 +80,6 @@ fn main() -> ExitCode {
             let _locked = std::io::stderr().lock();
             wedge_main(tasks).await;
         }),
-        "control-wedged" => run(hangs_everywhere(), control_wedged),
-        "subscriber-blocks-early" => {
-            tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
-            run(patient(), untracked)
-        }
-        "subscriber-blocks" => {
-            tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
-            run(hangs_in_close(), thread_lingers)
-        }
         "aborts" => run(patient(), aborts),
         "exits" => run(patient(), exits),
         "panics-past-the-run" => panics_past_the_run(),
@@ -107,7 +99,9 @@ fn main() -> ExitCode {
             service(patient(), async |_| {});
             run(patient(), waits)
         }
-        other => stacks::scenario(other).unwrap_or_else(|| panic!("no scenario '{other}'")),
+        other => wedged::scenario(other)
+            .or_else(|| stacks::scenario(other))
+            .unwrap_or_else(|| panic!("no scenario '{other}'")),
     }
 }
 
@@ -535,43 +529,6 @@ fn watch_refusal(tasks: &TaskGroup) {
 async fn wedge_main(_tasks: TaskGroup) {
     println!("ready");
     wait_for_ever();
-}
-
-/// A waker that does not return, and that the control side calls.
-struct BlocksWhenWoken;
-
-impl Wake for BlocksWhenWoken {
-    fn wake(self: Arc<Self>) {
-        wait_for_ever();
-    }
-}
-
-async fn control_wedged(tasks: TaskGroup) {
-    let waker = Waker::from(Arc::new(BlocksWhenWoken));
-    let mut draining = std::pin::pin!(tasks.draining());
-    let polled = draining.as_mut().poll(&mut Context::from_waker(&waker));
-    assert!(polled.is_pending());
-    println!("ready");
-    pending::<()>().await;
-}
-
-/// A subscriber that does not return from a warning.
-struct BlocksOnWarn;
-
-impl tracing::Subscriber for BlocksOnWarn {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        wait_for_ever();
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 async fn one_thread_drains(tasks: TaskGroup) {

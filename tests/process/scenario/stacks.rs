@@ -20,7 +20,7 @@ pub(super) fn scenario(name: &str) -> Option<ExitCode> {
         "in-loader-callback" => run(hangs_in_close(), in_loader_callback),
         "control-wedged-in-loader-callback" => run(super::hangs_everywhere(), async |tasks| {
             hold_the_loader();
-            super::control_wedged(tasks).await;
+            super::wedged::control_wedged(tasks).await;
         }),
         "main-wedged-in-loader-callback" => {
             run(super::hangs_with_time_for_names(), async |_: TaskGroup| {
