@@ -81,12 +81,15 @@ fn an_address_is_claimed_before_anything_runs() {
 #[cfg(not(tokio_unstable))]
 #[test]
 fn without_tokio_unstable_there_is_no_layer_and_the_runtime_runs() {
-    let mut console = Console::bind(([127, 0, 0, 1], 0).into()).expect("the loopback has ports");
-    assert!(console.layer::<tracing_subscriber::Registry>().is_none());
-    let runtime = Runtime::builder()
-        .print(false)
-        .signals(false)
-        .console(console)
-        .build();
-    assert!(runtime.expect("it is built").run(async |_| {}).is_clean());
+    crate::scenario::alone(|| {
+        let mut console =
+            Console::bind(([127, 0, 0, 1], 0).into()).expect("the loopback has ports");
+        assert!(console.layer::<tracing_subscriber::Registry>().is_none());
+        let runtime = Runtime::builder()
+            .print(false)
+            .signals(false)
+            .console(console)
+            .build();
+        assert!(runtime.expect("it is built").run(async |_| {}).is_clean());
+    });
 }

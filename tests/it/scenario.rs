@@ -1,6 +1,7 @@
 //! What scenarios share: a process of their own, gates that the test holds, and a report in one line.
 
 use headcount::report::{Report, TaskFinding};
+use headcount::threads::ThreadRule;
 use headcount::{Builder, Runtime, TaskKind};
 use std::any::type_name_of_val;
 use std::fmt::Write;
@@ -59,11 +60,17 @@ pub(crate) fn impatient() -> Builder {
     quiet().drain_budget(SHORT)
 }
 
-/// Short budgets everywhere: for what outlives all layers.
+/// Short budgets for all layers: for what outlives them. Names of stacks have time: a debug build's take seconds.
 pub(crate) fn hasty() -> Builder {
     impatient()
         .cancel_budget(Duration::from_millis(500))
         .close_budget(Duration::from_millis(300))
+        .deadline(GUARD)
+}
+
+/// Lets threads of other tests be, where a test has no process of its own.
+pub(crate) fn others() -> ThreadRule {
+    ThreadRule::named("*", "threads of other tests")
 }
 
 /// Holds threads back until the test opens it; clones are the same gate.

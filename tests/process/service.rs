@@ -74,6 +74,7 @@ fn a_service_runs_what_is_declared_and_stops_by_sigterm() {
     let (mut program, _folder) = run(&tasks, &[]);
     let (up, _) = listener.accept().expect("the endpoint is checked");
     let web = announced(&mut program, "up");
+    program.has_said("headcount::process: ready after ");
     let ended = program.stop(Signal::TERM);
     drop(up);
     ended.assert_code(0);

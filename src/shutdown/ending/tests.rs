@@ -4,6 +4,7 @@ use crate::registry::root::Root;
 use crate::report::Outcome;
 use crate::runtime::Builder;
 use crate::shutdown::{Control, Owned, Plan};
+use crate::threads::ThreadRule;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
@@ -80,6 +81,9 @@ fn plan(deadline: Duration) -> Plan {
     plan.drain = deadline;
     plan.cancel = deadline;
     plan.close = deadline;
+    // Other tests begin and end beside this one.
+    let others = ThreadRule::named("*", "threads of other tests");
+    plan.expected.push(others);
     plan
 }
 

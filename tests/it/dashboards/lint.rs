@@ -13,7 +13,7 @@ struct Rule {
     plant: fn(&mut Value),
 }
 
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 18] = [
     Rule {
         says: "the version of the schema is 42",
         find: |board| said(board.json["schemaVersion"] != 42, "another version"),
@@ -149,6 +149,21 @@ const RULES: [Rule; 16] = [
             ask(
                 json,
                 r#"histogram_quantile(0.5, sum by (le) (rate(headcount_task_duration_seconds_bucket{job=~"$job", instance=~"$instance"}[$__rate_interval])))"#,
+            );
+        },
+    },
+    Rule {
+        says: "a link leads to a dashboard that is there, and keeps the time",
+        find: links,
+        plant: |json| json["links"][0]["url"] = json!("/d/headcount-task"),
+    },
+    Rule {
+        says: "a variable that is used is there",
+        find: used_variables,
+        plant: |json| {
+            ask(
+                json,
+                r#"count(headcount_build_info{job=~"$job", instance=~"$instance", version="$version"})"#,
             );
         },
     },
@@ -309,6 +324,40 @@ fn exemplars(board: &Dashboard) -> Vec<String> {
         };
         !targets.iter().any(asks) || targets.iter().any(|target| target["exemplar"] == true)
     })
+}
+
+/// Every text in a value.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(values) => values.iter().flat_map(texts).collect(),
+        Value::Object(values) => values.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn links(board: &Dashboard) -> Vec<String> {
+    let there = ["headcount-fleet", "headcount-tasks", "headcount-shutdown"];
+    let all = texts(&board.json).into_iter();
+    all.filter_map(|text| Some((text, text.strip_prefix("/d/")?)))
+        .filter(|(_, rest)| {
+            let (uid, kept) = rest.split_once('?').unwrap_or((rest, "${__url_time_range}"));
+            !there.contains(&uid) || !kept.contains("${__url_time_range}")
+        })
+        .map(|(text, _)| text.to_owned())
+        .collect()
+}
+
+fn used_variables(board: &Dashboard) -> Vec<String> {
+    let known = list(&board.json["templating"], "list").iter();
+    let known: BTreeSet<&str> = known.map(|variable| word(variable, "name")).collect();
+    let all = texts(&board.json).into_iter();
+    let used = all.flat_map(|text| text.split('$').skip(1));
+    used.map(|rest| rest.trim_start_matches('{'))
+        .map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().expect("a part"))
+        .filter(|name| !name.starts_with("__") && !known.contains(name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The first panel that is no row.

@@ -1,6 +1,7 @@
 //! Collectors that are not there, or do not do what they should: the shutdown goes on, and the report says what was lost.
 
 use super::sink::{Answer, Sink};
+use crate::scenario::{alone, others};
 use headcount::telemetry::Telemetry;
 use headcount::{Report, Runtime};
 use std::net::TcpListener;
@@ -12,6 +13,7 @@ fn stopped(telemetry: &Telemetry) -> Report {
         .name("bad")
         .print(false)
         .signals(false)
+        .expect_threads(others())
         .telemetry(telemetry);
     runtime
         .build()
@@ -47,22 +49,24 @@ fn a_collector_that_takes_all_has_all() {
 
 #[test]
 fn nobody_listens() {
-    // Bound and gone again: nobody else gets that port so soon.
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
-    let address = address.expect("the loopback has ports");
-    let telemetry = Telemetry::builder()
-        .endpoint(&format!("http://{address}"))
-        .build();
-    let report = stopped(&telemetry.expect("the address is one"));
-    insta::assert_snapshot!(said(&report), @r"
+    alone(|| {
+        // Bound and gone again: nobody else gets that port so soon.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
+        let address = address.expect("the loopback has ports");
+        let telemetry = Telemetry::builder()
+            .endpoint(&format!("http://{address}"))
+            .build();
+        let report = stopped(&telemetry.expect("the address is one"));
+        insta::assert_snapshot!(said(&report), @r"
     traces failed: 7 spans not delivered: connection refused
     metrics failed: 7 metrics not delivered: connection refused
     ");
-    assert_eq!(
-        report.exit_code(),
-        0,
-        "what is lost of telemetry is not the service's fault"
-    );
+        assert_eq!(
+            report.exit_code(),
+            0,
+            "what is lost of telemetry is not the service's fault"
+        );
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Spans as a collector gets them.
 
 use super::sink::{Answer, Got, Sink, attribute, shown};
+use crate::scenario::{GUARD, alone, others};
 use headcount::telemetry::Telemetry;
 use headcount::{Builder, Runtime, TaskGroup};
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -36,6 +37,7 @@ fn service(telemetry: &Telemetry) -> Builder {
         .name("orders")
         .print(false)
         .signals(false)
+        .expect_threads(others())
         .telemetry(telemetry)
 }
 
@@ -73,11 +75,11 @@ fn each_end_of_a_task_is_told_by_its_span() {
     task http/completes [headcount.task.name=completes,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=completed,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work]
       event headcount.task.started []
       event headcount.task.finished []
-    task http/fails [headcount.task.name=fails,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=failed,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work,error.type=error]
+    task http/fails [headcount.task.name=fails,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=failed,code.file.path=tests/it/otel/spans.rs,error.type=error,thread.name=headcount-work]
       status 2 "no such order"
       event headcount.task.started []
       event headcount.task.finished [exception.message=no such order]
-    task http/panics [headcount.task.name=panics,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=panicked,code.file.path=tests/it/otel/spans.rs,thread.name=headcount-work,error.type=panic]
+    task http/panics [headcount.task.name=panics,headcount.task.group=http,headcount.task.kind=async,headcount.task.outcome=panicked,code.file.path=tests/it/otel/spans.rs,error.type=panic,thread.name=headcount-work]
       status 2 "'out of cheese' at tests/it/otel/spans.rs:LINE"
       event headcount.task.started []
       event headcount.task.panicked [exception.message='out of cheese' at tests/it/otel/spans.rs:LINE]
@@ -342,6 +344,7 @@ fn a_task_that_never_ends_is_exported_when_the_process_does() {
                 .drain_budget(short)
                 .cancel_budget(short)
                 .close_budget(short)
+                .deadline(GUARD)
         },
         |telemetry| telemetry,
         async move |tasks| {
@@ -392,13 +395,14 @@ fn the_resource_says_who_exports() {
 
 #[test]
 fn the_numbers_of_the_report_are_pushed() {
-    let got = exported(async |_| {});
-    let steady = |line: &String| {
-        let times = ["_seconds{", "timestamp"];
-        !times.iter().any(|time| line.contains(time))
-    };
-    let lines: Vec<String> = got.samples().into_iter().filter(steady).collect();
-    insta::assert_snapshot!(lines.join("\n"), @r"
+    alone(|| {
+        let got = exported(async |_| {});
+        let steady = |line: &String| {
+            let times = ["_seconds{", "timestamp"];
+            !times.iter().any(|time| line.contains(time))
+        };
+        let lines: Vec<String> = got.samples().into_iter().filter(steady).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
     headcount_last_shutdown_info{outcome=clean,reason=main_ended,version=} 1
     headcount_last_shutdown_task_lingering{layer=cancel} 0
     headcount_last_shutdown_task_lingering{layer=drain} 0
@@ -411,4 +415,5 @@ fn the_numbers_of_the_report_are_pushed() {
     headcount_last_shutdown_thread_lingering{class=tracked} 0
     headcount_last_shutdown_thread_lingering{class=unknown} 0
     ");
+    });
 }
