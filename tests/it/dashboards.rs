@@ -126,9 +126,18 @@ fn the_page_about_the_dashboards_names_every_panel_and_its_question() {
 #[test]
 fn provisioning_points_at_what_it_provisions() {
     let sources = text("dashboards/provisioning/datasources/headcount.yaml");
-    let lines = || sources.lines().map(|line| line.trim().trim_start_matches("- "));
-    let uids: Vec<&str> = lines().filter_map(|line| line.strip_prefix("uid: ")).collect();
-    assert_eq!(uids, ["headcount-prometheus", "headcount-tempo", "headcount-loki"]);
+    let lines = || {
+        sources
+            .lines()
+            .map(|line| line.trim().trim_start_matches("- "))
+    };
+    let uids: Vec<&str> = lines()
+        .filter_map(|line| line.strip_prefix("uid: "))
+        .collect();
+    assert_eq!(
+        uids,
+        ["headcount-prometheus", "headcount-tempo", "headcount-loki"]
+    );
     for to in lines().filter_map(|line| line.strip_prefix("datasourceUid: ")) {
         assert!(uids.contains(&to), "{to}");
     }

@@ -221,7 +221,9 @@ fn undocumented<'a>(used: &BTreeSet<&'a str>, documentation: &str) -> Vec<&'a st
 fn idle(printed: &Printed, used: &BTreeSet<&str>, excuses: &[(&str, &str)]) -> Vec<String> {
     let there: BTreeSet<&str> = printed.keys().map(|name| family(name)).collect();
     let excused: BTreeSet<&str> = excuses.iter().map(|(name, _)| *name).collect();
-    let idle = there.difference(used).filter(|name| !excused.contains(*name));
+    let idle = there
+        .difference(used)
+        .filter(|name| !excused.contains(*name));
     let needless = |name: &&&str| used.contains(**name) || !there.contains(**name);
     let needless = excused.iter().filter(needless);
     idle.map(|name| format!("nobody asks for {name}"))
@@ -247,7 +249,10 @@ fn what_is_asked_for_is_there_and_what_is_there_is_asked_for_and_documented() {
     let wrong = seen.flat_map(|asked| unknown(asked, &printed, &recorded));
     assert_eq!(wrong.collect::<Vec<_>>(), [""; 0]);
     let used = asked.iter().flat_map(|asked| names(&asked.expr));
-    let used: BTreeSet<&str> = used.map(family).filter(|name| !name.contains(':')).collect();
+    let used: BTreeSet<&str> = used
+        .map(family)
+        .filter(|name| !name.contains(':'))
+        .collect();
     assert_eq!(undocumented(&used, &text("docs/metrics.md")), [""; 0]);
     assert_eq!(idle(&printed, &used, NOT_ASKED_FOR), [""; 0]);
 }

@@ -341,7 +341,9 @@ fn links(board: &Dashboard) -> Vec<String> {
     let all = texts(&board.json).into_iter();
     all.filter_map(|text| Some((text, text.strip_prefix("/d/")?)))
         .filter(|(_, rest)| {
-            let (uid, kept) = rest.split_once('?').unwrap_or((rest, "${__url_time_range}"));
+            let (uid, kept) = rest
+                .split_once('?')
+                .unwrap_or((rest, "${__url_time_range}"));
             !there.contains(&uid) || !kept.contains("${__url_time_range}")
         })
         .map(|(text, _)| text.to_owned())
@@ -354,7 +356,11 @@ fn used_variables(board: &Dashboard) -> Vec<String> {
     let all = texts(&board.json).into_iter();
     let used = all.flat_map(|text| text.split('$').skip(1));
     used.map(|rest| rest.trim_start_matches('{'))
-        .map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().expect("a part"))
+        .map(|rest| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .expect("a part")
+        })
         .filter(|name| !name.starts_with("__") && !known.contains(name))
         .map(str::to_owned)
         .collect()
