@@ -1,0 +1,267 @@
+"""The real programs of the local stack on loopback, with the repository's own files: Jaeger in the place of Tempo, the
+collector, Prometheus, Alertmanager and the sink of its messages. For tests/stack/scenarios.
+
+Ports are free ones, everything is in one temporary folder, and all that was started ends with it.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = ROOT / "target/tools/bin"
+# Far more than anything here takes on a busy machine.
+LONG = 120
+
+
+def free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+# No port twice: those of services are given out before they listen.
+GIVEN, GIVING = set(), threading.Lock()
+
+
+def free_address():
+    with GIVING:
+        while (port := free_ports(1)[0]) in GIVEN:
+            pass
+        GIVEN.add(port)
+    return f"127.0.0.1:{port}"
+
+
+def get(url, patience=10):
+    with urllib.request.urlopen(url, timeout=patience) as answer:
+        return answer.read().decode()
+
+
+def answers(url):
+    try:
+        get(url, 2)
+    except OSError:
+        return False
+    return True
+
+
+def until(what, claim, patience=LONG, or_else=lambda: "", every=0.25):
+    """Asks until the answer is something; an assertion when it never is."""
+    end = time.monotonic() + patience
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {patience:g} s: {claim} {or_else()}".strip()
+        time.sleep(every)
+    return found
+
+
+def put_in(path, pairs):
+    """A file of the repository with other addresses; what is to be replaced must be there."""
+    text = (ROOT / path).read_text()
+    for old, new in pairs:
+        assert old in text, f"{path} has no {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+class Programs:
+    """What was started, each in a process group of its own. Leaving it ends them all."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.running, self.lock, self.leaving = {}, threading.Lock(), False
+
+    def start(self, name, command, stdin=subprocess.DEVNULL, **env):
+        """Its standard output goes to NAME.out, its standard error to NAME.log; both grow with each start."""
+        with self.lock, (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.log").open("ab") as log:
+            assert not self.leaving, "it is over"
+            program = subprocess.Popen([str(part) for part in command], cwd=ROOT, env=os.environ | env, stdin=stdin,
+                                       stdout=out, stderr=log, start_new_session=True)
+            self.running[program.pid] = program
+        return program
+
+    def log(self, name, last=800):
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-last:]
+
+    def forget(self, program):
+        """It has ended, and so must what it had started."""
+        with self.lock:
+            self.running.pop(program.pid, None)
+        tell_group(program, signal.SIGKILL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.leaving, left = True, list(self.running.values())
+        for program in left:
+            tell_group(program, signal.SIGTERM)
+        end = time.monotonic() + 10
+        for program in left:
+            try:
+                program.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            tell_group(program, signal.SIGKILL)
+            program.wait()
+
+
+def tell_group(program, number):
+    """The id is that of a session that was started here, and is not given to others while it has members."""
+    try:
+        os.killpg(program.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+class Stack:
+    """All of them, ready to be asked."""
+
+    def __init__(self, programs, rules=ROOT / "dashboards/rules"):
+        self.programs, self.folder, self.rules = programs, programs.folder, rules
+        self.targets, self.lock = [], threading.Lock()
+        self.otlp, self.collectors = None, []
+        self.prometheus, self.alertmanager, self.sink = free_address(), free_address(), free_address()
+        self.jaeger_otlp, self.jaeger = free_address(), free_address()
+
+    def start(self):
+        self.start_jaeger()
+        self.start_sink()
+        self.start_alertmanager()
+        self.collector_metrics, _ = self.start_collector("collector")
+        self.start_prometheus()
+        return self
+
+    def ready(self, name, url):
+        until(lambda: answers(url), f"{name} is ready", or_else=lambda: self.programs.log(name))
+
+    def start_jaeger(self):
+        health = free_address()
+        self.programs.start("jaeger", [BIN / "jaeger", "--config=tests/stack/jaeger.yaml"], JAEGER_GRPC=self.jaeger_otlp,
+                            JAEGER_QUERY=self.jaeger, JAEGER_QUERY_GRPC=free_address(), JAEGER_HEALTH=health)
+        self.ready("jaeger", f"http://{health}/status")
+
+    def start_sink(self):
+        self.programs.start("sink", ["python3", "-u", "deploy/local/alert-sink.py", "--json", "--listen", self.sink])
+        self.ready("sink", f"http://{self.sink}/")
+
+    def start_alertmanager(self):
+        """The waits that only spare people are shorter: 30 s and 5 min for information, 30 s for more of a kind."""
+        config = self.folder / "alertmanager.yml"
+        config.write_text(put_in("deploy/local/alertmanager.yml", [
+            ("http://alert-sink:9095/", f"http://{self.sink}/"),
+            ("group_wait: 30s", "group_wait: 5s"), ("group_interval: 5m", "group_interval: 10s"),
+            ("group_interval: 30s", "group_interval: 10s"),
+        ]))
+        self.programs.start("alertmanager", [BIN / "alertmanager", f"--config.file={config}", "--cluster.listen-address=",
+                                             f"--storage.path={self.folder}/alerts", f"--web.listen-address={self.alertmanager}"])
+        self.ready("alertmanager", f"http://{self.alertmanager}/-/ready")
+
+    def start_collector(self, name):
+        """The repository's file; it prints each log record, from which ids of traces are read."""
+        http, health, metrics = free_address(), free_address(), free_address()
+        host, port = metrics.split(":")
+        program = self.programs.start(
+            name, [BIN / "otelcol", "--config=otel-config.yaml"], COLLECTOR_GRPC=free_address(), COLLECTOR_HTTP=http,
+            COLLECTOR_HEALTH=health, COLLECTOR_METRICS_HOST=host, COLLECTOR_METRICS_PORT=port, LOGS_DETAIL="detailed",
+            TRACES_ENDPOINT=self.jaeger_otlp, METRICS_ENDPOINT=f"http://{self.prometheus}/api/v1/otlp")
+        self.ready(name, f"http://{health}/")
+        self.otlp = self.otlp or f"http://{http}"
+        self.collectors.append(name)
+        return (metrics, program) if name == "collector" else (f"http://{http}", program)
+
+    def start_prometheus(self):
+        """The same scrape intervals and evaluations; the targets are in a file, so that they come when they start."""
+        config, targets = self.folder / "prometheus.yml", self.folder / "targets.json"
+        targets.write_text("[]")
+        config.write_text(put_in("deploy/local/prometheus.yml", [
+            ("/etc/prometheus/rules/*.yml", f"{self.rules}/*.yml"),
+            ("alertmanager:9093", self.alertmanager), ("collector:8888", self.collector_metrics),
+            ("localhost:9090", self.prometheus),
+            ("static_configs:\n      - targets: [headcount:9464]",
+             f"file_sd_configs:\n      - files: [{targets}]\n        refresh_interval: 2s"),
+        ]))
+        self.programs.start("prometheus", [
+            BIN / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={self.folder}/data",
+            f"--web.listen-address={self.prometheus}", "--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"])
+        self.ready("prometheus", f"http://{self.prometheus}/-/ready")
+
+    def scrape(self, job, instance):
+        """One more target, under its service's name."""
+        with self.lock:
+            self.targets.append({"targets": [instance], "labels": {"job": job}})
+            whole = self.folder / "targets.json.new"
+            whole.write_text(json.dumps(self.targets))
+            whole.replace(self.folder / "targets.json")
+
+    # === questions
+
+    def query(self, expr):
+        """Each series of an instant query: labels and value."""
+        url = f"http://{self.prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expr})
+        return [(row["metric"], float(row["value"][1])) for row in json.loads(get(url))["data"]["result"]]
+
+    def alerts(self):
+        """What Alertmanager has, also what it does not pass on."""
+        return json.loads(get(f"http://{self.alertmanager}/api/v2/alerts"))
+
+    def sunk(self):
+        """The labels of each alert that has reached the sink."""
+        seen = {}
+        for line in (self.folder / "sink.out").read_text().splitlines():
+            for alert in json.loads(line)["alerts"]:
+                if alert["status"] == "firing":
+                    seen[json.dumps(alert["labels"], sort_keys=True)] = alert["labels"]
+        return list(seen.values())
+
+    def trace(self, number):
+        """The spans of a trace; none while it is not there."""
+        try:
+            data = json.loads(get(f"http://{self.jaeger}/api/traces/{number}"))["data"]
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return []
+            raise
+        return [span | {"process": trace["processes"][span["processID"]]} for trace in data for span in trace["spans"]]
+
+    def records(self, instance):
+        """The log records of an instance that have reached a collector."""
+        texts = [(self.folder / f"{name}.log").read_text(errors="replace") for name in self.collectors]
+        return [record for text in texts for record in records(text) if record["instance"] == instance]
+
+
+LINE = re.compile(r"\s*(->\s)?([\w. ]+): (?:Str|Int|Double|Bool)?\(?(.*?)\)?$")
+
+
+def records(text):
+    """Log records as the collector's exporter `debug` prints them: instance, event, body, trace and attributes."""
+    instance, record, resource = None, None, False
+    for line in text.splitlines():
+        if line.startswith("ResourceLog #"):
+            instance, record, resource = None, None, True
+        elif line.startswith("LogRecord #"):
+            record, resource = {"instance": instance, "event": "", "body": "", "trace": ""}, False
+        elif found := LINE.match(line):
+            _, key, value = found.groups()
+            if resource and key == "service.instance.id":
+                instance = value
+            elif record is not None:
+                word = {"EventName": "event", "Body": "body", "Trace ID": "trace"}.get(key, key)
+                record[word] = value
+                # The last line of each.
+                if key == "Flags":
+                    yield record
+                    record = None
