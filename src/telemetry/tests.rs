@@ -1,11 +1,15 @@
 //! The names, and what is printed under them.
 
+#[path = "../../tests/it/alone.rs"]
+mod alone;
+
 use super::exports::{Drop, Signal};
 use super::names::{ALL, Kind};
 use super::text::Exemplar;
 use super::{Child, Endpoint, Format, Metrics};
 use crate::threads::ThreadRule;
 use crate::{Builder, Runtime, TaskGroup};
+use alone::alone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
@@ -175,9 +179,10 @@ fn without_times(lines: &[&str]) -> String {
 
 #[test]
 fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
-    with_everything(|_, metrics| {
-        let text = metrics.read(Format::Text);
-        insta::assert_snapshot!(without_times(&samples(&text, "headcount_last_")), @r#"
+    alone(|| {
+        with_everything(|_, metrics| {
+            let text = metrics.read(Format::Text);
+            insta::assert_snapshot!(without_times(&samples(&text, "headcount_last_")), @r#"
         headcount_last_shutdown_duration_seconds V
         headcount_last_shutdown_flush_info{signal="state",result="delivered"} 1
         headcount_last_shutdown_flush_info{signal="textfile",result="delivered"} 1
@@ -200,20 +205,23 @@ fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
         headcount_last_shutdown_thread_lingering{class="worker"} 0
         headcount_last_shutdown_timestamp_seconds V
         "#);
+        });
     });
 }
 
 #[test]
 fn exits_are_counted_from_run_to_run() {
-    with_everything(|_, metrics| {
-        let text = metrics.read(Format::Text);
-        insta::assert_snapshot!(samples(&text, "headcount_exits_").join("\n"), @r#"
+    alone(|| {
+        with_everything(|_, metrics| {
+            let text = metrics.read(Format::Text);
+            insta::assert_snapshot!(samples(&text, "headcount_exits_").join("\n"), @r#"
         headcount_exits_total{outcome="cancelled"} 0
         headcount_exits_total{outcome="clean"} 1
         headcount_exits_total{outcome="forced"} 0
         headcount_exits_total{outcome="lingering"} 0
         headcount_exits_total{outcome="unclean"} 0
         "#);
+        });
     });
 }
 
@@ -284,18 +292,20 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
 
 #[test]
 fn after_the_shutdown_the_last_one_is_this_one() {
-    let runtime = quiet().build().expect("threads are to be had");
-    let metrics = runtime.metrics();
-    assert!(!metrics.read(Format::Text).contains("headcount_last_"));
-    runtime.run(async |tasks| tasks.stop("done"));
-    let text = metrics.read(Format::Text);
-    let info =
-        "headcount_last_shutdown_info{outcome=\"clean\",reason=\"requested\",version=\"\"} 1\n";
-    assert!(text.contains(info), "{text}");
-    let done = "headcount_shutdown_phase{phase=\"done\"} 1\n";
-    assert!(text.contains(done), "{text}");
-    // Without a folder nobody counts.
-    assert!(!text.contains("headcount_exits_total"), "{text}");
+    alone(|| {
+        let runtime = quiet().build().expect("threads are to be had");
+        let metrics = runtime.metrics();
+        assert!(!metrics.read(Format::Text).contains("headcount_last_"));
+        runtime.run(async |tasks| tasks.stop("done"));
+        let text = metrics.read(Format::Text);
+        let info =
+            "headcount_last_shutdown_info{outcome=\"clean\",reason=\"requested\",version=\"\"} 1\n";
+        assert!(text.contains(info), "{text}");
+        let done = "headcount_shutdown_phase{phase=\"done\"} 1\n";
+        assert!(text.contains(done), "{text}");
+        // Without a folder nobody counts.
+        assert!(!text.contains("headcount_exits_total"), "{text}");
+    });
 }
 
 #[test]

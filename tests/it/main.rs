@@ -2,6 +2,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod alone;
 mod awaits;
 #[cfg(feature = "service")]
 mod config;

@@ -69,25 +69,43 @@ fn nobody_listens() {
     });
 }
 
+/// Nobody answers: that is known of each record when the exporting thread is woken in time, which on a busy machine takes
+/// some attempts.
+#[track_caller]
+fn assert_no_answer(attempt: impl Fn() -> String) {
+    let exact = "traces failed: 7 spans not delivered: no answer in time\n\
+                 metrics failed: 7 metrics not delivered: no answer in time\n";
+    let late = "traces timed_out: traces not delivered: no answer in time\n\
+                metrics timed_out: metrics not delivered: no answer in time\n";
+    let later = "telemetry timed_out: telemetry not done within 1.0s\n";
+    for _ in 0..20 {
+        let said = attempt();
+        if said == exact {
+            return;
+        }
+        let mixed = said
+            .lines()
+            .all(|line| exact.contains(line) || late.contains(line) || later.contains(line));
+        assert!(mixed, "{said}");
+    }
+    panic!("it is never known of each record");
+}
+
 #[test]
 fn it_takes_the_request_and_never_answers() {
-    insta::assert_snapshot!(against(Answer::Silence), @r"
-    traces failed: 7 spans not delivered: no answer in time
-    metrics failed: 7 metrics not delivered: no answer in time
-    ");
+    assert_no_answer(|| against(Answer::Silence));
 }
 
 #[test]
 fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
-    let hole = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
-    let address = hole.local_addr().expect("it is bound");
-    let telemetry = Telemetry::builder()
-        .endpoint(&format!("http://{address}"))
-        .build();
-    insta::assert_snapshot!(said(&stopped(&telemetry.expect("the address is one"))), @r"
-    traces failed: 7 spans not delivered: no answer in time
-    metrics failed: 7 metrics not delivered: no answer in time
-    ");
+    assert_no_answer(|| {
+        let hole = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
+        let address = hole.local_addr().expect("it is bound");
+        let telemetry = Telemetry::builder()
+            .endpoint(&format!("http://{address}"))
+            .build();
+        said(&stopped(&telemetry.expect("the address is one")))
+    });
 }
 
 #[test]

@@ -319,19 +319,21 @@ fn a_traceparent_makes_a_task_a_part_of_somebody_elses_trace() {
 
 #[test]
 fn the_shutdown_is_a_trace_of_its_layers() {
-    let got = exported(async |tasks| {
-        tasks.spawn("cancelled", pending::<()>());
+    alone(|| {
+        let got = exported(async |tasks| {
+            tasks.spawn("cancelled", pending::<()>());
+        });
+        let whole = got.span("headcount.shutdown");
+        insta::assert_snapshot!(shown(whole), @"headcount.shutdown [headcount.shutdown.outcome=cancelled,headcount.shutdown.reason=main ended]");
+        for name in ["drain", "cancel", "close", "flush"] {
+            let layer = got.span(name);
+            assert!(is_child(layer, whole), "{name}");
+            assert!(
+                whole.start_time_unix_nano <= layer.start_time_unix_nano,
+                "{name}"
+            );
+        }
     });
-    let whole = got.span("headcount.shutdown");
-    insta::assert_snapshot!(shown(whole), @"headcount.shutdown [headcount.shutdown.outcome=cancelled,headcount.shutdown.reason=main ended]");
-    for name in ["drain", "cancel", "close", "flush"] {
-        let layer = got.span(name);
-        assert!(is_child(layer, whole), "{name}");
-        assert!(
-            whole.start_time_unix_nano <= layer.start_time_unix_nano,
-            "{name}"
-        );
-    }
 }
 
 #[test]
