@@ -250,7 +250,7 @@ def records(text):
     """Log records as the collector's exporter `debug` prints them: instance, event, body, trace and attributes."""
     instance, record, resource = None, None, False
     for line in text.splitlines():
-        if line.startswith("ResourceLog #"):
+        if "\tResourceLog #" in line:
             instance, record, resource = None, None, True
         elif line.startswith("LogRecord #"):
             record, resource = {"instance": instance, "event": "", "body": "", "trace": ""}, False

@@ -34,17 +34,18 @@ fn main() -> Report {
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
         .with(telemetry.layer())
         .init();
-    let (drain, close) = match trouble.as_str() {
-        "ignores" => (SHORT, AMPLE),
-        "thread" => (AMPLE, SHORT),
-        _ => (AMPLE, AMPLE),
+    let (drain, cancel, close) = match trouble.as_str() {
+        "ignores" => (SHORT, AMPLE, AMPLE),
+        "blocks" => (SHORT, SHORT, SHORT),
+        "thread" => (AMPLE, AMPLE, SHORT),
+        _ => (AMPLE, AMPLE, AMPLE),
     };
     let runtime = Runtime::builder()
         .name(name)
         .version("1.2.3")
         .worker_threads(2)
         .drain_budget(drain)
-        .cancel_budget(AMPLE)
+        .cancel_budget(cancel)
         .close_budget(close)
         .deadline(AMPLE * 5)
         .scrape_hold(HOLD)
@@ -71,11 +72,8 @@ async fn serve(tasks: &TaskGroup, trouble: &str) {
     match trouble {
         "none" => {}
         "ignores" => drop(http.spawn("accept", pending::<()>())),
-        "thread" => drop(tasks.spawn_thread("pg-reader", ThreadKind::Tracked, || {
-            loop {
-                std::thread::park();
-            }
-        })),
+        "blocks" => drop(http.spawn_blocking("export", park)),
+        "thread" => drop(tasks.spawn_thread("pg-reader", ThreadKind::Tracked, park)),
         "leaks" => drop(tasks.spawn("cache", leak(tasks.clone()))),
         "panics" => drop(tasks.group("jobs").spawn("parse", async {
             if cue.await.is_ok() {
@@ -90,6 +88,12 @@ async fn serve(tasks: &TaskGroup, trouble: &str) {
     }
     println!("ready");
     tasks.draining().await;
+}
+
+fn park() {
+    loop {
+        std::thread::park();
+    }
 }
 
 /// What a service does all day: short tasks that end well.

@@ -1,0 +1,113 @@
+"""How long it takes from the end of a process to its alert in Alertmanager, at the scrape interval of the repository."""
+
+import signal
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import services
+from programs import until
+
+# The claim: each of them.
+WITHIN = 30
+# Instances have other alerts too, in their time; which, the scenarios look at.
+INSTANCES = []
+# So that ends are at all moments between two scrapes and two evaluations.
+SPREAD = 11
+
+
+class Watch:
+    """When each alert was first active in Alertmanager."""
+
+    def __init__(self, stack):
+        self.stack, self.seen, self.over = stack, {}, threading.Event()
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self):
+        while not self.over.wait(0.2):
+            try:
+                alerts = self.stack.alerts()
+            except OSError:
+                continue
+            for alert in alerts:
+                key = (alert["labels"]["alertname"], alert["labels"].get("instance"))
+                self.seen.setdefault(key, time.time())
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+def killed(one):
+    one.kill()
+    return one.ended
+
+
+def killed_and_started(one):
+    one.kill()
+    ended = one.ended
+    one.start(scraped=False)
+    return ended
+
+
+def stopped(one):
+    """Its end is when its report is final: it then waits for the last scrape."""
+    one.program.send_signal(signal.SIGTERM)
+    one.ends()
+    return one.report()["at"]
+
+
+def run(stack, headcount):
+    return services.run(stack, headcount, "figures")
+
+
+def lingers(stack, example):
+    return services.embedded(stack, example, "figures", "thread")
+
+
+KINDS = {
+    "HeadcountVanished": (killed, "run"),
+    "HeadcountUncleanExit": (killed_and_started, "run"),
+    "HeadcountLingeringThreads": (stopped, "example"),
+}
+
+
+def one_after_the_other(instances, end):
+    """Each at its own moment; when each ended."""
+    def at(number):
+        time.sleep(SPREAD * number / len(instances))
+        return end(instances[number])
+
+    with ThreadPoolExecutor(len(instances)) as pool:
+        return list(pool.map(at, range(len(instances))))
+
+
+def measure(checks, stack, headcount, example, runs):
+    for name, (end, program) in KINDS.items():
+        checks.check(f"figure: {name} within {WITHIN} s of the end, {runs} of {runs}",
+                     lambda n=name, e=end, p=program: time_of(stack, n, e, [
+                         run(stack, headcount) if p == "run" else lingers(stack, example) for _ in range(runs)]))
+
+
+def time_of(stack, name, end, instances):
+    INSTANCES.extend((one.job, one.instance) for one in instances)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: one.start(), instances))
+    for one in instances:
+        one.is_scraped()
+    with Watch(stack) as watch:
+        ends = one_after_the_other(instances, end)
+        until(lambda: all((name, one.instance) in watch.seen for one in instances), f"{name} of all {len(instances)}",
+              or_else=lambda: f"{sum((name, one.instance) in watch.seen for one in instances)} have come")
+        took = [watch.seen[name, one.instance] - ended for one, ended in zip(instances, ends)]
+    for one in instances:
+        if one.program.poll() is None:
+            one.kill()
+    text = f"median {statistics.median(took):.1f} s, maximum {max(took):.1f} s, minimum {min(took):.1f} s"
+    assert max(took) <= WITHIN, text
+    return text
