@@ -130,8 +130,8 @@ def tell_group(program, number):
 class Stack:
     """All of them, ready to be asked."""
 
-    def __init__(self, programs, rules=ROOT / "dashboards/rules"):
-        self.programs, self.folder, self.rules = programs, programs.folder, rules
+    def __init__(self, programs):
+        self.programs, self.folder = programs, programs.folder
         self.targets, self.lock = [], threading.Lock()
         self.otlp, self.collectors = None, []
         self.prometheus, self.alertmanager, self.sink = free_address(), free_address(), free_address()
@@ -188,7 +188,7 @@ class Stack:
         config, targets = self.folder / "prometheus.yml", self.folder / "targets.json"
         targets.write_text("[]")
         config.write_text(put_in("deploy/local/prometheus.yml", [
-            ("/etc/prometheus/rules/*.yml", f"{self.rules}/*.yml"),
+            ("/etc/prometheus/rules/*.yml", f"{ROOT}/dashboards/rules/*.yml"),
             ("alertmanager:9093", self.alertmanager), ("collector:8888", self.collector_metrics),
             ("localhost:9090", self.prometheus),
             ("static_configs:\n      - targets: [headcount:9464]",
@@ -221,7 +221,8 @@ class Stack:
     def sunk(self):
         """The labels of each alert that has reached the sink."""
         seen = {}
-        for line in (self.folder / "sink.out").read_text().splitlines():
+        # The last one may not be whole.
+        for line in (self.folder / "sink.out").read_text().split("\n")[:-1]:
             for alert in json.loads(line)["alerts"]:
                 if alert["status"] == "firing":
                     seen[json.dumps(alert["labels"], sort_keys=True)] = alert["labels"]
@@ -237,31 +238,32 @@ class Stack:
             raise
         return [span | {"process": trace["processes"][span["processID"]]} for trace in data for span in trace["spans"]]
 
+    def traces(self, service, name):
+        """The ids of the traces of a service that have a span of that name."""
+        question = urllib.parse.urlencode({"service": service, "operation": name, "limit": 100})
+        return [trace["traceID"] for trace in json.loads(get(f"http://{self.jaeger}/api/traces?{question}"))["data"]]
+
     def records(self, instance):
         """The log records of an instance that have reached a collector."""
         texts = [(self.folder / f"{name}.log").read_text(errors="replace") for name in self.collectors]
-        return [record for text in texts for record in records(text) if record["instance"] == instance]
+        parts = [part for text in texts for part in text.split("\tResourceLog #")[1:]]
+        own = f"service.instance.id: Str({instance})\n"
+        return [record for part in parts if own in part for record in records(part)]
 
 
 LINE = re.compile(r"\s*(->\s)?([\w. ]+): (?:Str|Int|Double|Bool)?\(?(.*?)\)?$")
 
 
 def records(text):
-    """Log records as the collector's exporter `debug` prints them: instance, event, body, trace and attributes."""
-    instance, record, resource = None, None, False
+    """Log records of one resource, as the collector's exporter `debug` prints them: event, body, trace and attributes."""
+    record = None
     for line in text.splitlines():
-        if "\tResourceLog #" in line:
-            instance, record, resource = None, None, True
-        elif line.startswith("LogRecord #"):
-            record, resource = {"instance": instance, "event": "", "body": "", "trace": ""}, False
-        elif found := LINE.match(line):
+        if line.startswith("LogRecord #"):
+            record = {"event": "", "body": "", "trace": ""}
+        elif record is not None and (found := LINE.match(line)):
             _, key, value = found.groups()
-            if resource and key == "service.instance.id":
-                instance = value
-            elif record is not None:
-                word = {"EventName": "event", "Body": "body", "Trace ID": "trace"}.get(key, key)
-                record[word] = value
-                # The last line of each.
-                if key == "Flags":
-                    yield record
-                    record = None
+            record[{"EventName": "event", "Body": "body", "Trace ID": "trace"}.get(key, key)] = value
+            # The last line of each.
+            if key == "Flags":
+                yield record
+                record = None
