@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// No answer of a collector is longer than this.
@@ -34,6 +34,8 @@ pub(super) struct Target {
     port: u16,
     path: String,
     pub(super) headers: Vec<(String, String)>,
+    /// Who may vouch for the server; without, whoever the machine trusts.
+    pub(super) trusted: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// Why a request was not a success.
@@ -83,6 +85,7 @@ impl Target {
                 None => path.to_owned(),
             },
             headers: Vec::new(),
+            trusted: None,
         })
     }
 
@@ -97,12 +100,23 @@ impl Target {
         }
         let name = ServerName::try_from(self.host.clone());
         let name = name.map_err(|_| Failure::Transport("no name for TLS".to_owned()))?;
-        let stream = tls().connect(name, stream).await;
+        let stream = self.tls().connect(name, stream).await;
         self.send(
             stream.map_err(|error| Failure::Transport(words(&error)))?,
             body,
         )
         .await
+    }
+
+    fn tls(&self) -> TlsConnector {
+        static NATIVE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+        TlsConnector::from(match &self.trusted {
+            Some(trusted) => Arc::new(trusting(trusted.clone())),
+            // Those that cannot be read verify nothing.
+            None => Arc::clone(NATIVE.get_or_init(|| {
+                Arc::new(trusting(rustls_native_certs::load_native_certs().certs))
+            })),
+        })
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -268,20 +282,22 @@ fn cause(error: &hyper::Error) -> String {
     }
 }
 
-/// The roots that the machine trusts, read once.
-fn tls() -> TlsConnector {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        // Those that cannot be read verify nothing.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring has the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Arc::new(config)
-    });
-    TlsConnector::from(Arc::clone(config))
+fn trusting(certificates: Vec<CertificateDer<'static>>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
+
+/// The certificates of a file in PEM form; `None` when there is none that can be read.
+pub(super) fn certificates(path: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let found = rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None);
+    (!found.certs.is_empty()).then_some(found.certs)
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
 
 use super::super::exports::{SIGNALS, Signal};
-use super::http::Target;
+use super::http::{Target, certificates};
 use std::time::Duration;
 
 /// Where a variable's value comes from.
@@ -57,6 +57,7 @@ pub enum TelemetryError {
 
 /// Where a collector listens if nobody says otherwise.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4318";
+const CERTIFICATES: &str = "a file with certificates in PEM form";
 /// So that a log record is seen soon.
 pub(super) const LOG_DELAY: Duration = Duration::from_secs(1);
 
@@ -216,6 +217,15 @@ impl Variables<'_> {
         let headers = self.text(&of_signal(word, "HEADERS"));
         let headers = headers.or_else(|| self.text("OTEL_EXPORTER_OTLP_HEADERS"));
         target.headers = headers.map_or_else(Vec::new, |text| pairs(&text));
+        let own = of_signal(word, "CERTIFICATE");
+        for name in [&own, "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
+            if let Some(path) = self.text(name) {
+                let read = certificates(&path);
+                let read = read.ok_or_else(|| wrong(name, &path, CERTIFICATES))?;
+                target.trusted = Some(read);
+                break;
+            }
+        }
         Ok(Some(target))
     }
 }
@@ -375,6 +385,10 @@ mod tests {
         assert_eq!(
             refused("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             "take OTEL_BSP_MAX_QUEUE_SIZE=many: allowed: a whole number above 0"
+        );
+        assert_eq!(
+            refused("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
+            "take OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere.pem: allowed: a file with certificates in PEM form"
         );
         assert_eq!(
             refused("OTEL_TRACES_EXPORTER", "zipkin"),

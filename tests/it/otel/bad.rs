@@ -1,7 +1,7 @@
 //! Collectors that are not there, or do not do what they should: the shutdown goes on, and the report says what was lost.
 
 use super::sink::{Answer, Sink};
-use crate::scenario::{alone, others};
+use crate::scenario::{GUARD, alone, others};
 use headcount::telemetry::Telemetry;
 use headcount::{Report, Runtime};
 use std::net::TcpListener;
@@ -66,6 +66,40 @@ fn nobody_listens() {
             0,
             "what is lost of telemetry is not the service's fault"
         );
+    });
+}
+
+/// The threads of telemetry, as the kernel names them.
+fn exporting() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names
+        .filter(|name| name.starts_with("headcount-tele"))
+        .count()
+}
+
+#[test]
+fn whatever_the_collector_does_no_thread_of_telemetry_is_left() {
+    alone(|| {
+        let busy =
+            b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n";
+        for answer in [Answer::Taken, Answer::Silence, Answer::Bytes(busy)] {
+            let sink = Sink::start(answer);
+            let telemetry = sink.telemetry().build().expect("the address is one");
+            let runtime = Runtime::builder()
+                .print(false)
+                .signals(false)
+                .telemetry(&telemetry);
+            let runtime = runtime.build().expect("threads can be had");
+            assert_eq!(exporting(), 1);
+            assert_eq!(runtime.run(async |_| {}).exit_code(), 0);
+            let begun = std::time::Instant::now();
+            while exporting() > 0 {
+                assert!(begun.elapsed() < GUARD, "it lives on");
+                std::thread::yield_now();
+            }
+        }
     });
 }
 

@@ -1,0 +1,81 @@
+//! Collectors that speak TLS.
+
+use super::super::settings::Settings;
+use super::*;
+use rcgen::{CertificateParams, KeyPair};
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+/// A server of `localhost`, and its certificate in PEM form.
+fn server() -> (TlsAcceptor, String) {
+    let parameters = CertificateParams::new(["localhost".to_owned()]).expect("a DNS name");
+    let key = KeyPair::generate().expect("randomness");
+    let certificate = parameters.self_signed(&key).expect("a valid request");
+    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .expect("the key is its own");
+    (TlsAcceptor::from(Arc::new(config)), certificate.pem())
+}
+
+/// Takes one request, and returns it.
+async fn one_request(listener: &TcpListener, acceptor: &TlsAcceptor) -> io::Result<String> {
+    let (stream, _) = listener.accept().await?;
+    let mut stream = acceptor.accept(stream).await?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\nspans") {
+        if stream.read_buf(&mut request).await? == 0 {
+            break;
+        }
+    }
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        .await?;
+    stream.shutdown().await?;
+    Ok(String::from_utf8_lossy(&request).into_owned())
+}
+
+/// What the variables say of where traces go.
+fn target(address: SocketAddr, certificate: Option<&str>) -> Target {
+    let lookup = |name: &str| match name {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("https://localhost:{}", address.port())),
+        "OTEL_EXPORTER_OTLP_CERTIFICATE" => certificate.map(str::to_owned),
+        _ => None,
+    };
+    let settings = Settings::read(&lookup, None).expect("nothing is wrong");
+    settings.targets[0].clone().expect("traces go somewhere")
+}
+
+#[tokio::test]
+async fn a_collector_whose_certificate_is_named_gets_what_is_sent_and_another_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let path = folder.path().join("ca.pem");
+    let (acceptor, pem) = server();
+    std::fs::write(&path, pem).expect("the folder is ours");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
+    let address = listener.local_addr().expect("it is bound");
+    let named = target(address, path.to_str());
+    let (answer, request) = tokio::join!(
+        named.post(Bytes::from_static(b"spans")),
+        one_request(&listener, &acceptor)
+    );
+    assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
+    let request = request.expect("it is taken");
+    assert!(request.starts_with("POST /v1/traces HTTP/1.1"), "{request}");
+    let unnamed = target(address, None);
+    let (answer, refused) = tokio::join!(
+        unnamed.post(Bytes::from_static(b"spans")),
+        one_request(&listener, &acceptor)
+    );
+    let why = answer.expect_err("nobody vouches for it").to_string();
+    assert!(why.contains("invalid peer certificate"), "{why}");
+    assert!(refused.is_err(), "{refused:?}");
+}
