@@ -13,6 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use crate::shutdown::hold::Scrape;
 use crate::telemetry::Metrics;
 use crate::threads::{self, ThreadClass};
 use hosts::Hosts;
@@ -20,7 +21,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Where it listens, and to which names it answers.
@@ -47,8 +47,8 @@ pub(crate) struct Admin {
     stop: oneshot::Sender<()>,
 }
 
-/// Who hears of each complete scrape of `/metrics`, whose whole answer was taken, and of when it was begun.
-pub(crate) type OnScrape = Arc<dyn Fn(Instant) + Send + Sync>;
+/// Who hears of each complete scrape of `/metrics`, whose whole answer was taken.
+pub(crate) type OnScrape = Arc<dyn Fn(Scrape) + Send + Sync>;
 
 // === impl Claimed ===
 

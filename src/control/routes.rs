@@ -4,6 +4,7 @@ use super::answers::{self, error, json, text};
 use super::api::{self, Asked};
 use super::hosts::Hosts;
 use super::page;
+use crate::shutdown::hold::Scrape;
 use crate::telemetry::{Format, Metrics, Watched};
 use axum::Router;
 use axum::extract::{Query, Request, State as Extract};
@@ -22,9 +23,13 @@ pub(super) struct State {
     pub(super) hosts: Hosts,
 }
 
-/// When this connection was asked for `/metrics`, if it was.
+/// The scrape of this connection, if it was asked for `/metrics`.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scraped(Arc<OnceLock<Instant>>);
+pub(super) struct Scraped(Arc<OnceLock<Scrape>>);
+
+/// Sent with each scrape by Prometheus and what has its scraper, such as OpenTelemetry's collector and vmagent
+/// (`scrape/scrape.go` of prometheus/prometheus).
+const SCRAPER: &str = "x-prometheus-scrape-timeout-seconds";
 
 type Shared = Arc<State>;
 
@@ -111,7 +116,10 @@ fn metrics(
     headers: &HeaderMap,
 ) -> Response {
     if *method == Method::GET {
-        scraped.0.get_or_init(Instant::now);
+        scraped.0.get_or_init(|| Scrape {
+            begun: Instant::now(),
+            declared: headers.contains_key(SCRAPER),
+        });
     }
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = accept.map_or(Format::Text, Format::accepted);
@@ -143,7 +151,7 @@ async fn tasks(
 // === impl Scraped ===
 
 impl Scraped {
-    pub(super) fn begun(&self) -> Option<Instant> {
+    pub(super) fn whole(&self) -> Option<Scrape> {
         self.0.get().copied()
     }
 }

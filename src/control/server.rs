@@ -97,9 +97,9 @@ async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: OnScrape) {
         poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))
             .await
             .ok()?;
-        if let Some(begun) = scraped.begun() {
+        if let Some(scrape) = scraped.whole() {
             taken(&stream).await?;
-            on_scrape(begun);
+            on_scrape(scrape);
         }
         Some(())
     };

@@ -131,7 +131,7 @@ impl Attached {
         let scrapes = Arc::clone(&self.scrapes);
         let admin = claimed.serve(
             self.metrics.clone(),
-            Arc::new(move |begun| scrapes.note(begun)),
+            Arc::new(move |scrape| scrapes.note(scrape)),
         );
         let admin = self.admin.insert(admin.map_err(BuildError::System)?);
         Ok(admin.address())

@@ -163,8 +163,8 @@ impl Builder {
     }
 
     /// How long the process may be kept after its report for one last scrape of `/metrics`, since otherwise nobody sees
-    /// the metrics of its end; within the deadline, and only for a scraper that was there. A signal ends it. Zero turns
-    /// it off. Default: 10 s.
+    /// the metrics of its end; within the deadline, and only for a scraper that was there: one that says so, as
+    /// Prometheus does, or who came twice. A signal ends it. Zero turns it off. Default: 10 s.
     pub fn scrape_hold(mut self, at_most: Duration) -> Self {
         self.plan.scrape_hold = at_most;
         self
@@ -336,7 +336,10 @@ impl Builder {
             #[cfg(feature = "admin")]
             admin: claimed
                 .map(|claimed| {
-                    claimed.serve(metrics.clone(), Arc::new(move |begun| scrapes.note(begun)))
+                    claimed.serve(
+                        metrics.clone(),
+                        Arc::new(move |scrape| scrapes.note(scrape)),
+                    )
                 })
                 .transpose()
                 .map_err(BuildError::System)?,

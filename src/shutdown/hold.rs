@@ -23,7 +23,20 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// For what is logged of the hold.
 const LOG_BUDGET: Duration = Duration::from_millis(100);
 
-/// Complete scrapes of `/metrics`. Requests for health are none.
+/// A complete scrape of `/metrics`.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(any(test, feature = "admin")),
+    expect(dead_code, reason = "nobody serves metrics")
+)]
+pub(crate) struct Scrape {
+    pub(crate) begun: Instant,
+    /// Whether the client says that it is a scraper, as Prometheus and what is made of it do. Others may be persons.
+    pub(crate) declared: bool,
+}
+
+/// Complete scrapes of `/metrics`. Requests for health are none. Once a scraper has said that it is one, nobody else
+/// counts.
 #[derive(Debug)]
 pub(crate) struct Scrapes {
     seen: Mutex<Seen>,
@@ -33,6 +46,7 @@ pub(crate) struct Scrapes {
 
 #[derive(Debug, Default)]
 struct Seen {
+    declared: bool,
     last: Option<Instant>,
     waits: VecDeque<Duration>,
 }
@@ -44,7 +58,7 @@ pub(crate) enum Expected {
     Nobody,
     /// The next one is due at a moment, and may be late.
     Due { at: Instant, latest: Instant },
-    /// One scrape was seen; the next may come at any time.
+    /// A scraper came once; it may come again at any time.
     Sometime,
 }
 
@@ -60,13 +74,23 @@ impl Default for Scrapes {
 }
 
 impl Scrapes {
-    /// A scrape that was begun at that moment has been delivered whole.
+    /// A scrape has been delivered whole.
     #[cfg_attr(
         not(any(test, feature = "admin")),
         expect(dead_code, reason = "nobody serves metrics")
     )]
-    pub(crate) fn note(&self, begun: Instant) {
+    pub(crate) fn note(&self, scrape: Scrape) {
+        let Scrape { begun, declared } = scrape;
         let mut seen = self.seen();
+        if seen.declared && !declared {
+            return;
+        }
+        if declared && !seen.declared {
+            *seen = Seen {
+                declared,
+                ..Seen::default()
+            };
+        }
         if let Some(last) = seen.last.replace(begun) {
             if seen.waits.len() == REMEMBERED {
                 seen.waits.pop_front();
@@ -85,12 +109,16 @@ impl Scrapes {
 
     /// When the next scrape is due; it may be late by a fifth.
     pub(crate) fn expected(&self, now: Instant) -> Expected {
-        let Some(last) = self.seen().last else {
+        let (last, declared) = {
+            let seen = self.seen();
+            (seen.last, seen.declared)
+        };
+        let Some(last) = last else {
             return Expected::Nobody;
         };
         let silence = now.saturating_duration_since(last);
         match self.interval() {
-            None if silence > LONGEST => Expected::Nobody,
+            None if silence > LONGEST || !declared => Expected::Nobody,
             None => Expected::Sometime,
             Some(interval) if silence > interval * SILENT => Expected::Nobody,
             // It is late, and comes within an interval or not at all.

@@ -351,10 +351,12 @@ impl Pipeline {
                 false
             }
             // The first reason is kept.
-            Message::Stop(reason) => {
+            Message::Stop(reason @ Reason::Requested(_)) => {
                 self.phase.course().ask(&reason, false);
                 false
             }
+            // What ends because of the shutdown does not ask for one.
+            Message::Stop(_) => false,
         }
     }
 

@@ -20,6 +20,9 @@ struct Answer {
     body: String,
 }
 
+/// What Prometheus sends with each scrape.
+const SCRAPER: &str = "x-prometheus-scrape-timeout-seconds: 10\r\n";
+
 #[track_caller]
 fn serve(scenario: &str) -> Served {
     let command = example("admin_scenario", &[scenario]);
@@ -309,8 +312,7 @@ fn a_second_signal_is_counted_as_forced() {
 #[test]
 fn the_end_is_in_the_last_scrape_which_the_process_waits_for() {
     let mut served = serve("waits-for-a-scrape");
-    // Somebody scrapes.
-    served.get("/metrics");
+    served.ask("/metrics", SCRAPER);
     served.program.signal(Signal::TERM);
     drop(served.program.stdin());
     served
@@ -319,10 +321,14 @@ fn the_end_is_in_the_last_scrape_which_the_process_waits_for() {
     // Health probes do not end the wait.
     assert_eq!(served.get("/livez").status, 200);
     assert_eq!(served.get("/readyz").status, 503);
-    let metrics = served.get("/metrics").body;
+    // Nor does a person who looks.
+    served.get("/metrics");
+    let metrics = served.ask("/metrics", SCRAPER).body;
     for line in [
         "headcount_last_shutdown_info{outcome=\"clean\",reason=\"SIGTERM\",version=\"\"} 1",
         "headcount_shutdown_phase{phase=\"done\"} 1",
+        "headcount_shutdown_requested_total{reason=\"SIGTERM\"} 1",
+        "headcount_shutdown_requested_total{reason=\"main_ended\"} 0",
         "headcount_last_shutdown_task_lingering{layer=\"cancel\"} 0",
     ] {
         assert!(
@@ -331,6 +337,18 @@ fn the_end_is_in_the_last_scrape_which_the_process_waits_for() {
         );
     }
     served.program.end().assert_code(0);
+}
+
+#[test]
+fn a_person_who_has_looked_at_the_metrics_once_does_not_hold_up_the_end() {
+    let mut served = serve("waits-for-a-scrape");
+    served.get("/metrics");
+    served.program.signal(Signal::TERM);
+    drop(served.program.stdin());
+    let ended = served.program.end();
+    ended.assert_code(0);
+    let held = |line: &&String| line.contains("stays open for a last scrape");
+    assert_eq!(ended.stderr.iter().find(held), None);
 }
 
 #[cfg(feature = "service")]

@@ -13,9 +13,23 @@ const SECOND: Duration = Duration::from_secs(1);
 fn scraped_at(seconds: &[u32]) -> (Scrapes, Instant) {
     let (scrapes, start) = (Scrapes::default(), Instant::now());
     for second in seconds {
-        scrapes.note(start + SECOND * *second);
+        scrapes.note(by_scraper(start + SECOND * *second));
     }
     (scrapes, start)
+}
+
+fn by_scraper(begun: Instant) -> Scrape {
+    Scrape {
+        begun,
+        declared: true,
+    }
+}
+
+fn by_anybody(begun: Instant) -> Scrape {
+    Scrape {
+        begun,
+        declared: false,
+    }
 }
 
 #[test]
@@ -37,7 +51,35 @@ fn the_next_scrape_is_expected_after_the_learned_interval_and_a_fifth() {
 }
 
 #[test]
-fn a_person_beside_the_scraper_does_not_make_the_interval_short() {
+fn who_does_not_say_that_it_is_a_scraper_is_one_when_it_comes_again() {
+    let (scrapes, start) = (Scrapes::default(), Instant::now());
+    scrapes.note(by_anybody(start));
+    assert_eq!(scrapes.expected(start + SECOND), Expected::Nobody);
+    scrapes.note(by_anybody(start + SECOND * 10));
+    assert_eq!(scrapes.interval(), Some(SECOND * 10));
+    let due = Expected::Due {
+        at: start + SECOND * 20,
+        latest: start + SECOND * 22,
+    };
+    assert_eq!(scrapes.expected(start + SECOND * 11), due);
+}
+
+#[tokio::test]
+async fn beside_a_scraper_that_says_so_nobody_else_counts() {
+    let (scrapes, start) = (Scrapes::default(), Instant::now());
+    scrapes.note(by_anybody(start));
+    scrapes.note(by_anybody(start + SECOND * 2));
+    scrapes.note(by_scraper(start + SECOND * 3));
+    assert_eq!(scrapes.interval(), None);
+    scrapes.note(by_scraper(start + SECOND * 33));
+    scrapes.note(by_anybody(start + SECOND * 40));
+    assert_eq!(scrapes.interval(), Some(SECOND * 30));
+    let waits = scrapes.one_begun_after(start + SECOND * 35);
+    assert!(tokio::time::timeout(Duration::ZERO, waits).await.is_err());
+}
+
+#[test]
+fn a_second_scraper_does_not_make_the_interval_short() {
     let (scrapes, _) = scraped_at(&[0, 10, 12, 13, 20, 30]);
     assert_eq!(scrapes.interval(), Some(SECOND * 10));
 }
@@ -68,7 +110,7 @@ async fn a_scrape_that_began_before_does_not_count() {
     tokio::pin!(waits);
     let now = Duration::ZERO;
     assert!(tokio::time::timeout(now, &mut waits).await.is_err());
-    scrapes.note(start + SECOND);
+    scrapes.note(by_scraper(start + SECOND));
     waits.await;
 }
 
@@ -90,7 +132,7 @@ impl Stopping {
         plan.scrape_hold = hold;
         let scrapes = Arc::new(Scrapes::default());
         if scraped {
-            scrapes.note(Instant::now());
+            scrapes.note(by_scraper(Instant::now()));
         }
         let endings = Endings {
             list: Vec::new(),
@@ -133,9 +175,9 @@ fn the_process_stays_until_it_was_scraped_once_more() {
     let mut stopping = Stopping::new(FOR_EVER, true);
     stopping.assert_held();
     // Begun before the report was final, and answered after: it does not show the report.
-    stopping.scrapes.note(Instant::now() - FOR_EVER);
+    stopping.scrapes.note(by_scraper(Instant::now() - FOR_EVER));
     assert_eq!(stopping.report.try_recv(), Err(TryRecvError::Empty));
-    stopping.scrapes.note(Instant::now());
+    stopping.scrapes.note(by_scraper(Instant::now()));
     stopping.end();
 }
 
