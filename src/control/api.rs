@@ -231,7 +231,10 @@ fn state(value: &str) -> Result<TaskState, String> {
     let known = Asked::STATES
         .into_iter()
         .find(|state| state.as_str() == value);
-    known.ok_or_else(|| "'state' is one of created, running, draining, cancelling".into())
+    known.ok_or_else(|| {
+        let states = Asked::STATES.map(TaskState::as_str);
+        format!("'state' is one of {}", states.join(", "))
+    })
 }
 
 fn limit(value: &str) -> Result<usize, String> {

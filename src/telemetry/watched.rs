@@ -47,6 +47,8 @@ impl Watched {
             reasons.push("a required task has ended".to_owned());
         } else if self.root.is_stopping() {
             reasons.push("stopping".to_owned());
+        } else if self.root.has_stalled_required() {
+            reasons.push("a required task has missed its heartbeat".to_owned());
         }
         reasons
     }

@@ -9,6 +9,7 @@ mod schema;
 use client::{Client, with_admin};
 use headcount::{BuildError, Runtime};
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 #[test]
 fn an_address_that_is_taken_is_refused_before_anything_starts() {
@@ -257,7 +258,7 @@ fn a_wrong_query_is_answered_with_what_is_allowed() {
             limit=0: 400 {"error":"'limit' is 1 to 1000"}
             limit=1001: 400 {"error":"'limit' is 1 to 1000"}
             limit=many: 400 {"error":"'limit' is 1 to 1000"}
-            state=asleep: 400 {"error":"'state' is one of created, running, draining, cancelling"}
+            state=asleep: 400 {"error":"'state' is one of created, running, stalled, draining, cancelling"}
             after=1: 400 {"error":"'after' is what an answer gave as 'next'"}
             after=x-y: 400 {"error":"'after' is what an answer gave as 'next'"}
             page=2: 400 {"error":"unknown parameter; allowed: group, name, state, limit, after"}
@@ -298,6 +299,31 @@ fn a_service_that_lost_a_required_task_says_so() {
     assert_eq!(
         answer.body,
         "not ready: stopping: required task listener failed\n"
+    );
+}
+
+#[test]
+fn a_service_whose_required_task_has_stalled_says_so() {
+    let answer = with_admin(
+        |builder| builder,
+        |client: &Client| {
+            let group = client.tasks.clone();
+            let silent = client.tasks.task("listener").required();
+            let silent = silent.heartbeat(Duration::from_millis(20));
+            drop(silent.spawn(async move { group.draining().await }));
+            loop {
+                let answer = client.get("/readyz");
+                if answer.status != 200 {
+                    break answer;
+                }
+                std::thread::yield_now();
+            }
+        },
+    );
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.body,
+        "not ready: a required task has missed its heartbeat\n"
     );
 }
 
