@@ -3,6 +3,8 @@
 use crate::scenario::{Gate, alone, quiet};
 use headcount::ThreadKind;
 use headcount::report::Dump;
+use headcount::report::dump::Thread;
+use headcount::threads::ThreadClass;
 use std::future::pending;
 
 /// A service with one of each, each where it stays.
@@ -52,10 +54,12 @@ fn eventful() -> Dump {
     dump.expect("main ran")
 }
 
-/// Whether the control thread, which starts meanwhile, has registered.
+/// Whether the control thread, which starts meanwhile, has registered, and whatever else has begun.
 fn has_control(dump: &Dump) -> bool {
-    let mut threads = dump.threads.iter().flatten();
-    threads.any(|thread| thread.name == "headcount-control" && thread.spawned.is_some())
+    let threads = || dump.threads.iter().flatten();
+    let is_known = |thread: &Thread| thread.there_before || thread.class != ThreadClass::Unknown;
+    threads().any(|thread| thread.name == "headcount-control" && thread.spawned.is_some())
+        && threads().all(is_known)
 }
 
 fn all_polled(tasks: &headcount::TaskGroup) -> bool {
@@ -133,8 +137,8 @@ fn a_dump_is_one_line_of_json() {
             .as_array_mut()
             .expect("threads are observed");
         threads.retain(|thread| thread["there_before"] == false);
-        // It logs of the untracked tasks, and has its creator's name until it registers.
-        threads.retain(|thread| thread["name"] != "headcount-log" && thread["class"] != "unknown");
+        // It logs of the untracked tasks.
+        threads.retain(|thread| thread["name"] != "headcount-log");
         for thread in threads {
             assert!(thread["waits"].is_string(), "{thread}");
             thread["waits"] = "S".into();
