@@ -43,19 +43,24 @@ class Checks:
         with self.lock:
             print(f"{word:4} {claim}" + (f": {text}" if text else ""), flush=True)
 
+    def count(self, passed=0, failed=0, skipped=0):
+        with self.lock:
+            self.passed, self.failed, self.skipped = self.passed + passed, self.failed + failed, self.skipped + skipped
+
     def check(self, claim, ask):
+        """What was found; None when it failed."""
         try:
             found = ask()
         except Exception as error:  # whatever goes wrong is a failure of this check alone
-            self.failed += 1
+            self.count(failed=1)
             self.say("FAIL", claim, str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}")
             return None
-        self.passed += 1
+        self.count(passed=1)
         self.say("ok", claim, found if isinstance(found, str) else "")
         return found
 
     def skip(self, claim, why):
-        self.skipped += 1
+        self.count(skipped=1)
         self.say("skip", claim, why)
 
 
@@ -168,7 +173,8 @@ def guilty_trace(service, ids, name, outcome):
     def found():
         for number in ids():
             for span in service.stack.trace(number):
-                if span["operationName"] == name and tag(span, "headcount.task.outcome") == outcome and instance_of(span) == service.instance:
+                ended = (span["operationName"], tag(span, "headcount.task.outcome"), instance_of(span))
+                if ended == (name, outcome, service.instance):
                     return number
         return None
 
@@ -268,8 +274,9 @@ def killed_and_restarted(story):
     story.check("kill -9", lambda: same(one.kill(), -signal.SIGKILL))
     one.start(scraped=False)
     story.comes(one, UNCLEAN)
-    story.check("the next run logs it", lambda: until(
-        lambda: [r for r in story.stack.records(one.instance) if r["event"] == "headcount.process.previous_exit_unclean"], "a record", 60) and "")
+    story.check("the next run logs it", lambda: until(lambda: [
+        record for record in story.stack.records(one.instance)
+        if record["event"] == "headcount.process.previous_exit_unclean"], "a record", 60) and "")
     story.check("the verdict is in Prometheus, scraped and pushed", lambda: verdict(one))
     story.stops(one, 0, "clean")
     story.expect(one, UNCLEAN, NOT_SCRAPED, NOBODY_SCRAPED)
@@ -286,7 +293,8 @@ def killed_for_good(story):
     one.is_scraped()
     story.check("kill -9", lambda: same(one.kill(), -signal.SIGKILL))
     story.comes(one, VANISHED)
-    story.check("no report of it is in Prometheus", lambda: same(story.stack.query(f"last_over_time(headcount_last_shutdown_info{one.own}[15m])"), []))
+    story.check("no report of it is in Prometheus", lambda: same(
+        story.stack.query(f"last_over_time(headcount_last_shutdown_info{one.own}[15m])"), []))
     story.expect(one, VANISHED, NOBODY_SCRAPED, silenced=["HeadcountTargetDown"])
 
 
@@ -375,7 +383,8 @@ def neighbours(story):
         address = "{}:{}".format(*db.getsockname())
         one = story.run("neighbours", tasks=NEIGHBOURS.format(address=address)).start()
         until(lambda: one.one(f'headcount_endpoint_up{{endpoint="db",instance="{one.instance}"}}', 1), "db is up")
-    down, restarts = alert("HeadcountEndpointDown", "warning", endpoint="db", state="down"), alert("HeadcountRestarts", "warning", child="flaky")
+    down = alert("HeadcountEndpointDown", "warning", endpoint="db", state="down")
+    restarts = alert("HeadcountRestarts", "warning", child="flaky")
     story.comes(one, down)
     story.comes(one, restarts)
     story.expect(one, down, restarts)
