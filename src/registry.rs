@@ -201,6 +201,10 @@ pub(crate) fn durations(label: usize) -> Totals {
 }
 
 /// How long polls took, a sample of them, of the groups of a label.
+#[cfg_attr(
+    not(feature = "admin"),
+    expect(dead_code, reason = "metrics alone show it")
+)]
 pub(crate) fn polls(label: usize) -> Totals {
     shard::all()
         .filter_map(|shard| shard.polls_if_any(label))

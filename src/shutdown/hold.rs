@@ -25,10 +25,6 @@ const LOG_BUDGET: Duration = Duration::from_millis(100);
 
 /// A complete scrape of `/metrics`.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(
-    not(any(test, feature = "admin")),
-    expect(dead_code, reason = "nobody serves metrics")
-)]
 pub(crate) struct Scrape {
     pub(crate) begun: Instant,
     /// Whether the client says that it is a scraper, as Prometheus and what is made of it do. Others may be persons.

@@ -2,6 +2,7 @@
 
 pub(crate) use crate::alone::alone;
 use headcount::report::{Report, TaskFinding};
+#[cfg(feature = "otel")]
 use headcount::threads::ThreadRule;
 use headcount::{Builder, Runtime, TaskKind};
 use std::fmt::Write;
@@ -39,6 +40,7 @@ pub(crate) fn hasty() -> Builder {
 }
 
 /// Lets threads of other tests be, where a test has no process of its own.
+#[cfg(feature = "otel")]
 pub(crate) fn others() -> ThreadRule {
     ThreadRule::named("*", "threads of other tests")
 }

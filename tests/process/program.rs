@@ -253,6 +253,7 @@ impl Program {
     }
 
     /// Waits for a line on standard error that holds `text`, if none has come yet.
+    #[cfg(feature = "service")]
     #[track_caller]
     pub(crate) fn has_said(&mut self, text: &str) {
         if !self.stderr.seen.iter().any(|line| line.contains(text)) {
