@@ -14,16 +14,19 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ptr;
+use std::{mem, ptr};
 
 /// What is kept of a sort; with more it begins anew.
 const MOST: usize = 1024;
-/// Most spans have fewer bytes.
-const ROOM: usize = 400;
+/// So many bytes are kept from one request to the next.
+const KEPT: usize = 512 * 1024;
 
 /// The bytes that many spans have in common, by the addresses of what they are of.
 #[derive(Default)]
 struct Shared {
+    /// Room for the spans of a request, and for one.
+    spans: Vec<u8>,
+    one: Vec<u8>,
     kinds: HashMap<(*const Kind, SpanEnd), Vec<u8>>,
     threads: HashMap<*const str, Vec<u8>>,
 }
@@ -34,36 +37,33 @@ thread_local! {
 
 /// The request that exports them.
 pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Vec<u8> {
-    let mut scope_spans = ScopeSpans {
+    let scope = ScopeSpans {
         scope: Some(scope()),
         ..ScopeSpans::default()
-    }
-    .encode_to_vec();
-    scope_spans.reserve(records.len() * ROOM);
-    SHARED.with_borrow_mut(|shared| {
-        let mut span = Vec::with_capacity(ROOM);
-        for record in records {
-            span.clear();
-            match record {
-                SpanRecord::Task(record) => {
-                    note(&record, context);
-                    shared.task(record, context.now, &mut span);
-                }
-                SpanRecord::Made(data) => span.extend(Span::from(*data).encode_to_vec()),
-                SpanRecord::Written(written) => span.extend(written.encode_to_vec()),
-            }
-            put_bytes(2, &span, &mut scope_spans);
-        }
-    });
-    let mut resource_spans = ResourceSpans {
+    };
+    let resource = ResourceSpans {
         resource: Some(context.resource.clone()),
         ..ResourceSpans::default()
-    }
-    .encode_to_vec();
-    put_bytes(2, &scope_spans, &mut resource_spans);
-    let mut request = Vec::with_capacity(resource_spans.len() + 8);
-    put_bytes(1, &resource_spans, &mut request);
-    request
+    };
+    let (scope, resource) = (scope.encode_to_vec(), resource.encode_to_vec());
+    SHARED.with_borrow_mut(|shared| {
+        let mut spans = mem::take(&mut shared.spans);
+        for record in records {
+            shared.put(record, context, &mut spans);
+        }
+        let scope_spans = scope.len() + spans.len();
+        let resource_spans = resource.len() + head_len(scope_spans) + scope_spans;
+        let mut request = Vec::with_capacity(head_len(resource_spans) + resource_spans);
+        put_head(1, resource_spans, &mut request);
+        request.extend(resource);
+        put_head(2, scope_spans, &mut request);
+        request.extend(scope);
+        request.extend_from_slice(&spans);
+        spans.clear();
+        spans.shrink_to(KEPT);
+        shared.spans = spans;
+        request
+    })
 }
 
 fn note(record: &TaskRecord, context: &Writing<'_>) {
@@ -79,6 +79,22 @@ fn note(record: &TaskRecord, context: &Writing<'_>) {
 // === impl Shared ===
 
 impl Shared {
+    fn put(&mut self, record: SpanRecord, context: &Writing<'_>, spans: &mut Vec<u8>) {
+        let mut one = mem::take(&mut self.one);
+        match record {
+            SpanRecord::Task(record) => {
+                note(&record, context);
+                self.task(record, context.now, &mut one);
+            }
+            SpanRecord::Made(data) => one.extend(Span::from(*data).encode_to_vec()),
+            SpanRecord::Written(written) => one.extend(written.encode_to_vec()),
+        }
+        put_bytes(2, &one, spans);
+        one.clear();
+        one.shrink_to(KEPT);
+        self.one = one;
+    }
+
     fn task(&mut self, mut record: TaskRecord, now: Moment, out: &mut Vec<u8>) {
         out.extend(self.of_kind(&record));
         if !record.thread.is_empty() {
@@ -150,6 +166,11 @@ fn put_part(part: &Span, out: &mut Vec<u8>) {
 fn put_bytes(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
     put_head(field, bytes.len(), out);
     out.extend_from_slice(bytes);
+}
+
+/// Of a field with a number below 16, and a length.
+fn head_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64)
 }
 
 fn put_head(field: u32, len: usize, out: &mut Vec<u8>) {

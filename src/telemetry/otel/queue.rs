@@ -73,7 +73,7 @@ impl<T> Queue<T> {
 
     /// Takes what goes into one request; empty when nothing waits.
     pub(super) fn take(&self) -> Vec<T> {
-        let mut taken = Vec::new();
+        let mut taken = Vec::with_capacity(self.len().min(self.batch));
         for part in &self.parts {
             let mut records = part.lock();
             let room = self.batch - taken.len();
