@@ -10,11 +10,13 @@ pub(super) fn log(voice: &Voice, report: &Report) {
     for task in report.cancel.lingering.iter().take(MOST) {
         let (group, name, count) = (task.group.clone(), task.name.clone(), task.count);
         let (age, spawned) = (task.age.as_secs_f64(), task.spawned.clone());
+        // The first of them, in whose trace the record is.
+        let id = task.ids.first().map_or(0, |id| id.get());
         voice.log(move || {
             tracing::warn!(
                 name: "headcount.task.lingering",
-                target: "headcount::shutdown",
-                group, task = name, count, age_seconds = age, spawned,
+                target: "headcount::task",
+                group, task = name, id, count, age_seconds = age, spawned,
                 "task lingers"
             );
         });

@@ -238,11 +238,6 @@ class Stack:
             raise
         return [span | {"process": trace["processes"][span["processID"]]} for trace in data for span in trace["spans"]]
 
-    def traces(self, service, name):
-        """The ids of the traces of a service that have a span of that name."""
-        question = urllib.parse.urlencode({"service": service, "operation": name, "limit": 100})
-        return [trace["traceID"] for trace in json.loads(get(f"http://{self.jaeger}/api/traces?{question}"))["data"]]
-
     def records(self, instance):
         """The log records of an instance that have reached a collector."""
         texts = [(self.folder / f"{name}.log").read_text(errors="replace") for name in self.collectors]

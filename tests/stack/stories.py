@@ -103,11 +103,6 @@ class Story:
         self.check(f"the trace of {name} is found by its id", lambda: guilty_trace(
             service, lambda: [record["trace"] for record in service.records(event)], name, outcome))
 
-    def guilty_by_name(self, service, name, outcome):
-        """The task, by the id that the trace store's own search has for it."""
-        self.check(f"the trace of {name} is found by its name, and by its id", lambda: guilty_trace(
-            service, lambda: self.stack.traces(service.job, name), name, outcome))
-
 
 # === what is looked up
 
@@ -222,8 +217,7 @@ def lingering_task(story):
     one = story.embedded("blocks", "blocks").start()
     one.is_scraped()
     story.stops(one, 3, "lingering")
-    # Its record `headcount.task.lingering` is in the trace of the shutdown.
-    story.guilty_by_name(one, "task http/export", "lingering")
+    story.guilty(one, "headcount.task.lingering", "task http/export", "lingering")
     tasks, threads = alert("HeadcountLingeringTasks", "critical"), alert("HeadcountLingeringThreads", "critical", **{"class": "blocking"})
     story.comes(one, tasks)
     story.comes(one, threads)

@@ -1,5 +1,6 @@
 //! The layers for a `tracing` subscriber: spans that hang on those of tasks, and events as log records.
 
+use super::super::tasks::ROOT;
 use super::Inner;
 use super::record::{self, Ids, event as span_event};
 use super::spans::{context_of, log_in_task};
@@ -155,6 +156,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
         let metadata = event.metadata();
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if metadata.target().starts_with("headcount::") {
+            fields.name_root();
+        }
         let now = record::unix_nanos(SystemTime::now());
         // Events in a span are the span's already.
         if is_in_task_alone() {
@@ -251,6 +255,16 @@ fn severity(level: Level) -> SeverityNumber {
 impl Fields {
     fn add(&mut self, field: &Field, value: Value) {
         self.attributes.push(record::pair(field.name(), value));
+    }
+
+    /// The group of tasks that are in none has the name that spans and metrics give it.
+    fn name_root(&mut self) {
+        let nameless = record::text("group", "");
+        for attribute in &mut self.attributes {
+            if *attribute == nameless {
+                *attribute = record::text("group", ROOT);
+            }
+        }
     }
 }
 

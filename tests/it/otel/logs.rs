@@ -77,7 +77,8 @@ fn events_are_log_records_with_the_trace_of_their_task() {
         (&started.trace_id, &started.span_id),
         (&lives.trace_id, &lives.span_id)
     );
-    assert_eq!(attribute(&started.attributes, "group"), "");
+    // As its span and the metrics name it.
+    assert_eq!(attribute(&started.attributes, "group"), "/");
 
     // So have ends the spans that they are of.
     for (event, span) in [
