@@ -240,6 +240,12 @@ pub struct TaskFinding {
     pub draining: Option<Duration>,
     /// The thread that one of them held at the end of the layer, by name and number.
     pub on_thread: Option<String>,
+    /// How long that one had been in one poll, to a tenth of a second; `None` for closures, and where nobody watches polls.
+    #[cfg_attr(
+        feature = "json",
+        serde(rename = "held_seconds", serialize_with = "maybe_seconds")
+    )]
+    pub held: Option<Duration>,
     /// The kernel's number of that thread.
     pub tid: Option<u32>,
     /// The stack of that thread, as [`ThreadFinding::stack`] is: of the drain's tasks at the end of the drain, of those
@@ -507,9 +513,10 @@ pub(crate) fn mark(kind: TaskKind) -> &'static str {
     }
 }
 
-/// `, on thread "x" (tid 17)`, and nothing where no thread is known.
-pub(crate) fn on_thread(thread: Option<&str>) -> String {
-    thread.map_or_else(String::new, |thread| format!(", on thread {thread}"))
+/// `, on thread "x" (tid 17) for 7.1s`, and nothing where no thread is known.
+pub(crate) fn on_thread(thread: Option<&str>, held: Option<Duration>) -> String {
+    let held = held.map_or_else(String::new, |held| format!(" for {}", brief(held)));
+    thread.map_or_else(String::new, |thread| format!(", on thread {thread}{held}"))
 }
 
 /// A group's path and a name.

@@ -300,7 +300,7 @@ fn task_left(task: &TaskFinding, lives: bool) -> String {
     } else {
         ""
     };
-    let on = on_thread(task.on_thread.as_deref());
+    let on = on_thread(task.on_thread.as_deref(), task.held);
     let (count, spawned, awaiting) = (task.count, &task.spawned, awaiting(task.awaits.as_deref()));
     let head = format!(
         "  task {path} ×{count} ({kind})  age {age}{on}{lives}, spawned {spawned}{awaiting}"

@@ -220,6 +220,15 @@ pub(crate) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
     root.observer().cloned()
 }
 
+/// Whether the root of that number lives, and the control side gives it the pulse.
+pub(crate) fn has_pulse(number: u64) -> bool {
+    let roots = roots();
+    let root = roots
+        .as_ref()
+        .and_then(|roots| roots.get(&number)?.upgrade());
+    root.is_some_and(|root| root.has_pulse())
+}
+
 /// Tells the root of that number, if it still lives.
 #[cold]
 pub(crate) fn tell(number: u64, event: Event) {

@@ -2,8 +2,8 @@
 
 use super::kind::Kind;
 use super::scope::{self, Scope};
-use super::{LiveTask, live_tasks, on_threads};
-use crate::task::TaskId;
+use super::{LiveTask, live_tasks, on_threads, root};
+use crate::task::{TaskId, TaskKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub(crate) struct TallyRow {
     pub(crate) ids: Vec<TaskId>,
     /// The thread that one of them holds.
     pub(crate) on_thread: Option<u32>,
+    /// How long that one has been in one poll; not of a closure, which has no polls.
+    pub(crate) held: Option<Duration>,
 }
 
 // === impl Tally ===
@@ -35,15 +37,17 @@ impl Tally {
     pub(crate) fn of(scope: &'static Scope, mut choose: impl FnMut(&LiveTask) -> bool) -> Self {
         let mut tally = Self::default();
         let on_threads = on_threads();
+        let has_pulse = root::has_pulse(scope.root());
         for task in live_tasks(scope) {
             if choose(&task) {
-                tally.add(&task, on_threads.get(&task.place()).copied());
+                tally.add(&task, on_threads.get(&task.place()).copied(), has_pulse);
             }
         }
         tally
     }
 
-    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>) {
+    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>, has_pulse: bool) {
+        let is_polled = has_pulse && task.kind.options.runs != TaskKind::Blocking;
         let drained = scope::at(task.scope).draining_for();
         self.merge_row(TallyRow {
             kind: task.kind,
@@ -52,6 +56,9 @@ impl Tally {
             drained,
             ids: vec![task.id],
             on_thread,
+            held: on_thread
+                .filter(|_| is_polled)
+                .and_then(|_| task.last_poll()),
         });
     }
 
@@ -70,7 +77,9 @@ impl Tally {
                 known.count += row.count;
                 known.oldest = known.oldest.max(row.oldest);
                 known.drained = known.drained.max(row.drained);
-                known.on_thread = known.on_thread.or(row.on_thread);
+                if known.on_thread.is_none() {
+                    (known.on_thread, known.held) = (row.on_thread, row.held);
+                }
                 let room = IDS.saturating_sub(known.ids.len());
                 known.ids.extend(row.ids.into_iter().take(room));
             }

@@ -195,7 +195,7 @@ fn drain_rows(report: &Report) -> Vec<Row> {
             text: format!(
                 "{}  {how}{}, spawned {}{}",
                 name(task),
-                on_thread(task.on_thread.as_deref()),
+                on_thread(task.on_thread.as_deref(), task.held),
                 task.spawned,
                 awaiting(task.awaits.as_deref())
             ),
@@ -276,7 +276,7 @@ fn cancel_rows(report: &Report) -> Vec<Row> {
         let text = format!(
             "{}  {why}{}, age {age}{daemon}, spawned {}",
             name(task),
-            on_thread(task.on_thread.as_deref()),
+            on_thread(task.on_thread.as_deref(), task.held),
             task.spawned
         );
         Row {

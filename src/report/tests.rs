@@ -41,6 +41,7 @@ fn task(name: &str, tid: Option<u32>, stack: Vec<Frame>) -> TaskFinding {
         age: Duration::from_secs(7),
         draining: Some(Duration::from_secs(5)),
         on_thread: tid.map(|tid| format!("\"worker\" (tid {tid})")),
+        held: tid.map(|_| Duration::from_secs(6)),
         tid,
         stack,
         stack_note: None,
@@ -126,16 +127,16 @@ fn a_stack_is_shown_once_where_its_thread_is_named_last() {
     insta::assert_snapshot!(report.to_text(false), @r#"
     headcount orders: stopping (main ended)
     ├─ 1 drain    5ms of 1s        1 of 4 tasks ended
-    │  ├─ ✗ http/came-back  ignored drain for 5.0s, on thread "worker" (tid 1), spawned src/came-back.rs:1:2
+    │  ├─ ✗ http/came-back  ignored drain for 5.0s, on thread "worker" (tid 1) for 6.0s, spawned src/came-back.rs:1:2
     │  │     0 read (src/db.rs:1)
     │  │     1 handle (src/db.rs:2)
-    │  ├─ ✗ http/main  ignored drain for 5.0s, on thread "worker" (tid 2), spawned src/main.rs:1:2
-    │  └─ ✗ http/stuck  ignored drain for 5.0s, on thread "worker" (tid 3), spawned src/stuck.rs:1:2
+    │  ├─ ✗ http/main  ignored drain for 5.0s, on thread "worker" (tid 2) for 6.0s, spawned src/main.rs:1:2
+    │  └─ ✗ http/stuck  ignored drain for 5.0s, on thread "worker" (tid 3) for 6.0s, spawned src/stuck.rs:1:2
     ├─ 2 cancel   5ms of 1s        1 tracked cancelled, 0 untracked dropped
-    │  ├─ ✗ http/main  does not come back from its poll, on thread "worker" (tid 2), age 7.0s, spawned src/main.rs:1:2
+    │  ├─ ✗ http/main  does not come back from its poll, on thread "worker" (tid 2) for 6.0s, age 7.0s, spawned src/main.rs:1:2
     │  │     0 read (src/db.rs:3)
     │  │     1 handle (src/db.rs:2)
-    │  ├─ ✗ http/stuck  does not come back from its poll, on thread "worker" (tid 3), age 7.0s, spawned src/stuck.rs:1:2
+    │  ├─ ✗ http/stuck  does not come back from its poll, on thread "worker" (tid 3) for 6.0s, age 7.0s, spawned src/stuck.rs:1:2
     │  ├─ ✗ http/starved  was cancelled and lives, age 7.0s, spawned src/starved.rs:1:2
     │  └─ ! no worker free to drop 1 task
     ├─ 3 close    5ms of 1s        1 thread lingers (1 ended, 5 expected)

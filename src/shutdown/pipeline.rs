@@ -480,6 +480,7 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
             let name = name.map_or("", |thread| thread.name.as_str());
             format!("\"{name}\" (tid {tid})")
         }),
+        held: row.held,
         tid: row.on_thread,
         stack: Vec::new(),
         stack_note: None,

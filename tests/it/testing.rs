@@ -36,6 +36,12 @@ fn normal(text: &str) -> String {
         let line = line.split(", awaiting ").next().expect("a part");
         let mut line = replaced(line, "age ", |c| c.is_ascii_digit() || c == '.', "N");
         line = replaced(&line, "(tid ", |c: char| c.is_ascii_digit(), "N");
+        line = replaced(
+            &line,
+            "(tid N) for ",
+            |c| c.is_ascii_digit() || c == '.',
+            "N",
+        );
         line = replaced(&line, "child process ", |c: char| c.is_ascii_digit(), "N");
         if line.starts_with("  thread ")
             && let (Some((head, _)), Some((_, tail))) =

@@ -141,9 +141,9 @@ fn a_task_that_computes_for_ever_is_named_with_its_worker() {
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
-    │  └─ ✗ spinner  ignored drain for T, on thread "headcount-work" (tid N), spawned <spinner>
+    │  └─ ✗ spinner  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spinner>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ spinner  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spinner>
+    │  └─ ✗ spinner  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spinner>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, holds task spinner
     └─ lingering: 1 task, 1 thread  total T
@@ -156,9 +156,9 @@ fn a_task_that_blocks_its_worker_is_named_with_it() {
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
-    │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N), spawned <sleeper>
+    │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <sleeper>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <sleeper>
+    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <sleeper>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task sleeper
     └─ lingering: 1 task, 1 thread  total T
@@ -171,10 +171,10 @@ fn with_its_only_worker_blocked_a_service_still_reports() {
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 3 tasks ended
-    │  ├─ ✗ blocker  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    │  ├─ ✗ blocker  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <blocker>
     │  └─ ✗ starved  ignored drain for T, spawned <starved>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  ├─ ✗ blocker  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    │  ├─ ✗ blocker  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
     │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
     │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  1 thread lingers (0 ended, N expected)
@@ -189,10 +189,10 @@ fn with_all_its_workers_blocked_a_service_still_reports() {
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 4 tasks ended
-    │  ├─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <blocker>
+    │  ├─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <blocker>
     │  └─ ✗ starved  ignored drain for T, spawned <starved>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  ├─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <blocker>
+    │  ├─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
     │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
     │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  2 threads linger (0 ended, N expected)
@@ -210,7 +210,7 @@ fn a_task_whose_drop_blocks_is_named() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ closer  ignored drain for T, spawned <closer>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <closer>
+    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <closer>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task closer
     └─ lingering: 1 task, 1 thread  total T

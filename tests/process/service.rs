@@ -177,7 +177,7 @@ fn a_second_signal_kills_a_process_that_ignores_the_first() {
     // Its supervisor may be at work at that moment.
     let report = ended
         .report()
-        .replace(", on thread \"headcount-work\" (tid N)", "");
+        .replace(", on thread \"headcount-work\" (tid N) for T", "");
     insta::assert_snapshot!(report, @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 10s, cut short 0 of 2 tasks ended

@@ -50,8 +50,8 @@ fn the_second_signal_may_be_another() {
 /// The report, whether or not the task that said "draining" has come back from that poll.
 fn after_a_cut(ended: &Ended) -> String {
     let report = ended.report();
-    let report = report.replace(", on thread \"main\" (tid N)", "");
-    report.replace(", on thread \"headcount-work\" (tid N)", "")
+    let report = report.replace(", on thread \"main\" (tid N) for T", "");
+    report.replace(", on thread \"headcount-work\" (tid N) for T", "")
 }
 
 /// The cancel layer is waited for, whatever the reason was that it began.

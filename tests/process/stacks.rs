@@ -118,8 +118,8 @@ fn a_blocking_closure_is_shown_with_the_stack_of_its_thread_once() {
 #[test]
 fn a_task_that_blocks_its_worker_is_shown_with_where_it_does() {
     insta::assert_snapshot!(findings(&stopped(&["sleeping-worker"], 3)), @r#"
-    │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N), spawned <sleeper>
-    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <sleeper>
+    │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <sleeper>
+    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <sleeper>
     │  └─ ✗ thread "headcount-work" (tid N, worker)  parked, age T, cpu T, holds task sleeper
     │        0 std::thread::functions::park (std/src/thread/functions.rs)
     │        1 scenario::wait_for_ever (tests/process/scenario.rs)
@@ -144,7 +144,7 @@ fn a_task_that_computes_for_ever_is_shown_with_the_line_that_it_is_at() {
 fn a_drop_that_blocks_is_shown() {
     insta::assert_snapshot!(findings(&stopped(&["drop-blocks"], 3)), @r#"
     │  └─ ✗ closer  ignored drain for T, spawned <closer>, awaiting what keeps no waker and so never wakes it
-    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <closer>
+    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <closer>
     │  └─ ✗ thread "headcount-work" (tid N, worker)  parked, age T, cpu T, holds task closer
     │        0 std::thread::functions::park (std/src/thread/functions.rs)
     │        1 scenario::wait_for_ever (tests/process/scenario.rs)
@@ -156,8 +156,8 @@ fn a_drop_that_blocks_is_shown() {
 #[test]
 fn a_main_that_holds_its_thread_is_shown_with_its_stack() {
     insta::assert_snapshot!(findings(&stopped(&["main-wedged"], 70)), @r#"
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
     │        0 std::thread::functions::park (std/src/thread/functions.rs)
     │        1 scenario::wait_for_ever (tests/process/scenario.rs)
     │        2 scenario::wedge_main::{closure} (tests/process/scenario.rs)
@@ -268,8 +268,8 @@ fn a_thread_in_a_callback_of_the_loader_is_shown_like_others() {
     │        5 scenario::stacks::hold_the_loader::{closure} (tests/process/scenario/stacks.rs)
     "#);
     insta::assert_snapshot!(findings(&stopped(&["main-wedged-in-loader-callback"], 70)), @r#"
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
     │        0 std::thread::functions::park (std/src/thread/functions.rs)
     │        1 scenario::wait_for_ever (tests/process/scenario.rs)
     │        2 scenario::stacks::in_callback::never_returns <in the callback>

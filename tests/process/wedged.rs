@@ -23,9 +23,9 @@ fn a_main_that_holds_its_thread_is_named_and_the_process_ended() {
     insta::assert_snapshot!(forced(&["main-wedged"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 1 task ended
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
@@ -36,9 +36,9 @@ fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
     insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 1 task ended
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main>
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main>
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
@@ -79,10 +79,10 @@ fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 2 tasks ended
     │  ├─ ✗ main  ignored drain for T, spawned <main>
-    │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N), spawned <sleeper on one thread>
+    │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N) for T, spawned <sleeper on one thread>
     ├─ 2 cancel  T of 200ms  nothing to cancel
     │  ├─ ✗ main  was cancelled and lives, age T, spawned <main>
-    │  ├─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N), age T, spawned <sleeper on one thread>
+    │  ├─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <sleeper on one thread>
     │  └─ ! no worker free to drop 1 task
     ├─ 3 close  T of 200ms  no thread lingers (0 ended)
     └─ forced: 2 tasks  total T

@@ -208,7 +208,7 @@ fn standing(dump: &Dump, task: &Task) -> String {
             None => format!("(tid {tid})"),
         }
     });
-    let on = report::on_thread(thread.as_deref());
+    let on = report::on_thread(thread.as_deref(), None);
     format!("{state}, age {age}{polled}{on}")
 }
 

@@ -108,7 +108,7 @@ fn a_task_that_cannot_be_cancelled_is_said_to_be_so() {
     assert_eq!(
         was,
         format!(
-            "test left behind:\n  task stuck ×1 (async)  age Ns, on thread \"headcount-work\" (tid N), \
+            "test left behind:\n  task stuck ×1 (async)  age Ns, on thread \"headcount-work\" (tid N) for Ns, \
              and could not be cancelled, spawned {}:{line}:20\n",
             file!()
         )

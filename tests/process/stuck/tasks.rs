@@ -58,7 +58,7 @@ fn a_task_that_begins_again_when_it_is_told_to_stop() {
 fn a_task_that_loops_over_what_is_ready_when_it_is_told_to_stop() {
     let report = report("spins-when-told", 0);
     // Every now and then it gives its worker back.
-    let report = report.replace(", on thread \"headcount-work\" (tid N)", "");
+    let report = report.replace(", on thread \"headcount-work\" (tid N) for T", "");
     insta::assert_snapshot!(report, @r"
     headcount spins-when-told: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
@@ -87,9 +87,9 @@ fn a_drop_that_blocks() {
     insta::assert_snapshot!(report_of_worker("drop-blocks"), @r#"
     headcount drop-blocks: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ client  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of drop-blocks>
+    │  └─ ✗ client  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of drop-blocks>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ client  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of drop-blocks>
+    │  └─ ✗ client  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of drop-blocks>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, holds task client
     └─ lingering: 1 task, 1 thread  total T

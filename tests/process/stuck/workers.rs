@@ -7,9 +7,9 @@ fn a_busy_loop() {
     insta::assert_snapshot!(report_of_worker("busy-loop"), @r#"
     headcount busy-loop: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ index  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of busy-loop>
+    │  └─ ✗ index  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of busy-loop>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ index  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of busy-loop>
+    │  └─ ✗ index  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of busy-loop>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, holds task index
     └─ lingering: 1 task, 1 thread  total T
@@ -21,9 +21,9 @@ fn a_sleep_on_a_worker() {
     insta::assert_snapshot!(report_of_worker("sleeps-on-worker"), @r#"
     headcount sleeps-on-worker: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ backoff  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of sleeps-on-worker>
+    │  └─ ✗ backoff  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of sleeps-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ backoff  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of sleeps-on-worker>
+    │  └─ ✗ backoff  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of sleeps-on-worker>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task backoff
     └─ lingering: 1 task, 1 thread  total T
@@ -35,9 +35,9 @@ fn a_blocking_read_on_a_worker() {
     insta::assert_snapshot!(report_of_worker("reads-on-worker"), @r#"
     headcount reads-on-worker: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ session  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of reads-on-worker>
+    │  └─ ✗ session  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of reads-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ session  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of reads-on-worker>
+    │  └─ ✗ session  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of reads-on-worker>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, holds task session
     └─ lingering: 1 task, 1 thread  total T
@@ -52,9 +52,9 @@ fn a_mutex_held_by_a_thread_on_a_worker() {
     insta::assert_snapshot!(ended.steady_of_worker(), @r#"
     headcount locks-on-worker: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ lookup  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of locks-on-worker>
+    │  └─ ✗ lookup  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of locks-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ lookup  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of locks-on-worker>
+    │  └─ ✗ lookup  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of locks-on-worker>
     ├─ 3 close  T of 300ms  2 threads linger (1 ended, N expected)
     │  ├─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task lookup
     │  └─ ✗ thread "cache-sweep" (tid N, unknown)  sleeping for T, age T, cpu T
@@ -67,9 +67,9 @@ fn all_workers_blocked() {
     insta::assert_snapshot!(report_of_worker("all-workers-blocked"), @r#"
     headcount all-workers-blocked: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 3 tasks ended
-    │  └─ ✗ hasher ×2  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of all-workers-blocked>
+    │  └─ ✗ hasher ×2  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of all-workers-blocked>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ hasher ×2  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of all-workers-blocked>
+    │  └─ ✗ hasher ×2  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of all-workers-blocked>
     ├─ 3 close  T of 300ms  2 threads linger (0 ended, N expected)
     │  ├─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task hasher
     │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task hasher
@@ -82,9 +82,9 @@ fn a_block_in_place() {
     insta::assert_snapshot!(report_of_worker("blocks-in-place"), @r#"
     headcount blocks-in-place: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
-    │  └─ ✗ bridge  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of blocks-in-place>
+    │  └─ ✗ bridge  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of blocks-in-place>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ bridge  does not come back from its poll, on thread "headcount-work" (tid N), age T, spawned <spawn of blocks-in-place>
+    │  └─ ✗ bridge  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of blocks-in-place>
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task bridge
     └─ lingering: 1 task, 1 thread  total T
@@ -180,9 +180,9 @@ fn a_main_that_does_not_come_back() {
     insta::assert_snapshot!(report("main-wedged", 70), @r#"
     headcount main-wedged: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  0 of 1 task ended
-    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N), spawned <main of hangs>
+    │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main of hangs>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N), age T, spawned <main of hangs>
+    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main of hangs>
     ├─ 3 close  T of 300ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
