@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -23,9 +24,9 @@ pub(super) struct State {
     pub(super) hosts: Hosts,
 }
 
-/// The scrape of this connection, if it was asked for `/metrics`.
+/// When this connection was asked for `/metrics`, if it was, and whether by a scraper that says that it is one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scraped(Arc<OnceLock<Scrape>>);
+pub(super) struct Scraped(Arc<OnceLock<(Instant, bool)>>);
 
 /// Sent with each scrape by Prometheus and what has its scraper, such as OpenTelemetry's collector and vmagent
 /// (`scrape/scrape.go` of prometheus/prometheus).
@@ -116,10 +117,9 @@ fn metrics(
     headers: &HeaderMap,
 ) -> Response {
     if *method == Method::GET {
-        scraped.0.get_or_init(|| Scrape {
-            begun: Instant::now(),
-            declared: headers.contains_key(SCRAPER),
-        });
+        scraped
+            .0
+            .get_or_init(|| (Instant::now(), headers.contains_key(SCRAPER)));
     }
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = accept.map_or(Format::Text, Format::accepted);
@@ -151,7 +151,12 @@ async fn tasks(
 // === impl Scraped ===
 
 impl Scraped {
-    pub(super) fn whole(&self) -> Option<Scrape> {
-        self.0.get().copied()
+    pub(super) fn by(&self, from: IpAddr) -> Option<Scrape> {
+        let (begun, declared) = self.0.get().copied()?;
+        Some(Scrape {
+            from,
+            begun,
+            declared,
+        })
     }
 }

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
-use std::net::TcpListener as Bound;
+use std::net::{IpAddr, TcpListener as Bound};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -71,8 +71,9 @@ async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: OnScrape) {
         let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) if connections.len() < CONNECTIONS => {
-                connections.spawn(answer(stream, Arc::clone(&state), Arc::clone(&on_scrape)));
+            Ok((stream, from)) if connections.len() < CONNECTIONS => {
+                let (state, on_scrape) = (Arc::clone(&state), Arc::clone(&on_scrape));
+                connections.spawn(answer(stream, from.ip(), state, on_scrape));
             }
             Ok((stream, _)) => refuse(&stream),
             Err(_) => sleep(PAUSE).await,
@@ -81,7 +82,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, on_scrape: OnScrape) {
 }
 
 /// One request: a connection that is not kept has no idle time that would need a bound.
-async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: OnScrape) {
+async fn answer(stream: TcpStream, from: IpAddr, state: Arc<State>, on_scrape: OnScrape) {
     let scraped = Scraped::default();
     let service = TowerToHyperService::new(router(state, scraped.clone()));
     let connection = http1::Builder::new()
@@ -97,7 +98,7 @@ async fn answer(stream: TcpStream, state: Arc<State>, on_scrape: OnScrape) {
         poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))
             .await
             .ok()?;
-        if let Some(scrape) = scraped.whole() {
+        if let Some(scrape) = scraped.by(from) {
             taken(&stream).await?;
             on_scrape(scrape);
         }

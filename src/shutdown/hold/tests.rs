@@ -5,10 +5,13 @@ use crate::report::{Reason, Report};
 use crate::runtime::Builder;
 use crate::shutdown::ending::Endings;
 use crate::shutdown::{Control, Owned};
+use std::net::Ipv4Addr;
 use tokio::sync::oneshot::Receiver;
 use tokio::sync::oneshot::error::TryRecvError;
 
 const SECOND: Duration = Duration::from_secs(1);
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
 fn scraped_at(seconds: &[u32]) -> (Scrapes, Instant) {
     let (scrapes, start) = (Scrapes::default(), Instant::now());
@@ -19,7 +22,12 @@ fn scraped_at(seconds: &[u32]) -> (Scrapes, Instant) {
 }
 
 fn by_scraper(begun: Instant) -> Scrape {
+    by(ONE, begun)
+}
+
+fn by(from: IpAddr, begun: Instant) -> Scrape {
     Scrape {
+        from,
         begun,
         declared: true,
     }
@@ -27,41 +35,54 @@ fn by_scraper(begun: Instant) -> Scrape {
 
 fn by_anybody(begun: Instant) -> Scrape {
     Scrape {
-        begun,
         declared: false,
+        ..by_scraper(begun)
     }
+}
+
+/// What is expected of the only one who scrapes.
+fn expected(scrapes: &Scrapes, now: Instant) -> Expected {
+    let peers = scrapes.peers();
+    assert!(peers.len() < 2, "{peers:?}");
+    peers
+        .first()
+        .map_or(Expected::Nobody, |peer| peer.expected(now))
+}
+
+fn interval(scrapes: &Scrapes) -> Option<Duration> {
+    scrapes.peers().first()?.interval()
 }
 
 #[test]
 fn without_a_scrape_nobody_is_expected() {
     let (scrapes, start) = scraped_at(&[]);
-    assert_eq!(scrapes.expected(start), Expected::Nobody);
+    assert_eq!(expected(&scrapes, start), Expected::Nobody);
 }
 
 #[test]
 fn the_next_scrape_is_expected_after_the_learned_interval_and_a_fifth() {
     let (scrapes, start) = scraped_at(&[0, 10, 20]);
-    assert_eq!(scrapes.interval(), Some(SECOND * 10));
+    assert_eq!(interval(&scrapes), Some(SECOND * 10));
     let due = Expected::Due {
         at: start + SECOND * 30,
         latest: start + SECOND * 32,
     };
-    assert_eq!(scrapes.expected(start + SECOND * 21), due);
-    assert_eq!(scrapes.expected(start + SECOND * 31), due);
+    assert_eq!(expected(&scrapes, start + SECOND * 21), due);
+    assert_eq!(expected(&scrapes, start + SECOND * 31), due);
 }
 
 #[test]
 fn who_does_not_say_that_it_is_a_scraper_is_one_when_it_comes_again() {
     let (scrapes, start) = (Scrapes::default(), Instant::now());
     scrapes.note(by_anybody(start));
-    assert_eq!(scrapes.expected(start + SECOND), Expected::Nobody);
+    assert_eq!(expected(&scrapes, start + SECOND), Expected::Nobody);
     scrapes.note(by_anybody(start + SECOND * 10));
-    assert_eq!(scrapes.interval(), Some(SECOND * 10));
+    assert_eq!(interval(&scrapes), Some(SECOND * 10));
     let due = Expected::Due {
         at: start + SECOND * 20,
         latest: start + SECOND * 22,
     };
-    assert_eq!(scrapes.expected(start + SECOND * 11), due);
+    assert_eq!(expected(&scrapes, start + SECOND * 11), due);
 }
 
 #[tokio::test]
@@ -70,18 +91,18 @@ async fn beside_a_scraper_that_says_so_nobody_else_counts() {
     scrapes.note(by_anybody(start));
     scrapes.note(by_anybody(start + SECOND * 2));
     scrapes.note(by_scraper(start + SECOND * 3));
-    assert_eq!(scrapes.interval(), None);
+    assert_eq!(interval(&scrapes), None);
     scrapes.note(by_scraper(start + SECOND * 33));
     scrapes.note(by_anybody(start + SECOND * 40));
-    assert_eq!(scrapes.interval(), Some(SECOND * 30));
-    let waits = scrapes.one_begun_after(start + SECOND * 35);
+    assert_eq!(interval(&scrapes), Some(SECOND * 30));
+    let waits = scrapes.all_begun_after(start + SECOND * 35, &[ONE]);
     assert!(tokio::time::timeout(Duration::ZERO, waits).await.is_err());
 }
 
 #[test]
 fn a_second_scraper_does_not_make_the_interval_short() {
     let (scrapes, _) = scraped_at(&[0, 10, 12, 13, 20, 30]);
-    assert_eq!(scrapes.interval(), Some(SECOND * 10));
+    assert_eq!(interval(&scrapes), Some(SECOND * 10));
 }
 
 #[test]
@@ -92,21 +113,63 @@ fn a_scraper_that_is_late_is_awaited_and_one_that_is_gone_is_not() {
         at: late,
         latest: late + SECOND * 10,
     };
-    assert_eq!(scrapes.expected(late), due);
-    assert_eq!(scrapes.expected(start + SECOND * 41), Expected::Nobody);
+    assert_eq!(expected(&scrapes, late), due);
+    assert_eq!(expected(&scrapes, start + SECOND * 41), Expected::Nobody);
 }
 
 #[test]
 fn after_a_single_scrape_the_next_may_come_within_a_minute() {
     let (scrapes, start) = scraped_at(&[0]);
-    assert_eq!(scrapes.expected(start + SECOND), Expected::Sometime);
-    assert_eq!(scrapes.expected(start + SECOND * 61), Expected::Nobody);
+    assert_eq!(expected(&scrapes, start + SECOND), Expected::Sometime);
+    assert_eq!(expected(&scrapes, start + SECOND * 61), Expected::Nobody);
+}
+
+#[tokio::test]
+async fn of_two_scrapers_each_has_its_last_scrape() {
+    let (scrapes, start) = (Scrapes::default(), Instant::now());
+    for second in [0, 10, 20] {
+        scrapes.note(by(ONE, start + SECOND * second));
+        scrapes.note(by(OTHER, start + SECOND * (second + 7)));
+    }
+    let now = start + SECOND * 28;
+    let both = Awaited::Peers(vec![ONE, OTHER], start + SECOND * 39);
+    assert_eq!(scrapes.awaited(now, now + SECOND * 60), both);
+    // The other's is due too late, and one that is not seen any more is not waited for.
+    let end = start + SECOND * 36;
+    let first = Awaited::Peers(vec![ONE], start + SECOND * 32);
+    assert_eq!(scrapes.awaited(now, end), first);
+    let soon = start + SECOND * 29;
+    let late = Awaited::TooLate(start + SECOND * 30);
+    assert_eq!(scrapes.awaited(now, soon), late);
+    let later = start + SECOND * 51;
+    let rest = Awaited::Peers(vec![OTHER], later + SECOND * 10);
+    assert_eq!(scrapes.awaited(later, later + SECOND * 60), rest);
+    let awaited = [ONE, OTHER];
+    let waits = scrapes.all_begun_after(now, &awaited);
+    tokio::pin!(waits);
+    scrapes.note(by(ONE, start + SECOND * 30));
+    let so_far = tokio::time::timeout(Duration::ZERO, &mut waits).await;
+    assert!(so_far.is_err());
+    scrapes.note(by(OTHER, start + SECOND * 37));
+    waits.await;
+}
+
+#[test]
+fn of_many_who_scrape_the_last_are_known() {
+    let (scrapes, start) = (Scrapes::default(), Instant::now());
+    for last in 0..20 {
+        let from = IpAddr::V4(Ipv4Addr::new(10, 0, 1, last));
+        scrapes.note(by(from, start + SECOND * u32::from(last)));
+    }
+    let known: Vec<IpAddr> = scrapes.peers().iter().map(|peer| peer.address).collect();
+    let last = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 1, last));
+    assert_eq!(known, (12..20).map(last).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_scrape_that_began_before_does_not_count() {
     let (scrapes, start) = scraped_at(&[0]);
-    let waits = scrapes.one_begun_after(start + SECOND);
+    let waits = scrapes.all_begun_after(start + SECOND, &[ONE]);
     tokio::pin!(waits);
     let now = Duration::ZERO;
     assert!(tokio::time::timeout(now, &mut waits).await.is_err());
@@ -155,7 +218,7 @@ impl Stopping {
     #[track_caller]
     fn assert_held(&mut self) {
         let begun = Instant::now();
-        while self.scrapes.last.receiver_count() == 0 {
+        while self.scrapes.count.receiver_count() == 0 {
             assert!(begun.elapsed() < SECOND * 60, "nobody waits for a scrape");
             std::thread::yield_now();
         }
