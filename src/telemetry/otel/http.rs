@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// No answer of a collector is longer than this.
@@ -35,8 +35,12 @@ pub(super) struct Target {
     path: String,
     pub(super) headers: Vec<(String, String)>,
     /// Who may vouch for the server; without, whoever the machine trusts.
-    pub(super) trusted: Option<Vec<CertificateDer<'static>>>,
+    pub(super) trusted: Option<Trusted>,
 }
+
+/// Those that a file names.
+#[derive(Debug, Clone)]
+pub(super) struct Trusted(Arc<ClientConfig>);
 
 /// Why a request was not a success.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +115,13 @@ impl Target {
     fn tls(&self) -> TlsConnector {
         static NATIVE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
         TlsConnector::from(match &self.trusted {
-            Some(trusted) => Arc::new(trusting(trusted.clone())),
+            Some(Trusted(config)) => Arc::clone(config),
             // Those that cannot be read verify nothing.
             None => Arc::clone(NATIVE.get_or_init(|| {
-                Arc::new(trusting(rustls_native_certs::load_native_certs().certs))
+                let mut roots = RootCertStore::empty();
+                let found = rustls_native_certs::load_native_certs().certs;
+                roots.add_parsable_certificates(found);
+                Arc::new(trusting(roots))
             })),
         })
     }
@@ -282,9 +289,7 @@ fn cause(error: &hyper::Error) -> String {
     }
 }
 
-fn trusting(certificates: Vec<CertificateDer<'static>>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
+fn trusting(roots: RootCertStore) -> ClientConfig {
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -293,10 +298,22 @@ fn trusting(certificates: Vec<CertificateDer<'static>>) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// The certificates of a file in PEM form; `None` when there is none that can be read.
-pub(super) fn certificates(path: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let found = rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None);
-    (!found.certs.is_empty()).then_some(found.certs)
+// === impl Trusted ===
+
+impl Trusted {
+    /// The certificates of a file in PEM form; `None` when there is none that can be used.
+    pub(super) fn read(path: &str) -> Option<Self> {
+        let found = rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None);
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        (added > 0).then(|| Self(Arc::new(trusting(roots))))
+    }
+}
+
+impl PartialEq for Trusted {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
 
 use super::super::exports::{SIGNALS, Signal};
-use super::http::{Target, certificates};
+use super::http::{Target, Trusted};
 use std::time::Duration;
 
 /// Where a variable's value comes from.
@@ -220,7 +220,7 @@ impl Variables<'_> {
         let own = of_signal(word, "CERTIFICATE");
         for name in [&own, "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
             if let Some(path) = self.text(name) {
-                let read = certificates(&path);
+                let read = Trusted::read(&path);
                 let read = read.ok_or_else(|| wrong(name, &path, CERTIFICATES))?;
                 target.trusted = Some(read);
                 break;
