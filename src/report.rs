@@ -240,7 +240,8 @@ pub struct TaskFinding {
     pub draining: Option<Duration>,
     /// The thread that one of them held at the end of the layer, by name and number.
     pub on_thread: Option<String>,
-    /// How long that one had been in one poll, to a tenth of a second; `None` for closures, and where nobody watches polls.
+    /// How long that one had been in one poll, or dropped: at most so long, and seldom more than a tenth of a second less.
+    /// `None` for closures, and where nobody watches polls.
     #[cfg_attr(
         feature = "json",
         serde(rename = "held_seconds", serialize_with = "maybe_seconds")

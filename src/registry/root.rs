@@ -222,8 +222,7 @@ pub(crate) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
 
 /// Whether the root of that number lives, and the control side gives it the pulse.
 pub(crate) fn has_pulse(number: u64) -> bool {
-    let roots = roots();
-    let root = roots
+    let root = roots()
         .as_ref()
         .and_then(|roots| roots.get(&number)?.upgrade());
     root.is_some_and(|root| root.has_pulse())

@@ -40,7 +40,8 @@ pin_project! {
             let mut this = this.project();
             if this.row.is_live() {
                 let _unmarked = untracked::mark_untracked();
-                // Dropped by somebody else: an abort, or the runtime.
+                // Dropped by somebody else: an abort, or the runtime. That may take as long as a poll.
+                this.row.slot.mark_polled(pulse::last());
                 let dropped = this.row.poll(|| this.future.set(None));
                 this.row.end_dropped(dropped);
             }
@@ -219,7 +220,7 @@ fn panicked<F>(row: &mut Row, mut future: Pin<&mut Option<F>>, payload: Payload)
     row.end_panicked(payload)
 }
 
-#[inline]
+#[inline(always)]
 fn poll<F: Future>(
     row: &Row,
     mut future: Pin<&mut Option<F>>,
@@ -365,7 +366,7 @@ impl Row {
     }
 
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
         #[cfg(feature = "otel")]
         if self.observed {

@@ -355,7 +355,7 @@ impl Pipeline {
                 self.phase.course().ask(&reason, false);
                 false
             }
-            // What ends because of the shutdown does not ask for one.
+            // What ends during the shutdown, most of it because of that, does not ask for one.
             Message::Stop(_) => false,
         }
     }

@@ -203,7 +203,7 @@ fn short(row: &str) -> String {
         let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
         match rest.strip_prefix(", ") {
             Some(class) => text += &format!("({class}"),
-            None => text = text.trim_end().to_owned() + rest.trim_start_matches(')'),
+            None => text = text.trim_end().to_owned() + without_held(rest.trim_start_matches(')')),
         }
     }
     let (text, _) = text.split_once(", awaiting").unwrap_or((&text, ""));
@@ -212,6 +212,14 @@ fn short(row: &str) -> String {
         .split(", ")
         .filter(|part| !["age ", "cpu "].iter().any(|start| part.starts_with(start)));
     telling.collect::<Vec<_>>().join(", ")
+}
+
+/// How long the thread was held differs from run to run.
+fn without_held(rest: &str) -> &str {
+    match rest.strip_prefix(" for ") {
+        Some(held) => held.find(',').map_or("", |end| &held[end..]),
+        None => rest,
+    }
 }
 
 /// What follows `after` differs from run to run.
