@@ -280,7 +280,9 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
                 tokio::task::yield_now().await;
             }
         });
+        let begun = std::time::Instant::now();
         while polls(&metrics, "timed-long").0 < 2.0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "none is timed");
             tokio::task::yield_now().await;
         }
         let (count, sum) = polls(&metrics, "timed-long");

@@ -9,7 +9,7 @@ mod schema;
 use client::{Client, with_admin};
 use headcount::{BuildError, Runtime};
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn an_address_that_is_taken_is_refused_before_anything_starts() {
@@ -311,7 +311,9 @@ fn a_service_whose_required_task_has_stalled_says_so() {
             let silent = client.tasks.task("listener").required();
             let silent = silent.heartbeat(Duration::from_millis(20));
             drop(silent.spawn(async move { group.draining().await }));
+            let begun = Instant::now();
             loop {
+                assert!(begun.elapsed() < client::LONG, "it stays ready");
                 let answer = client.get("/readyz");
                 if answer.status != 200 {
                     break answer;

@@ -2,10 +2,12 @@
 
 use super::promql::{OWN, grouped, selectors};
 use super::{all, files, list, text, word};
+use crate::scenario::GUARD;
 use headcount::telemetry::{Child, Endpoint, Format, Telemetry};
 use headcount::{Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Instant;
 
 /// Labels by the name of a sample.
 type Printed = BTreeMap<String, BTreeSet<String>>;
@@ -39,7 +41,9 @@ fn printed() -> Printed {
     build(&nowhere()).run(async |_| {});
     // What became of the report is added to it when all is done.
     let saved = || fs::read_to_string(folder.path().join("report.json"));
+    let begun = Instant::now();
     while !saved().is_ok_and(|report| report.contains("textfile")) {
+        assert!(begun.elapsed() < GUARD, "it is not saved");
         std::thread::yield_now();
     }
     let telemetry = nowhere();
@@ -51,7 +55,9 @@ fn printed() -> Printed {
         let _endpoint = Endpoint::register(&tasks, "db");
         untracked(&tasks).await;
         // The control side sends the first heartbeat.
+        let begun = Instant::now();
         while !last.contains("headcount_runtime_heartbeat_age_seconds ") {
+            assert!(begun.elapsed() < GUARD, "there is no heartbeat");
             last = metrics.read(Format::Text);
             tokio::task::yield_now().await;
         }

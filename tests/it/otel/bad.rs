@@ -79,6 +79,16 @@ fn exporting() -> usize {
         .count()
 }
 
+/// A thread has its name a moment after it begins, and is gone a moment after its end.
+#[track_caller]
+fn until_exporting(threads: usize) {
+    let begun = std::time::Instant::now();
+    while exporting() != threads {
+        assert!(begun.elapsed() < GUARD, "{} and not {threads}", exporting());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn whatever_the_collector_does_no_thread_of_telemetry_is_left() {
     alone(|| {
@@ -92,13 +102,9 @@ fn whatever_the_collector_does_no_thread_of_telemetry_is_left() {
                 .signals(false)
                 .telemetry(&telemetry);
             let runtime = runtime.build().expect("threads can be had");
-            assert_eq!(exporting(), 1);
+            until_exporting(1);
             assert_eq!(runtime.run(async |_| {}).exit_code(), 0);
-            let begun = std::time::Instant::now();
-            while exporting() > 0 {
-                assert!(begun.elapsed() < GUARD, "it lives on");
-                std::thread::yield_now();
-            }
+            until_exporting(0);
         }
     });
 }
