@@ -147,14 +147,9 @@ impl<F: Future, J: Judge<F::Output>> Future for Tracked<F, J> {
         let mut this = self.project();
         // Most polls are of a task that was asked for nothing and has parked before: what they need comes first, and
         // all else is in functions of its own, which keep registers and stores out of it.
-        match this.row.turn() {
-            Turn::Poll => {}
-            Turn::Timed => return timed(this.row, this.judge, this.future, cx),
-            Turn::End => return Poll::Ready(Err(cancel(this.row, this.future))),
-            Turn::Answer => match answer(this.row, this.future.as_mut(), cx.waker()) {
-                Ok(Poll::Pending) => {}
-                over => return end(this.row, this.judge, this.future, over),
-            },
+        let turn = this.row.turn();
+        if turn != Turn::Poll {
+            return turned(turn, this.row, this.judge, this.future, cx);
         }
         let polled = poll(this.row, this.future.as_mut(), cx);
         settle(this.row, this.judge, this.future, polled, cx)
@@ -177,19 +172,32 @@ fn settle<F: Future, J: Judge<F::Output>>(
     }
 }
 
-/// A poll, and the time that it takes.
+/// A turn that few polls have.
 #[cold]
-fn timed<F: Future, J: Judge<F::Output>>(
+fn turned<F: Future, J: Judge<F::Output>>(
+    turn: Turn,
     row: &mut Row,
     judge: &J,
     mut future: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<F::Output, TaskError>> {
-    let begun = clock::raw();
+    match turn {
+        Turn::Poll => {}
+        Turn::End => return Poll::Ready(Err(cancel(row, future))),
+        Turn::Answer => match answer(row, future.as_mut(), cx.waker()) {
+            Ok(Poll::Pending) => {}
+            over => return end(row, judge, future, over),
+        },
+        Turn::Timed => {
+            let begun = clock::raw();
+            let polled = poll(row, future.as_mut(), cx);
+            let took = clock::nanos_between(begun, clock::raw());
+            let kind = kind::at(row.slot.own_entry().kind);
+            shard::with(|shard| shard.polls(kind.label).record(took));
+            return settle(row, judge, future, polled, cx);
+        }
+    }
     let polled = poll(row, future.as_mut(), cx);
-    let took = clock::nanos_between(begun, clock::raw());
-    let kind = kind::at(row.slot.own_entry().kind);
-    shard::with(|shard| shard.polls(kind.label).record(took));
     settle(row, judge, future, polled, cx)
 }
 
@@ -220,7 +228,7 @@ fn panicked<F>(row: &mut Row, mut future: Pin<&mut Option<F>>, payload: Payload)
     row.end_panicked(payload)
 }
 
-#[inline(always)]
+#[inline]
 fn poll<F: Future>(
     row: &Row,
     mut future: Pin<&mut Option<F>>,
@@ -366,7 +374,7 @@ impl Row {
     }
 
     /// Calls `f`, which polls or drops the task's future, and says meanwhile that this thread is at it.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
         #[cfg(feature = "otel")]
         if self.observed {
