@@ -2,7 +2,7 @@
 
 use super::promql::{OWN, grouped, selectors};
 use super::{all, files, list, text, word};
-use crate::scenario::GUARD;
+use crate::scenario::{GUARD, until};
 use headcount::telemetry::{Child, Endpoint, Format, Telemetry};
 use headcount::{Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,12 +55,11 @@ fn printed() -> Printed {
         let _endpoint = Endpoint::register(&tasks, "db");
         untracked(&tasks).await;
         // The control side sends the first heartbeat.
-        let begun = Instant::now();
-        while !last.contains("headcount_runtime_heartbeat_age_seconds ") {
-            assert!(begun.elapsed() < GUARD, "there is no heartbeat");
+        until(|| {
             last = metrics.read(Format::Text);
-            tokio::task::yield_now().await;
-        }
+            last.contains("headcount_runtime_heartbeat_age_seconds ")
+        })
+        .await;
     });
     // The runtime catches a panic of `main`.
     assert!(!report.required_failed, "{}", report.reason);
