@@ -5,6 +5,7 @@
 pub(crate) mod asking;
 pub(crate) mod facts;
 pub(crate) mod frame;
+mod kept;
 pub(crate) mod lock;
 pub(crate) mod nudge;
 pub(crate) mod places;

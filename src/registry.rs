@@ -19,6 +19,7 @@ mod loom_notice;
 pub(crate) mod named;
 #[cfg(feature = "otel")]
 pub(crate) mod observer;
+pub(crate) mod order;
 pub(crate) mod panics;
 pub(crate) mod pulse;
 pub(crate) mod root;
@@ -175,7 +176,7 @@ pub(crate) fn counts(kind: &Kind) -> Counts {
     counts
 }
 
-/// The same of every kind, in one walk.
+/// The same of every kind, by its number, in one walk.
 pub(crate) fn all_counts() -> Vec<(&'static Kind, Counts)> {
     let mut all: Vec<_> = kind::all().map(|kind| (kind, Counts::default())).collect();
     let (shards, made) = (shard::all(), all.len());

@@ -29,6 +29,14 @@ pub(crate) fn listed(tasks: &Headcount) -> Option<usize> {
     Some(tasks.0.snapshot().tasks().len())
 }
 
+/// Has so many names counted: a task of each ran.
+pub(crate) async fn count_names(tasks: &Headcount, names: usize) {
+    for at in 0..names {
+        let named = tasks.0.spawn(&format!("name-{at}"), std::future::ready(()));
+        named.await.expect("it returns");
+    }
+}
+
 /// Reads every counter once; how many names they belong to, or `None` while there are none.
 pub(crate) fn read_counters(tasks: &Headcount) -> Option<usize> {
     Some(tasks.0.counters().len())

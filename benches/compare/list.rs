@@ -9,6 +9,8 @@ use crate::{
 use std::time::Instant;
 
 const SNAPSHOT: &str = "headcount, snapshot";
+/// So many names are counted, beside that of the tasks which live.
+const NAMES: usize = 64;
 const COUNTERS: &str = "headcount, counters, a name";
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -20,6 +22,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let (snapshots, counters) = drive(&runtime, async move {
         let handles = park(&mut tasks, total).await;
         let snapshots = times(repetitions, || headcount::listed(&tasks), |_| 1);
+        headcount::count_names(&tasks, NAMES).await;
         let counters = times(
             repetitions,
             || headcount::read_counters(&tasks),

@@ -1,6 +1,7 @@
 //! A place in the program: a function, and its file and line where the debug information tells.
 
 use super::asking::Chain;
+use super::kept::AWAITS;
 
 /// One call of a stack, or one await of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,7 +23,8 @@ pub struct Frame {
 /// awaits. It goes by files, because a release build names inlined functions without their modules.
 pub(crate) fn awaits(chain: &Chain) -> Vec<Frame> {
     let mut awaits: Vec<Frame> = Vec::new();
-    for mut frame in chain.iter().flat_map(|address| resolve(*address)) {
+    let frames = |address: &usize| AWAITS.frames(*address, resolve);
+    for mut frame in chain.iter().flat_map(frames) {
         frame.function = readable(&frame.function);
         let file = frame.file.as_deref().unwrap_or("");
         if file.ends_with("src/audit/asking.rs") {

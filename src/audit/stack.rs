@@ -19,6 +19,7 @@ mod missing;
 mod names;
 
 use super::frame::Frame;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(all(
     feature = "stacks",
@@ -75,9 +76,27 @@ pub(crate) fn folded(frames: Vec<Frame>) -> Vec<Frame> {
     names::folded(frames)
 }
 
-/// Gives back the memory that looking for names took: tens of megabytes. It is for whoever made a dump, at its end. The
+/// While it lives, names are looked up. With the last one the memory that this took is given back: tens of megabytes. The
 /// names that were found are kept, so the next dump of the same places takes as little; another place takes as long as
 /// the first.
-pub(crate) fn give_back() {
-    names::give_back();
+#[derive(Debug)]
+pub(crate) struct Naming(());
+
+static NAMING: AtomicUsize = AtomicUsize::new(0);
+
+// === impl Naming ===
+
+impl Naming {
+    pub(crate) fn begin() -> Self {
+        NAMING.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Naming {
+    fn drop(&mut self) {
+        if NAMING.fetch_sub(1, Ordering::AcqRel) == 1 {
+            names::give_back();
+        }
+    }
 }

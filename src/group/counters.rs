@@ -2,6 +2,7 @@
 
 use super::TaskGroup;
 use crate::registry::kind::{self, Kind};
+use crate::registry::order::{self, Place};
 use crate::registry::{self, Counts, heartbeats};
 use crate::task::TaskOutcome;
 use std::time::Duration;
@@ -95,22 +96,23 @@ impl TaskGroup {
     #[must_use]
     pub fn counters(&self) -> Vec<TaskCounters> {
         let stalled = heartbeats::stalled_by_kind();
-        let mut rows: Vec<TaskCounters> = registry::all_counts()
-            .into_iter()
-            .filter(|(kind, _)| !kind.options.untracked && is_within(kind.group(), self.name()))
-            .map(|(kind, counts)| {
-                let stalled = stalled.get(&kind.number).copied().unwrap_or(0);
-                TaskCounters::new(kind, &counts, stalled)
-            })
-            .collect();
-        rows.sort_unstable_by_key(|row| (row.group, row.name));
-        rows.dedup_by(|same, row| {
-            let merged = (same.group, same.name) == (row.group, row.name);
-            if merged {
-                row.add(same);
+        let counts = registry::all_counts();
+        let mut rows = Vec::with_capacity(counts.len());
+        let mut last = None;
+        for Place { kind, name } in order::of(counts.len()).places() {
+            // A kind that was made since is for the next time.
+            let counted = counts.get(*kind as usize);
+            let Some((kind, counts)) = counted.filter(|(kind, _)| self.holds(kind)) else {
+                continue;
+            };
+            let stalled = stalled.get(&kind.number).copied().unwrap_or(0);
+            let row = TaskCounters::new(kind, counts, stalled);
+            match rows.last_mut().filter(|_| last == Some(*name)) {
+                Some(same) => TaskCounters::add(same, &row),
+                None => rows.push(row),
             }
-            merged
-        });
+            last = Some(*name);
+        }
         rows
     }
 
@@ -130,12 +132,14 @@ impl TaskGroup {
             })
             .collect()
     }
-}
 
-/// Whether a path is this group's or below it.
-fn is_within(path: &str, group: &str) -> bool {
-    group.is_empty()
-        || path
-            .strip_prefix(group)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// Whether tasks of the kind are in this group or below it.
+    fn holds(&self, kind: &Kind) -> bool {
+        let group = self.name();
+        group.is_empty()
+            || kind
+                .group()
+                .strip_prefix(group)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }

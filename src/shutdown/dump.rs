@@ -111,10 +111,10 @@ impl Dumper {
     #[must_use]
     pub fn dump(&self) -> Dump {
         let mut taken = self.take(LOOK_BUDGET);
+        // Meanwhile the stacks are named.
+        awaits::fill(&self.0.root, taken.registered());
         taken.name(Instant::now() + NAMES_BUDGET);
-        let mut dump = taken.into_dump();
-        awaits::fill(&self.0.root, &mut dump);
-        dump
+        taken.into_dump()
     }
 
     /// The same without names, and waits so long for the kernel.

@@ -5,7 +5,7 @@
 use crate::audit::ThreadKey;
 use crate::audit::asking::Chain;
 use crate::audit::frame::{self, Frame};
-use crate::audit::stack::{self, Stack};
+use crate::audit::stack::{self, Naming, Stack};
 use crate::audit::trace::Trace;
 use crate::task::TaskId;
 use crate::threads::{self, ThreadClass};
@@ -131,8 +131,8 @@ impl Symbols {
 fn start(root: u64) -> Option<Sender<Job>> {
     let (jobs, to_do) = channel::<Job>();
     let work = move || {
+        let _naming = Naming::begin();
         to_do.into_iter().for_each(|job| job());
-        stack::give_back();
     };
     let site = Location::caller();
     let class = ThreadClass::Control;

@@ -8,6 +8,7 @@ mod signal;
 mod walk;
 
 use super::{Means, Stack};
+use crate::audit::kept;
 use crate::threads::own_tid;
 use memory::Memory;
 use modules::Modules;
@@ -100,7 +101,7 @@ impl Reader {
             return tids.iter().map(|_| Err(why.clone())).collect();
         }
         if self.modules.refresh(&self.memory) {
-            super::names::forget();
+            kept::forget();
         }
         let own = own_tid();
         let mut outcomes = Vec::with_capacity(tids.len());

@@ -2,8 +2,7 @@
 
 use super::Stack;
 use crate::audit::frame::{self, Frame};
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::audit::kept::CALLS;
 
 /// Where a thread of ours begins with what it was started with, and one of the standard library.
 const OURS: &str = "__headcount_begin";
@@ -28,26 +27,12 @@ const PLUMBING: [&str; 5] = [
 ];
 /// How far before an instruction without a line one with a line is looked for, in bytes.
 const NEAR: usize = 32;
-/// So many addresses are kept with their names.
-const KEPT: usize = 4096;
-
-/// What was looked up: threads have most of their addresses in common.
-static NAMES: Mutex<Option<HashMap<usize, Vec<Frame>>>> = Mutex::new(None);
-
 pub(super) fn frames(stack: &Stack) -> Vec<Frame> {
     let mut frames = Vec::new();
     for (index, address) in stack.addresses.iter().enumerate() {
         // Names are looked up for the instruction before a return address; the first one is no return address.
         let address = if index == 0 { address + 1 } else { *address };
-        let known = kept()
-            .as_ref()
-            .and_then(|names| names.get(&address).cloned());
-        frames.extend(known.unwrap_or_else(|| {
-            // Not under the lock: it may take long.
-            let found = look_up(address);
-            keep(address, &found);
-            found
-        }));
+        frames.extend(CALLS.frames(address, look_up));
     }
     frames
 }
@@ -56,29 +41,6 @@ pub(super) fn frames(stack: &Stack) -> Vec<Frame> {
 pub(super) fn give_back() {
     #[cfg(feature = "stacks")]
     backtrace::clear_symbol_cache();
-}
-
-/// Forgets all names: something was unloaded, and something else may be in its place.
-#[cfg(all(
-    feature = "stacks",
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
-pub(super) fn forget() {
-    *kept() = None;
-}
-
-fn keep(address: usize, found: &[Frame]) {
-    let mut kept = kept();
-    let names = kept.get_or_insert_default();
-    if names.len() >= KEPT {
-        names.clear();
-    }
-    names.insert(address, found.to_vec());
-}
-
-fn kept() -> MutexGuard<'static, Option<HashMap<usize, Vec<Frame>>>> {
-    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The functions at an address, or what else can be said of it.

@@ -3,6 +3,7 @@
 use super::THREAD_NAME;
 use crate::audit::asking::Chain;
 use crate::audit::frame::{self, Frame};
+use crate::audit::stack::Naming;
 use crate::registry::chains::Question;
 use crate::registry::root::Root;
 use crate::report::dump::{Dump, Group, Task};
@@ -95,11 +96,13 @@ fn named(root: u64, answers: HashMap<TaskId, Vec<Chain>>) -> Option<Names> {
     let (tell, told) = sync_channel(1);
     let site = Location::caller();
     let started = threads::start(root, THREAD_NAME, ThreadClass::Control, site, move || {
+        let naming = Naming::begin();
         let names = answers.into_iter().map(|(task, chains)| {
             let awaits: Vec<_> = chains.iter().map(frame::awaits).collect();
             (task, awaits)
         });
         let names: Names = names.collect();
+        drop(naming);
         NAMING.store(false, Ordering::SeqCst);
         // Nobody may be waiting any more.
         tell.send(names).ok();

@@ -5,7 +5,7 @@ use super::super::traces::hints;
 use super::{LISTED, Source, THREAD_NAME};
 use crate::audit::facts::{self, Facts};
 use crate::audit::places::Places;
-use crate::audit::stack::{self, Means, Stack};
+use crate::audit::stack::{self, Means, Naming, Stack};
 use crate::audit::trace::Trace;
 use crate::audit::{self, Audited, lock};
 use crate::report::ChildFinding;
@@ -121,6 +121,11 @@ impl Taken {
         &self.dump
     }
 
+    /// What is known without the kernel.
+    pub(super) fn registered(&mut self) -> &mut Dump {
+        &mut self.dump
+    }
+
     pub(super) fn into_dump(mut self) -> Dump {
         self.dump();
         self.dump
@@ -165,13 +170,13 @@ pub(super) fn tell(
     let Some(_one) = NAMING.begin().filter(|_| is_heard) else {
         return;
     };
+    let _naming = Naming::begin();
     for at in order {
         let Ok(stack) = &stacks[at] else { continue };
         if !tell(Told::Named(at, Trace::by_name(stack))) {
             break;
         }
     }
-    stack::give_back();
 }
 
 /// Whose names come first, if there is no time for all: those who may be to blame.

@@ -1,7 +1,7 @@
 //! What stacks cost. Printed, and not asserted: `cargo test --release --lib stack -- --ignored --nocapture figures`.
 
 use super::{Means, await_call, frames, read, thread};
-use crate::audit::stack::{give_back, prepare};
+use crate::audit::stack::{names::give_back, prepare};
 use std::time::Instant;
 
 fn resident_kib() -> u64 {

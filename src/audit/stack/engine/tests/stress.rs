@@ -2,7 +2,7 @@
 
 use super::super::signal;
 use super::{Means, Stack, frames, is_alone, read, thread};
-use crate::audit::stack::give_back;
+use crate::audit::stack::names::give_back;
 use crate::threads::own_tid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
