@@ -35,7 +35,7 @@ pub(crate) mod untracked;
 mod waits;
 pub(crate) mod warnings;
 
-use crate::task::{TaskId, TaskState};
+use crate::task::{TaskId, TaskKind, TaskState};
 use histogram::Totals;
 pub(crate) use holders::on_threads;
 use kind::Kind;
@@ -106,9 +106,13 @@ impl LiveTask {
         self.slot.place()
     }
 
-    /// The time since its last poll began, or a pulse more; `None` when it was never polled, or has ended meanwhile.
-    /// Only of a root with a pulse.
+    /// The time since its last poll began, or a pulse more; `None` when it was never polled, or has ended meanwhile, of a
+    /// closure, which has no polls, and of a root without a pulse.
     pub(crate) fn last_poll(&self) -> Option<Duration> {
+        let is_polled = self.kind.options.runs != TaskKind::Blocking;
+        if !is_polled || !root::has_pulse(self.scope().root()) {
+            return None;
+        }
         let reading = self.slot.read()?;
         let was_polled = reading.entry.id == self.id.0 && reading.polled != 0;
         // One that was polled before the first pulse after its start noted an earlier one.

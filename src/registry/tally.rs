@@ -2,8 +2,8 @@
 
 use super::kind::Kind;
 use super::scope::{self, Scope};
-use super::{LiveTask, live_tasks, on_threads, root};
-use crate::task::{TaskId, TaskKind};
+use super::{LiveTask, live_tasks, on_threads};
+use crate::task::TaskId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -37,17 +37,15 @@ impl Tally {
     pub(crate) fn of(scope: &'static Scope, mut choose: impl FnMut(&LiveTask) -> bool) -> Self {
         let mut tally = Self::default();
         let on_threads = on_threads();
-        let has_pulse = root::has_pulse(scope.root());
         for task in live_tasks(scope) {
             if choose(&task) {
-                tally.add(&task, on_threads.get(&task.place()).copied(), has_pulse);
+                tally.add(&task, on_threads.get(&task.place()).copied());
             }
         }
         tally
     }
 
-    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>, has_pulse: bool) {
-        let is_polled = has_pulse && task.kind.options.runs != TaskKind::Blocking;
+    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>) {
         let drained = scope::at(task.scope).draining_for();
         self.merge_row(TallyRow {
             kind: task.kind,
@@ -56,9 +54,7 @@ impl Tally {
             drained,
             ids: vec![task.id],
             on_thread,
-            held: on_thread
-                .filter(|_| is_polled)
-                .and_then(|_| task.last_poll()),
+            held: on_thread.and_then(|_| task.last_poll()),
         });
     }
 

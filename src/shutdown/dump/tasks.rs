@@ -5,7 +5,7 @@ use crate::registry::root::Root;
 use crate::registry::scope;
 use crate::registry::{self, LiveTask};
 use crate::report::dump::{self, Group, States, Task};
-use crate::task::{TaskKind, TaskState};
+use crate::task::TaskState;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -18,8 +18,6 @@ pub(super) struct Tasks {
     kinds: HashMap<u32, Tally>,
     /// By the number of the scope.
     groups: HashSet<u32>,
-    /// Whether it is known when they were polled last.
-    has_pulse: bool,
     /// The task that a thread holds.
     held: HashMap<u32, String>,
 }
@@ -47,10 +45,7 @@ struct Node {
 
 impl Tasks {
     pub(super) fn of(root: &Root) -> Self {
-        let mut tasks = Self {
-            has_pulse: root.has_pulse(),
-            ..Self::default()
-        };
+        let mut tasks = Self::default();
         let on_threads = registry::on_threads();
         for task in registry::live_tasks(root.scope) {
             tasks.add(&task, on_threads.get(&task.place()).copied());
@@ -72,7 +67,7 @@ impl Tasks {
             .kinds
             .entry(task.kind.number)
             .or_insert_with(|| Tally::new(task.kind));
-        tally.add(task, on_thread, self.has_pulse);
+        tally.add(task, on_thread);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -115,7 +110,7 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>, has_pulse: bool) {
+    fn add(&mut self, task: &LiveTask, on_thread: Option<u32>) {
         self.count += 1;
         self.states.add(task.state);
         self.oldest = self.oldest.max(task.age());
@@ -133,13 +128,11 @@ impl Tally {
         let place = self.rows.partition_point(|row| rank(row) <= own);
         if place < ROWS {
             self.rows.truncate(ROWS - 1);
-            // A closure is not polled: it runs.
-            let is_polled = has_pulse && self.kind.options.runs != TaskKind::Blocking;
             let new = Task {
                 id: task.id,
                 state: task.state,
                 age: task.age(),
-                last_poll: is_polled.then(|| task.last_poll()).flatten(),
+                last_poll: task.last_poll(),
                 awaits: None,
                 on_thread,
             };
