@@ -130,17 +130,29 @@ pub(crate) fn threads(baseline: &Baseline) -> Vec<Audited> {
         .collect()
 }
 
-/// How long and how often a thread has run, while it sleeps (`schedstat`, in the kernel's `scheduler/sched-stats`): it has
-/// slept all the while when this stays the same. `None` when it runs, could run, or is over, and where the kernel does
-/// not count.
+/// What the kernel has counted of a thread (`schedstat`, in its `scheduler/sched-stats`).
 #[cfg(tokio_unstable)]
-pub(crate) fn asleep(tid: u32) -> Option<String> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// How long and how often it has run, while it sleeps: it has slept all the while when this stays the same. `None` when
+    /// it runs or could run: one that waits for a processor has not run either.
+    pub(crate) asleep: Option<String>,
+    /// How long it has waited for a processor.
+    pub(crate) waited: Duration,
+}
+
+/// The same of that thread; `None` when it is over, and where the kernel does not count.
+#[cfg(tokio_unstable)]
+pub(crate) fn counted(tid: u32) -> Option<Counted> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/self/task/{tid}/{file}"));
     let ran = read("schedstat").ok()?;
     let thread = parse_stat(tid, &read("stat").ok()?)?;
+    let waited = ran.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let is_counted = ran.starts_with(|c: char| matches!(c, '1'..='9'));
-    // One that waits for a processor has not run either.
-    (matches!(thread.state, 'S' | 'D') && is_counted).then_some(ran)
+    is_counted.then(|| Counted {
+        asleep: matches!(thread.state, 'S' | 'D').then_some(ran),
+        waited: Duration::from_nanos(waited),
+    })
 }
 
 fn os_threads() -> Vec<OsThread> {

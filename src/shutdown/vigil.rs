@@ -119,9 +119,9 @@ impl Vigil {
             .collect();
         #[cfg(tokio_unstable)]
         if self.has_workers() && !silent {
-            let is_held = |tid| holders.iter().any(|holder| holder.tid == tid);
+            let is_tracked = |tid| holders.iter().any(|holder| holder.tid == tid);
             let limit = self.limit.unwrap_or(Duration::MAX);
-            let changes = polls.untracked.look(&self.work, now, limit, is_held);
+            let changes = polls.untracked.look(&self.work, now, limit, is_tracked);
             heard.extend(changes.into_iter().map(News::from));
         }
         let stuck = self.all_stuck(&polls.long(now));
@@ -251,8 +251,8 @@ impl Polls {
 impl From<workers::Change> for News {
     fn from(change: workers::Change) -> Self {
         match change {
-            workers::Change::Began(asleep, held) => Self::Sleeps { asleep, held },
-            workers::Change::Ended(asleep, held) => Self::Awoke { asleep, held },
+            workers::Change::Began(on, held) => Self::Untracked { on, held },
+            workers::Change::Ended(on, held) => Self::WorkerCameBack { on, held },
         }
     }
 }

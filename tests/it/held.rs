@@ -243,6 +243,63 @@ fn a_worker_on_which_an_untracked_task_sleeps_is_told_of() {
     });
 }
 
+/// It looks like many short polls, but for what tokio counts.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_worker_that_an_untracked_task_keeps_busy_is_told_of() {
+    alone(|| {
+        let (heard, over) = (
+            Heard::of("headcount::worker"),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let ended = Arc::clone(&over);
+        let end = serve(quiet(), async move |_| {
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            drop(tokio::spawn(async move { spin(&ended) }));
+        });
+        let (told, seen) = heard.next();
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked tasks keep a worker busy, in one poll or few, for Ns: nothing else runs there thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        assert!(
+            !cfg!(feature = "stacks") || seen.contains("held::spin"),
+            "{seen}"
+        );
+        over.store(true, Ordering::Relaxed);
+        let (told, _) = heard.next();
+        assert!(told.contains("worker came back"), "{told}");
+        end();
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+/// Untracked, always on its worker, and never in one poll for long.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_worker_that_untracked_tasks_keep_busy_in_many_polls_is_not_told_of() {
+    alone(|| {
+        let heard = Heard::of("headcount::worker");
+        let end = serve(quiet(), async move |_| {
+            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            let busy = tokio::spawn(async move {
+                let begun = Instant::now();
+                while begun.elapsed() < LONG_LIMIT {
+                    tokio::task::yield_now().await;
+                }
+            });
+            in_time(busy).await.unwrap();
+        });
+        end();
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+#[cfg(tokio_unstable)]
+#[inline(never)]
+fn spin(over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
 #[cfg(tokio_unstable)]
 #[test]
 fn tracked_and_untracked_tasks_together_may_hold_all_workers() {

@@ -3,7 +3,7 @@
 use super::super::voice::Voice;
 use super::described::{Described, describe};
 #[cfg(tokio_unstable)]
-use super::workers::Asleep;
+use super::workers::Held;
 use crate::registry::heartbeats;
 use crate::registry::holders::{self, Holder};
 use crate::registry::kind::Kind;
@@ -30,12 +30,12 @@ pub(in crate::shutdown) enum News {
     },
     /// It has left its thread after so long.
     CameBack { holder: Holder, held: Duration },
-    /// An untracked task sleeps on a worker for so long.
+    /// Untracked tasks hold a worker for so long.
     #[cfg(tokio_unstable)]
-    Sleeps { asleep: Asleep, held: Duration },
-    /// It does no longer.
+    Untracked { on: Held, held: Duration },
+    /// They do no longer.
     #[cfg(tokio_unstable)]
-    Awoke { asleep: Asleep, held: Duration },
+    WorkerCameBack { on: Held, held: Duration },
     /// A task has missed its heartbeat, or beats again.
     Heartbeat {
         change: heartbeats::Change,
@@ -94,14 +94,14 @@ impl Teller {
                     }
                 }
                 #[cfg(tokio_unstable)]
-                News::Sleeps { asleep, held } => {
-                    let same = asleep.clone();
+                News::Untracked { on, held } => {
+                    let same = on.clone();
                     let is_still = move || same.is_still();
-                    let described = describe(self.root.number, asleep.tid, is_still).await;
-                    self.sleeps(asleep, held, described);
+                    let described = describe(self.root.number, on.tid, is_still).await;
+                    self.untracked(on, held, described);
                 }
                 #[cfg(tokio_unstable)]
-                News::Awoke { asleep, held } => self.awoke(asleep, held),
+                News::WorkerCameBack { on, held } => self.worker_came_back(&on, held),
                 News::Heartbeat { change, more } => self.heartbeat(change, more),
                 News::AllStuck { workers } => self.all_stuck(workers),
             }
@@ -144,25 +144,30 @@ impl Teller {
     }
 
     #[cfg(tokio_unstable)]
-    fn sleeps(&self, asleep: Asleep, held: Duration, seen: Described) {
-        let thread = thread_name(asleep.tid);
+    fn untracked(&self, on: Held, held: Duration, seen: Described) {
+        let thread = thread_name(on.tid);
         self.voice.log(move || {
+            let does = if on.is_asleep() {
+                "untracked task sleeps on its worker for"
+            } else {
+                "untracked tasks keep a worker busy, in one poll or few, for"
+            };
             tracing::warn!(
                 target: "headcount::worker",
-                thread, tid = asleep.tid, worker = asleep.worker, held_seconds = held.as_secs_f64(),
+                thread, tid = on.tid, worker = on.worker, held_seconds = held.as_secs_f64(),
                 waits = seen.waits, stack = seen.stack, no_stack = seen.no_stack,
-                "untracked task sleeps on its worker for {}: nothing else runs there", brief(held)
+                "{does} {}: nothing else runs there", brief(held)
             );
         });
     }
 
     #[cfg(tokio_unstable)]
-    fn awoke(&self, asleep: Asleep, held: Duration) {
-        let thread = thread_name(asleep.tid);
+    fn worker_came_back(&self, on: &Held, held: Duration) {
+        let (thread, tid, worker) = (thread_name(on.tid), on.tid, on.worker);
         self.voice.log(move || {
             tracing::info!(
                 target: "headcount::worker",
-                thread, tid = asleep.tid, worker = asleep.worker, held_seconds = held.as_secs_f64(),
+                thread, tid, worker, held_seconds = held.as_secs_f64(),
                 "worker came back after {}", brief(held)
             );
         });
