@@ -94,8 +94,9 @@ pub struct Telemetry(Arc<Inner>);
 ///
 /// `OTEL_SDK_DISABLED`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and its `_ARG`,
 /// `OTEL_BSP_{SCHEDULE_DELAY,MAX_QUEUE_SIZE,MAX_EXPORT_BATCH_SIZE}`, `OTEL_{TRACES,METRICS,LOGS}_EXPORTER` (`otlp` or
-/// `none`), and `OTEL_EXPORTER_OTLP_{ENDPOINT,HEADERS,CERTIFICATE,PROTOCOL}`, also for one signal, and `_TIMEOUT`. The
-/// protocol is `http/protobuf`, without compression; without a certificate the machine's own are trusted.
+/// `none`), and `OTEL_EXPORTER_OTLP_{ENDPOINT,HEADERS,CERTIFICATE,COMPRESSION,PROTOCOL}`, also for one signal, and
+/// `_TIMEOUT`. The protocol is `http/protobuf`, without compression unless it is `gzip`; without a certificate the
+/// machine's own are trusted.
 #[derive(Debug, Default)]
 #[must_use = "it builds nothing until `build`"]
 pub struct TelemetryBuilder {

@@ -33,7 +33,7 @@ class Service:
         """It answers. Prometheus learns of it then, so that no scrape has failed."""
         self.program = self.stack.programs.start(
             self.name, self.command, stdin=subprocess.PIPE, OTEL_SERVICE_NAME=self.job, OTEL_BSP_SCHEDULE_DELAY="500",
-            OTEL_EXPORTER_OTLP_ENDPOINT=self.otlp or self.stack.otlp,
+            OTEL_EXPORTER_OTLP_ENDPOINT=self.otlp or self.stack.otlp, OTEL_EXPORTER_OTLP_TRACES_COMPRESSION="gzip",
             OTEL_RESOURCE_ATTRIBUTES=f"service.instance.id={self.instance}")
         until(lambda: self.lives() and answers(f"http://{self.instance}/livez"), f"{self.name} answers",
               or_else=lambda: self.stack.programs.log(self.name), every=0.1)

@@ -190,6 +190,21 @@ impl Variables<'_> {
         Ok(())
     }
 
+    /// Whether a signal's requests are compressed. A signal's own variable counts more, and both must be right.
+    fn is_gzip(&self, word: &str) -> Result<bool, TelemetryError> {
+        let mut is_gzip = false;
+        let own = of_signal(word, "COMPRESSION");
+        for name in ["OTEL_EXPORTER_OTLP_COMPRESSION", &own] {
+            match self.text(name).as_deref() {
+                None => {}
+                Some("gzip") => is_gzip = true,
+                Some("none") => is_gzip = false,
+                Some(value) => return Err(wrong(name, value, "gzip, none")),
+            }
+        }
+        Ok(is_gzip)
+    }
+
     /// Where a signal goes; `None` when it is not exported.
     fn target(
         &self,
@@ -217,6 +232,7 @@ impl Variables<'_> {
         let headers = self.text(&of_signal(word, "HEADERS"));
         let headers = headers.or_else(|| self.text("OTEL_EXPORTER_OTLP_HEADERS"));
         target.headers = headers.map_or_else(Vec::new, |text| pairs(&text));
+        target.is_gzip = self.is_gzip(word)?;
         let own = of_signal(word, "CERTIFICATE");
         for name in [&own, "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
             if let Some(path) = self.text(name) {
@@ -304,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_has_an_address_and_headers_of_its_own() {
+    fn a_signal_has_an_address_headers_and_compression_of_its_own() {
         let settings = read(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otlp.example/base/"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://[::1]:9/t"),
@@ -314,6 +330,8 @@ mod tests {
                 "authorization=Basic%20YQ==, x-team=a",
             ),
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-team=b"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
         ]);
         let settings = settings.expect("nothing is wrong");
         assert_eq!(
@@ -326,6 +344,9 @@ mod tests {
                 .expect("it has one")
                 .headers
         };
+        let targets = settings.targets.iter().flatten();
+        let is_gzip: Vec<bool> = targets.map(|target| target.is_gzip).collect();
+        assert_eq!(is_gzip, [false, true]);
         assert_eq!(headers(0), [("x-team".to_owned(), "b".to_owned())]);
         assert_eq!(
             headers(1),
@@ -389,6 +410,10 @@ mod tests {
         assert_eq!(
             refused("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
             "take OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere.pem: allowed: a file with certificates in PEM form"
+        );
+        assert_eq!(
+            refused("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "zstd"),
+            "take OTEL_EXPORTER_OTLP_LOGS_COMPRESSION=zstd: allowed: gzip, none"
         );
         assert_eq!(
             refused("OTEL_TRACES_EXPORTER", "zipkin"),

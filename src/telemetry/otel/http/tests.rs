@@ -1,8 +1,9 @@
-//! Collectors that speak TLS.
+//! Collectors that speak TLS, and what is compressed for them.
 
 use super::super::settings::Settings;
 use super::*;
 use rcgen::{CertificateParams, KeyPair};
+use std::io::Read as _;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -52,6 +53,50 @@ fn target(address: SocketAddr, certificate: Option<&str>) -> Target {
     };
     let settings = Settings::read(&lookup, None).expect("nothing is wrong");
     settings.targets[0].clone().expect("traces go somewhere")
+}
+
+#[tokio::test]
+async fn a_compressed_request_says_so_and_is_what_was_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
+    let address = listener.local_addr().expect("it is bound");
+    let lookup = |name: &str| match name {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("http://{address}")),
+        "OTEL_EXPORTER_OTLP_COMPRESSION" => Some("gzip".to_owned()),
+        _ => None,
+    };
+    let settings = Settings::read(&lookup, None).expect("nothing is wrong");
+    let target = settings.targets[0].clone().expect("traces go somewhere");
+    let body = Bytes::from("span ".repeat(1000));
+    let taken = async {
+        let (mut stream, _) = listener.accept().await?;
+        let mut request = Vec::new();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        while unpacked(&request).is_none_or(|(_, body)| body.len() < 5000) {
+            if stream.read_buf(&mut request).await? == 0 {
+                break;
+            }
+        }
+        stream.write_all(answer).await?;
+        io::Result::Ok(request)
+    };
+    let (answer, request) = tokio::join!(target.post(body.clone()), taken);
+    assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
+    let (head, sent) = unpacked(&request.expect("it is taken")).expect("it is compressed");
+    assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
+    assert_eq!(sent, body);
+}
+
+/// The head of a request, and what of its body can be read.
+fn unpacked(request: &[u8]) -> Option<(String, Vec<u8>)> {
+    let head = request.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+    let mut body = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&request[head + 4..]);
+    // What has come may be a part.
+    decoder.read_to_end(&mut body).ok();
+    Some((
+        String::from_utf8_lossy(&request[..head + 2]).into_owned(),
+        body,
+    ))
 }
 
 #[tokio::test]
