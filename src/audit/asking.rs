@@ -77,10 +77,19 @@ impl fmt::Debug for Asking {
 #[cfg(feature = "stacks")]
 fn call_stack() -> Chain {
     let mut chain = Chain::new();
-    backtrace::trace(|frame| {
+    let note = |frame: &backtrace::Frame| {
         chain.push(frame.ip().addr());
         chain.len() < FRAMES
-    });
+    };
+    // `trace` would wait for whoever looks names up at this moment, for seconds in a debug build, on the worker.
+    // SAFETY: on these systems `backtrace` walks by the unwinder of panics (`_Unwind_Backtrace`), which threads use at the
+    // same time; its lock is for what is not, as `dbghelp` on Windows.
+    #[cfg(unix)]
+    unsafe {
+        backtrace::trace_unsynchronized(note);
+    }
+    #[cfg(not(unix))]
+    backtrace::trace(note);
     chain
 }
 
@@ -142,5 +151,36 @@ mod tests {
         assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), 2);
         assert_eq!(asking.close().len(), 1, "one was kept");
         assert_eq!(Arc::strong_count(&asking), 1, "none is left");
+    }
+
+    #[cfg(all(unix, feature = "stacks"))]
+    #[test]
+    fn who_keeps_a_waker_is_noted_while_another_thread_looks_for_names() {
+        use std::sync::mpsc::channel;
+        let (tell, told) = channel();
+        let (release, released) = channel::<()>();
+        #[expect(clippy::disallowed_methods, reason = "a thread of the test")]
+        let thread = std::thread::spawn(move || {
+            let mut was_released = None;
+            let begin = Asking::new as fn(&Waker) -> Arc<Asking> as usize;
+            // What stands before an address is looked up.
+            let place = std::ptr::without_provenance_mut(begin + 1);
+            backtrace::resolve(place, |_| {
+                if was_released.is_some() {
+                    return;
+                }
+                tell.send(()).expect("the test waits");
+                let patience = std::time::Duration::from_secs(60);
+                was_released = Some(released.recv_timeout(patience));
+            });
+            was_released
+        });
+        told.recv().expect("it has a name");
+        let asking = Asking::new(Waker::noop());
+        drop(asking.waker().clone());
+        assert_eq!(asking.close().len(), 1);
+        // Nobody may be waiting any more, which the other end tells.
+        release.send(()).ok();
+        assert_eq!(thread.join().expect("it ends"), Some(Ok(())));
     }
 }

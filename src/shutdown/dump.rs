@@ -110,16 +110,24 @@ impl Dumper {
     /// answering, and does not ask them.
     #[must_use]
     pub fn dump(&self) -> Dump {
-        let mut taken = self.take(LOOK_BUDGET);
+        let (mut dump, held) = self.registered();
+        // While nothing else is done: they have little time.
+        let answers = awaits::ask(&self.0.root, &mut dump);
+        let mut taken = self.see(dump, held, LOOK_BUDGET);
         // Meanwhile the stacks are named.
-        awaits::fill(&self.0.root, taken.registered());
+        awaits::fill(&self.0.root, taken.registered(), answers);
         taken.name(Instant::now() + NAMES_BUDGET);
         taken.into_dump()
     }
 
     /// The same without names, and waits so long for the kernel.
     pub(super) fn take(&self, budget: Duration) -> Taken {
-        let until = Instant::now() + budget;
+        let (dump, held) = self.registered();
+        self.see(dump, held, budget)
+    }
+
+    /// What is known without the kernel, and the task that a thread holds.
+    fn registered(&self) -> (Dump, HashMap<u32, String>) {
         let source = &*self.0;
         let tasks = Tasks::of(&source.root);
         let mut dump = Dump {
@@ -140,6 +148,12 @@ impl Dumper {
         };
         let held;
         (dump.root, dump.unlisted_tasks, held) = tasks.into_groups(LISTED);
+        (dump, held)
+    }
+
+    /// Puts in what the kernel knows.
+    fn see(&self, dump: Dump, held: HashMap<u32, String>, budget: Duration) -> Taken {
+        let until = Instant::now() + budget;
         let mut taken = Taken::new(dump, self.look(held));
         taken.see(until, &brief(budget));
         taken

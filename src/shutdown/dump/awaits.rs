@@ -25,22 +25,28 @@ const NAMES: Duration = Duration::from_secs(5);
 /// The most tasks that are asked: one of each kind first.
 const ASKED: usize = 100;
 
+/// What tasks await, by addresses.
+pub(super) type Answers = HashMap<TaskId, Vec<Chain>>;
 type Names = HashMap<TaskId, Vec<Vec<Frame>>>;
 
 /// One thread at a time may be stuck.
 static NAMING: AtomicBool = AtomicBool::new(false);
 
-/// Asks the listed tasks, and puts the answers into their rows.
-pub(super) fn fill(root: &Root, dump: &mut Dump) {
+/// Asks the listed tasks.
+pub(super) fn ask(root: &Root, dump: &mut Dump) -> Answers {
     if !cfg!(feature = "stacks") || holds_only_thread() {
-        return;
+        return Answers::new();
     }
     let mut rows = Vec::new();
     collect(&mut dump.root, &mut rows);
     // The first of each kind, then the second of each.
     rows.sort_by_key(|(place, _)| *place);
-    rows.truncate(ASKED);
-    let answers = ask(root, rows.iter().map(|(_, task)| task.id).collect());
+    let ids = rows.iter().map(|(_, task)| task.id).take(ASKED);
+    answers(root, ids.collect())
+}
+
+/// Puts the answers into the rows.
+pub(super) fn fill(root: &Root, dump: &mut Dump, answers: Answers) {
     if answers.is_empty() {
         return;
     }
@@ -49,6 +55,8 @@ pub(super) fn fill(root: &Root, dump: &mut Dump) {
         dump.not_observed.push(sentence.to_owned());
         return;
     };
+    let mut rows = Vec::new();
+    collect(&mut dump.root, &mut rows);
     for (_, task) in rows {
         task.awaits = names.remove(&task.id);
     }
@@ -74,12 +82,12 @@ fn collect<'a>(group: &'a mut Group, rows: &mut Vec<(usize, &'a mut Task)>) {
     }
 }
 
-fn ask(root: &Root, tasks: Vec<TaskId>) -> HashMap<TaskId, Vec<Chain>> {
+fn answers(root: &Root, tasks: Vec<TaskId>) -> Answers {
     if tasks.is_empty() {
-        return HashMap::new();
+        return Answers::new();
     }
     let Some(question) = Question::ask(root.scope, tasks) else {
-        return HashMap::new();
+        return Answers::new();
     };
     let until = Instant::now() + ANSWER;
     while !question.is_answered() && Instant::now() < until {
@@ -89,7 +97,7 @@ fn ask(root: &Root, tasks: Vec<TaskId>) -> HashMap<TaskId, Vec<Chain>> {
 }
 
 /// The chains with names, by a thread of its own: with the lock of the loader it may take for ever.
-fn named(root: u64, answers: HashMap<TaskId, Vec<Chain>>) -> Option<Names> {
+fn named(root: u64, answers: Answers) -> Option<Names> {
     if NAMING.swap(true, Ordering::SeqCst) {
         return None;
     }
