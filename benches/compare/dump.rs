@@ -3,21 +3,13 @@
 use crate::{
     harness::{Samples, Scale},
     headcount::Owned,
+    latency::{self, WORK, WORKERS},
     table::{Limit, Row, Section, Unit},
 };
-use std::{
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
-use tokio::sync::oneshot;
+use std::time::Instant;
 
 /// Of the tasks that are parked in other measures.
 const SHARE: usize = 10;
-/// What works meanwhile: one task for each worker, so that both are busy all the time.
-const WORKERS: usize = 2;
-/// At least so many polls tell a percentile.
-const WORK: Duration = Duration::from_millis(40);
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let runtime = Owned::new(WORKERS);
@@ -26,11 +18,11 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     // The first one looks up names.
     runtime.dump();
     for _ in 0..scale.repetitions {
-        without.push(latency(&runtime, || std::thread::sleep(WORK)));
-        during.push(latency(&runtime, || {
+        without.push(latency::percentile(&runtime, || std::thread::sleep(WORK)));
+        during.push(latency::percentile(&runtime, || {
             let began = Instant::now();
             runtime.dump();
-            dumps.push(nanos(began.elapsed()));
+            dumps.push(began.elapsed().as_nanos() as f64);
         }));
     }
     drop(parked);
@@ -53,36 +45,4 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
             ],
         },
     ]
-}
-
-/// The 99th percentile of the time between two polls of tasks that yield all the time, while `work` is done.
-fn latency(runtime: &Owned, work: impl FnOnce()) -> f64 {
-    let over = Arc::new(AtomicBool::new(false));
-    let waits: Vec<_> = (0..WORKERS)
-        .map(|_| runtime.spawn(yielding(Arc::clone(&over))))
-        .collect();
-    work();
-    over.store(true, Ordering::Relaxed);
-    let mut times: Vec<f64> = waits
-        .into_iter()
-        .flat_map(|wait: oneshot::Receiver<Vec<f64>>| wait.blocking_recv().expect("it ends"))
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() * 99 / 100]
-}
-
-async fn yielding(over: Arc<AtomicBool>) -> Vec<f64> {
-    let mut times = Vec::new();
-    let mut last = Instant::now();
-    while !over.load(Ordering::Relaxed) {
-        tokio::task::yield_now().await;
-        let now = Instant::now();
-        times.push(nanos(now - last));
-        last = now;
-    }
-    times
-}
-
-fn nanos(duration: Duration) -> f64 {
-    duration.as_nanos() as f64
 }

@@ -13,10 +13,13 @@
 mod cancel;
 mod child;
 mod churn;
+#[cfg(feature = "otel")]
+mod collector;
 mod dump;
 mod harness;
 mod headcount;
 mod hooks;
+mod latency;
 mod list;
 mod memory;
 mod peers;

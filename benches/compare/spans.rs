@@ -1,6 +1,7 @@
 //! What spans of tasks cost, beside the ordinary way to have them.
 
 use crate::{
+    collector,
     harness::{Scale, Variant, interleave},
     headcount::Owned,
     peers::{self, BARE, BARE_AGAIN, Bare, Peer, drive, spawn_and_join},
@@ -12,8 +13,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use std::future::Future;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::task::JoinHandle;
@@ -74,7 +74,7 @@ fn one(scale: &Scale, yields: usize) -> Section {
 }
 
 fn variants(total: usize, yields: usize) -> Vec<Variant> {
-    let collector = collector();
+    let collector = collector::healthy();
     let child = child(collector);
     let bare = |name| {
         Variant::new(name, move || {
@@ -198,34 +198,4 @@ impl<P: Peer> Peer for InSpan<P> {
     async fn join(&mut self, handles: Vec<Self::Handle>) {
         self.0.join(handles).await;
     }
-}
-
-/// A collector that takes everything and keeps nothing.
-fn collector() -> SocketAddr {
-    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
-    *ADDRESS.get_or_init(|| {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
-        let address = listener.local_addr().expect("it is bound");
-        #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut reader = BufReader::new(&stream);
-                let mut length = 0;
-                let mut line = String::new();
-                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                    let header = line.to_lowercase();
-                    let value = header.strip_prefix("content-length:");
-                    length = value
-                        .and_then(|text| text.trim().parse().ok())
-                        .unwrap_or(length);
-                    line.clear();
-                }
-                std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok();
-                (&stream)
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                    .ok();
-            }
-        });
-        address
-    })
 }

@@ -1,0 +1,47 @@
+//! A collector of OTLP.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::OnceLock,
+};
+
+/// One that takes everything and keeps nothing.
+pub(crate) fn healthy() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        listen(|listener| {
+            for stream in listener.incoming().flatten() {
+                answer(&stream);
+            }
+        })
+    })
+}
+
+fn listen(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
+    let address = listener.local_addr().expect("it is bound");
+    #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
+    std::thread::spawn(move || serve(listener));
+    address
+}
+
+/// One request, which is read to its end.
+fn answer(stream: &TcpStream) {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+        let header = line.to_lowercase();
+        let value = header.strip_prefix("content-length:");
+        length = value
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(length);
+        line.clear();
+    }
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok();
+    let mut stream = stream;
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .ok();
+}
