@@ -1,7 +1,13 @@
 //! headcount as a variant. All that touches its interface is here.
 
 use crate::peers::{Cancel, Peer};
+#[cfg(feature = "admin")]
+use crate::rounds::Parking;
+#[cfg(feature = "otel")]
+use headcount::telemetry::Telemetry;
 use headcount::{TaskGroup, TaskHandle};
+#[cfg(feature = "admin")]
+use std::net::SocketAddr;
 use std::{future::Future, sync::mpsc, time::Duration};
 use tokio::sync::oneshot;
 
@@ -67,6 +73,12 @@ pub(crate) fn dumps() -> impl Fn() {
     }
 }
 
+/// Any port of it.
+#[cfg(feature = "admin")]
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
 fn runtime(workers: usize) -> headcount::Runtime {
     let runtime = builder(workers).build();
     runtime.expect("the system has threads")
@@ -92,12 +104,18 @@ impl Owned {
         Self(runtime.expect("the system has threads"))
     }
 
+    /// One with an admin server, and where that listens.
+    #[cfg(feature = "admin")]
+    pub(crate) fn with_admin(workers: usize) -> (Self, SocketAddr) {
+        let runtime = builder(workers).admin(loopback()).build();
+        let runtime = runtime.expect("the system has threads and ports");
+        let address = runtime.admin_address().expect("it was asked for");
+        (Self(runtime), address)
+    }
+
     /// The same, with spans of its tasks.
     #[cfg(feature = "otel")]
-    pub(crate) fn with_telemetry(
-        workers: usize,
-        telemetry: Option<&headcount::telemetry::Telemetry>,
-    ) -> Self {
+    pub(crate) fn with_telemetry(workers: usize, telemetry: Option<&Telemetry>) -> Self {
         let builder = headcount::Runtime::builder()
             .worker_threads(workers)
             .print(false)
@@ -122,6 +140,17 @@ impl Owned {
             keep
         };
         (0..tasks).map(park).collect()
+    }
+
+    /// Tasks of so many names that live as long as the runtime, and are all parked when this returns.
+    #[cfg(feature = "admin")]
+    pub(crate) fn park_named(&self, tasks: usize, names: usize) {
+        let names: Vec<String> = (0..names).map(|at| format!("parked-{at}")).collect();
+        let parking = Parking::default();
+        for name in names.iter().cycle().take(tasks) {
+            self.0.tasks().spawn(name, parking.task());
+        }
+        self.drive(async move { parking.full(tasks).await });
     }
 
     /// A task, and where its result arrives.

@@ -1,8 +1,8 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `shutdown`, `churn`, `stacks`; without
-//! any, all run.
+//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `scrape`, `shutdown`, `churn`,
+//! `stacks`; without any, all run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -25,6 +25,8 @@ mod memory;
 mod peers;
 mod poll;
 mod rounds;
+#[cfg(feature = "admin")]
+mod scrape;
 mod shutdown;
 #[cfg(feature = "otel")]
 mod spans;
@@ -49,6 +51,8 @@ const MEASURES: &[(&str, Measure)] = &[
     ("cancel", cancel::measure),
     ("list", list::measure),
     ("dump", dump::measure),
+    #[cfg(feature = "admin")]
+    ("scrape", scrape::measure),
     ("shutdown", shutdown::measure),
     ("churn", churn::measure),
     ("stacks", stacks::measure),
