@@ -3,23 +3,32 @@
 //! to itself.
 
 use crate::{churn, memory, shutdown};
+#[cfg(feature = "otel")]
+use crate::{exit, steady};
 use std::{env, fs, process::Command};
 
 const FLAG: &str = "--child";
 
-/// When this process was started by [`run`]: does what is asked, and returns the figure for its one
-/// line of output.
-pub(crate) fn run_if_asked() -> Option<f64> {
+/// When this process was started by a [`command`]: does what is asked, and returns the figures for the last line of its
+/// output.
+pub(crate) fn run_if_asked() -> Option<Vec<f64>> {
     let arguments: Vec<String> = env::args().collect();
     let place = arguments.iter().position(|argument| argument == FLAG)?;
     let [measure, variant, count] = &arguments[place + 1..] else {
         panic!("{FLAG} takes a measure, a variant and a count");
     };
-    let count = count.parse().expect("a number of tasks");
+    let count = count.parse().expect("a number");
     Some(match measure.as_str() {
-        memory::NAME => memory::child(variant, count),
-        churn::NAME => churn::child(variant, count),
-        shutdown::NAME => shutdown::child(variant),
+        memory::NAME => vec![memory::child(variant, count)],
+        churn::NAME => vec![churn::child(variant, count)],
+        shutdown::NAME => vec![shutdown::child(variant)],
+        #[cfg(feature = "otel")]
+        exit::NAME => {
+            exit::child(variant, count);
+            Vec::new()
+        }
+        #[cfg(feature = "otel")]
+        steady::NAME => steady::child(count).into(),
         other => panic!("{other} has no child process"),
     })
 }
@@ -29,16 +38,33 @@ pub(crate) fn run_if_asked() -> Option<f64> {
 /// # Panics
 /// When the child does: its figure would be missing without a reason.
 pub(crate) fn run(measure: &str, variant: &str, count: usize) -> f64 {
+    let [figure] = figures(&mut command(measure, variant, count));
+    figure
+}
+
+/// What runs one variant of a measure in a child process.
+pub(crate) fn command(measure: &str, variant: &str, count: usize) -> Command {
     let own = env::current_exe().expect("a running program has a path");
-    let output = Command::new(own)
-        .args([FLAG, measure, variant, &count.to_string()])
+    let mut command = Command::new(own);
+    command.args([FLAG, measure, variant, &count.to_string()]);
+    command
+}
+
+/// Runs a child process to its end.
+///
+/// # Panics
+/// When the child does, or tells another number of figures.
+pub(crate) fn figures<const N: usize>(command: &mut Command) -> [f64; N] {
+    let output = command
         .output()
         .expect("a program that runs can be run again");
     let text = String::from_utf8_lossy(&output.stdout);
-    let figure = text.trim().parse();
-    figure.unwrap_or_else(|_| {
+    let figures = text.split_whitespace().map(|figure| figure.parse().ok());
+    let figures: Option<Vec<f64>> = figures.collect();
+    let figures = figures.and_then(|figures| figures.try_into().ok());
+    figures.unwrap_or_else(|| {
         let errors = String::from_utf8_lossy(&output.stderr);
-        panic!("{measure} {variant}: {errors}")
+        panic!("{command:?}: {errors}")
     })
 }
 

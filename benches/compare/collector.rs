@@ -1,4 +1,4 @@
-//! A collector of OTLP.
+//! Collectors of OTLP: one that takes everything and keeps nothing, and one that never answers.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -14,6 +14,17 @@ pub(crate) fn healthy() -> SocketAddr {
             for stream in listener.incoming().flatten() {
                 answer(&stream);
             }
+        })
+    })
+}
+
+/// One that accepts and never answers.
+pub(crate) fn black_hole() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        listen(|listener| {
+            let kept: Vec<TcpStream> = listener.incoming().flatten().collect();
+            drop(kept);
         })
     })
 }

@@ -17,6 +17,12 @@ pub(crate) struct Scale {
     pub(crate) parked: usize,
     /// Short tasks in the churn measure.
     pub(crate) churned: usize,
+    /// How long a service works in the steady measure, in milliseconds.
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(dead_code, reason = "that service exports")
+    )]
+    pub(crate) steady: usize,
 }
 
 /// One variant: a name and a function that runs one repetition and tells how long the measured part
@@ -39,6 +45,7 @@ impl Scale {
         spawned: 40_000,
         parked: 1_000_000,
         churned: 10_000_000,
+        steady: 20_000,
     };
     pub(crate) const SMOKE: Self = Self {
         repetitions: 2,
@@ -46,6 +53,7 @@ impl Scale {
         spawned: 2_000,
         parked: 2_000,
         churned: 20_000,
+        steady: 200,
     };
 }
 

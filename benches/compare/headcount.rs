@@ -17,6 +17,13 @@ pub(crate) const CAVEAT: Option<&str> = None;
 /// Whether groups can cancel.
 pub(crate) const IS_COMPLETE: bool = true;
 
+/// The variable that says where the collector is: the parent of a process sets it.
+#[cfg(feature = "otel")]
+pub(crate) const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+#[cfg(feature = "otel")]
+const DROPPED: &str = "headcount_telemetry_dropped_total{";
+
 /// Tasks through a group of headcount.
 pub(crate) struct Headcount(TaskGroup);
 
@@ -71,6 +78,76 @@ pub(crate) fn dumps() -> impl Fn() {
         let _runtime = &runtime;
         drop(std::hint::black_box(dumper.dump().to_text()));
     }
+}
+
+/// Telemetry to the collector that [`COLLECTOR`] names, with the log: a layer of the process's subscriber.
+#[cfg(feature = "otel")]
+pub(crate) fn telemetry() -> Telemetry {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    let telemetry = Telemetry::builder().build();
+    let telemetry = telemetry.expect("the address is one");
+    let subscriber = tracing_subscriber::registry().with(telemetry.layer());
+    tracing::subscriber::set_global_default(subscriber).expect("it is the first");
+    telemetry
+}
+
+/// A service of so many idle tasks that ends by a signal, from when on it is `ready` for one. With a deadline, its layers
+/// have little time. Whether all that it had to push was delivered; `None` when there was nothing.
+#[cfg(feature = "otel")]
+pub(crate) fn idle_until_signal(
+    tasks: usize,
+    (deadline, telemetry): (Option<Duration>, Option<&Telemetry>),
+    ready: impl FnOnce(),
+) -> Option<bool> {
+    let mut builder = headcount::Runtime::builder()
+        .worker_threads(2)
+        .scrape_hold(Duration::ZERO);
+    if let Some(deadline) = deadline {
+        let layer = deadline / 4;
+        builder = builder
+            .drain_budget(layer)
+            .cancel_budget(layer)
+            .close_budget(layer)
+            .deadline(deadline);
+    }
+    if let Some(telemetry) = telemetry {
+        builder = builder.telemetry(telemetry);
+    }
+    let runtime = builder.build().expect("the system has threads");
+    let report = runtime.run(async |group| {
+        for _ in 0..tasks {
+            let idle = group.clone();
+            group.spawn("idle", async move { idle.draining().await });
+        }
+        ready();
+        group.draining().await;
+    });
+    assert!(report.is_clean(), "{report}");
+    let mut pushed = report.flush.iter().map(|flush| flush.is_delivered());
+    (!report.flush.is_empty()).then(|| pushed.all(|delivered| delivered))
+}
+
+/// What `work` gives, which is `main` of a service with default settings, an admin server and telemetry.
+///
+/// # Panics
+/// When not everything was delivered.
+#[cfg(feature = "otel")]
+pub(crate) fn serve<T>(work: impl AsyncFnOnce(Headcount) -> T) -> T {
+    let runtime = headcount::Runtime::builder()
+        .admin(loopback())
+        .telemetry(&telemetry())
+        .build()
+        .expect("the system has threads and ports");
+    let metrics = runtime.metrics();
+    let mut given = None;
+    let report = runtime.run(async |group| given = Some(work(Headcount(group)).await));
+    assert!(report.is_clean(), "{report}");
+    let is_delivered = |flush: &headcount::report::Flush| flush.is_delivered();
+    assert!(report.flush.iter().all(is_delivered), "{report}");
+    let text = metrics.read(headcount::telemetry::Format::Text);
+    let mut dropped = text.lines().filter(|line| line.starts_with(DROPPED));
+    assert!(dropped.all(|line| line.ends_with(" 0")), "{text}");
+    given.expect("it ran")
 }
 
 /// Any port of it.

@@ -1,8 +1,8 @@
 //! headcount beside its peers, in one run, as ratios to bare tokio.
 //!
 //! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `scrape`, `shutdown`, `churn`,
-//! `stacks`; without any, all run.
+//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `scrape`, `shutdown`, `exit`, `steady`,
+//! `churn`, `stacks`; without any, all run.
 //! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
 //! sizes, which shows that it works and measures nothing.
 //!
@@ -16,6 +16,8 @@ mod churn;
 #[cfg(feature = "otel")]
 mod collector;
 mod dump;
+#[cfg(feature = "otel")]
+mod exit;
 mod harness;
 mod headcount;
 mod hooks;
@@ -32,6 +34,8 @@ mod shutdown;
 mod spans;
 mod spawn;
 mod stacks;
+#[cfg(feature = "otel")]
+mod steady;
 mod table;
 
 use harness::Scale;
@@ -54,6 +58,10 @@ const MEASURES: &[(&str, Measure)] = &[
     #[cfg(feature = "admin")]
     ("scrape", scrape::measure),
     ("shutdown", shutdown::measure),
+    #[cfg(feature = "otel")]
+    ("exit", exit::measure),
+    #[cfg(feature = "otel")]
+    ("steady", steady::measure),
     ("churn", churn::measure),
     ("stacks", stacks::measure),
 ];
@@ -66,8 +74,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    if let Some(figure) = child::run_if_asked() {
-        println!("{figure}");
+    if let Some(figures) = child::run_if_asked() {
+        let figures: Vec<String> = figures.iter().map(f64::to_string).collect();
+        println!("{}", figures.join(" "));
         return ExitCode::SUCCESS;
     }
     let arguments = match Arguments::parse(env::args().skip(1)) {

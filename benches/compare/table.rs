@@ -32,6 +32,12 @@ pub(crate) enum Unit {
     Bytes,
     /// Of figures in bytes.
     Mebibytes,
+    /// Of one core.
+    #[cfg_attr(
+        not(feature = "otel"),
+        expect(dead_code, reason = "the measure of it exports")
+    )]
+    Percent,
 }
 
 /// What a row must reach: by the median turn where it is held against another row, and by the 10th
@@ -220,12 +226,13 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Bytes => "bytes",
             Self::Mebibytes => "MiB",
+            Self::Percent => "%",
         }
     }
 
-    /// Growth of memory is near nothing for all, so its ratios would say nothing.
+    /// Growth of memory is near nothing for all, and so is what is at work beside the workers: ratios would say nothing.
     fn has_ratio(self) -> bool {
-        !matches!(self, Self::Mebibytes)
+        !matches!(self, Self::Mebibytes | Self::Percent)
     }
 
     fn show(self, figure: f64) -> String {
@@ -233,6 +240,7 @@ impl Unit {
             Self::Nanoseconds | Self::Bytes => format!("{figure:.0}"),
             Self::Milliseconds => format!("{:.2}", figure / 1e6),
             Self::Mebibytes => format!("{:.1}", figure / f64::from(1 << 20)),
+            Self::Percent => format!("{figure:.2}"),
         }
     }
 }
