@@ -19,11 +19,11 @@ use super::exports::Exports;
 use crate::BuildError;
 
 /// `EX_OSERR` of sysexits.h.
-const NOT_STARTED: u8 = 71;
+pub(super) const NOT_STARTED: u8 = 71;
 /// `EX_IOERR` of sysexits.h.
 const NOT_WRITTEN: u8 = 74;
 /// `EX_CONFIG` of sysexits.h.
-const BAD_CONFIG: u8 = 78;
+pub(super) const BAD_CONFIG: u8 = 78;
 
 /// Runs declared tasks, and sees to it that nobody is left inside when it stops.
 #[derive(Debug, Parser)]
@@ -117,7 +117,7 @@ Exit codes:
   70     the deadline was missed, and the watchdog ended the process
   71     the system refused threads, or the admin address: nothing was started
   74     the answer of `check` or `config` could not be written
-  78     bad configuration: nothing was started
+  78     bad configuration, or an OTEL_* variable: nothing was started
   128+n  ended by a third signal n";
 
 /// Runs the command line of the process and returns what the process exits with.
@@ -157,9 +157,9 @@ fn run(arguments: Run) -> ExitCode {
     }
     let exports = match Exports::begin(&config) {
         Ok(exports) => exports,
-        Err(message) => {
+        Err((message, code)) => {
             write_all(io::stderr(), &format!("headcount: failed to {message}\n")).ok();
-            return ExitCode::from(NOT_STARTED);
+            return ExitCode::from(code);
         }
     };
     match config.log.format {
@@ -182,14 +182,20 @@ fn run(arguments: Run) -> ExitCode {
 
 /// What to do about it, where that is known.
 fn help_for(error: &BuildError) -> String {
-    match error {
-        BuildError::Admin { address, .. } => format!(
-            "  `ss -ltnp 'sport = :{}'` names the process that has the port; take another by [admin] listen or \
-             --admin,\n  \"{}:0\" for any that is free, or \"off\"\n",
-            address.port(),
-            address.ip()
+    let BuildError::Admin { address, source } = error else {
+        return String::new();
+    };
+    let (port, ip) = (address.port(), address.ip());
+    match source.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "  `ss -ltnp 'sport = :{port}'` names the process that has the port; take another by [admin] listen or \
+             `run --admin`,\n  \"{ip}:0\" for any that is free, or \"off\"\n"
         ),
-        _ => String::new(),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "  take one of this machine by [admin] listen or `run --admin`: \"127.0.0.1:{port}\" for this machine alone, \
+             \"0.0.0.0:{port}\" for all\n  its addresses, or \"off\"\n"
+        ),
+        _ => "  take another by [admin] listen or `run --admin`, or \"off\"\n".to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run says to the outside while it runs: log lines, telemetry, the server of tokio-console.
 
+use super::cli::{BAD_CONFIG, NOT_STARTED};
 use super::config::{Config, Endpoint, LogFormat, LogSettings};
 use crate::Builder;
 use crate::telemetry::{Console, LogFilter, LogLimit, Telemetry};
@@ -22,14 +23,18 @@ impl Exports {
     ///
     /// # Errors
     ///
-    /// An `OTEL_*` variable that is wrong, or the address of the console that is not to be had; after "failed to".
-    pub(crate) fn begin(config: &Config) -> Result<Self, String> {
-        let telemetry = telemetry(config).map_err(|error| error.to_string())?;
+    /// An `OTEL_*` variable that is wrong, or the address of the console that is not to be had; after "failed to", and with
+    /// the exit code.
+    pub(crate) fn begin(config: &Config) -> Result<Self, (String, u8)> {
+        let telemetry = telemetry(config).map_err(|error| (error.to_string(), BAD_CONFIG))?;
         let mut console = match config.console.listen {
             None => None,
             Some(address) => Some(
                 Console::bind(address)
-                    .map_err(|error| format!("claim {address} for tokio-console: {error}"))?
+                    .map_err(|error| {
+                        let what = format!("claim {address} for tokio-console: {error}");
+                        (what, NOT_STARTED)
+                    })?
                     .retention(config.console.retention),
             ),
         };

@@ -31,6 +31,9 @@ pub(crate) trait Ending: Debug + Send + Sync {
     /// The shutdown has begun. Must not block: the shutdown waits.
     fn begun(&self, _reason: &Reason) {}
 
+    /// A second signal has come: the next one ends the process before anybody could say so.
+    fn told_twice(&self, _signal: &Reason) {}
+
     /// Does it, and may block; what is not done at that moment is not waited for. One row for each thing of which a
     /// reader will ask whether it got through.
     fn end(&self, report: &Report, until: Instant) -> Vec<Flush>;
@@ -62,6 +65,12 @@ struct Running {
 // === impl Endings ===
 
 impl Endings {
+    pub(super) fn told_twice(&self, signal: &Reason) {
+        for ending in &self.list {
+            ending.told_twice(signal);
+        }
+    }
+
     pub(super) fn begun(&self, reason: &Reason) {
         for ending in &self.list {
             ending.begun(reason);

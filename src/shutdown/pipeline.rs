@@ -340,6 +340,9 @@ impl Pipeline {
                 self.signals_seen += 1;
                 let cuts = self.signals_seen == 2 && self.phase.is_before_cancel();
                 self.phase.course().ask(&Reason::Signal(number), cuts);
+                if self.signals_seen == 2 {
+                    self.endings.told_twice(&Reason::Signal(number));
+                }
                 cuts
             }
             Message::UntrackedSite(kind) => {

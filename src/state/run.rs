@@ -222,6 +222,11 @@ impl Ending for State {
             .ok();
     }
 
+    fn told_twice(&self, signal: &Reason) {
+        let reason = format!("told twice, by {signal} at last; a third signal ends it at once");
+        self.to_thread.try_send(Said::Stopping(reason)).ok();
+    }
+
     fn end(&self, report: &Report, _until: Instant) -> Vec<Flush> {
         let begun = Instant::now();
         if !self.over.swap(true, Ordering::SeqCst) {

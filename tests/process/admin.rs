@@ -379,7 +379,7 @@ fn an_address_that_is_taken_is_said_with_what_to_do_before_anything_runs() {
         .expect("it says how to stop it");
     insta::assert_snapshot!(said, @r#"
     headcount: failed to claim 127.0.0.1:PORT for the admin server, where another process listens: Address already in use (os error 98)
-      `ss -ltnp 'sport = :PORT'` names the process that has the port; take another by [admin] listen or --admin,
+      `ss -ltnp 'sport = :PORT'` names the process that has the port; take another by [admin] listen or `run --admin`,
       "127.0.0.1:0" for any that is free, or "off"
     "#);
 }

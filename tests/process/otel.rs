@@ -113,8 +113,8 @@ fn a_wrong_variable_is_refused_before_anything_starts() {
     command.args(["run", &config]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
     let ended = Program::start(command).end();
-    ended.assert_code(71);
-    insta::assert_snapshot!(ended.errors(), @r#"headcount: failed to export to "collector:4317": it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT"#);
+    ended.assert_code(78);
+    insta::assert_snapshot!(ended.errors(), @"headcount: failed to take OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317: it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT");
 }
 
 #[cfg(not(tokio_unstable))]

@@ -184,7 +184,7 @@ fn a_run_whose_main_was_wedged_was_forced_and_left_its_report() {
 }
 
 #[test]
-fn a_run_that_was_ended_by_a_third_signal_was_stopping() {
+fn a_run_that_was_killed_while_it_was_stopping_is_told_of() {
     let folder = folder();
     let mut program = ready("stuck-for-long", folder.path());
     let marker = folder.path().join("run.json");
@@ -193,6 +193,23 @@ fn a_run_that_was_ended_by_a_third_signal_was_stopping() {
     until(|| fs::read_to_string(&marker).is_ok_and(|text| text.contains("\"SIGTERM")));
     program.stop(Signal::KILL).assert_killed_by(Signal::KILL);
     insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (SIGTERM): whoever stopped it may wait too short a time");
+}
+
+#[test]
+fn so_is_one_that_a_third_signal_ended() {
+    let folder = folder();
+    let mut program = ready("stuck-for-long", folder.path());
+    let marker = folder.path().join("run.json");
+    let told = |words| {
+        // Written by the thread of the heartbeat.
+        until(|| fs::read_to_string(&marker).is_ok_and(|text| text.contains(words)));
+    };
+    program.signal(Signal::TERM);
+    told("\"SIGTERM");
+    program.signal(Signal::INT);
+    told("told twice");
+    program.stop(Signal::TERM).assert_code(128 + 15);
+    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (told twice, by SIGINT at last; a third signal ends it at once): whoever stopped it may wait too short a time");
 }
 
 #[test]

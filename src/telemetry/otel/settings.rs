@@ -43,6 +43,16 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A variable whose value is such an address.
+    #[error("take {variable}={endpoint}: {reason}; allowed: http://HOST:PORT or https://HOST:PORT")]
+    EndpointVariable {
+        /// Which.
+        variable: String,
+        /// What it says.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A variable whose value is not allowed.
     #[error("take {variable}={value}: allowed: {allowed}")]
     Variable {
@@ -190,6 +200,28 @@ impl Variables<'_> {
         Ok(())
     }
 
+    /// Where a signal goes by the variables alone.
+    fn environment(&self, word: &str, path: &str) -> Result<Target, TelemetryError> {
+        const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let own = of_signal(word, "ENDPOINT");
+        // The endpoint of a signal is the whole address.
+        let (variable, parsed) = if let Some(whole) = self.text(&own) {
+            (own, Target::parse(&whole, None))
+        } else {
+            let base = self.text(ALL);
+            let base = base.as_deref().unwrap_or(DEFAULT_ENDPOINT);
+            (ALL.to_owned(), Target::parse(base, Some(path)))
+        };
+        parsed.map_err(|error| match error {
+            TelemetryError::Endpoint { endpoint, reason } => TelemetryError::EndpointVariable {
+                variable,
+                endpoint,
+                reason,
+            },
+            error => error,
+        })
+    }
+
     /// Whether a signal's requests are compressed. A signal's own variable counts more, and both must be right.
     fn is_gzip(&self, word: &str) -> Result<bool, TelemetryError> {
         let mut is_gzip = false;
@@ -219,15 +251,9 @@ impl Variables<'_> {
             _ => {}
         }
         let path = format!("/v1/{word}");
-        let own = self.text(&of_signal(word, "ENDPOINT"));
-        let mut target = match (endpoint, own) {
-            (Some(base), _) => Target::parse(base, Some(&path))?,
-            // The endpoint of a signal is the whole address.
-            (None, Some(whole)) => Target::parse(&whole, None)?,
-            (None, None) => {
-                let base = self.text("OTEL_EXPORTER_OTLP_ENDPOINT");
-                Target::parse(base.as_deref().unwrap_or(DEFAULT_ENDPOINT), Some(&path))?
-            }
+        let mut target = match endpoint {
+            Some(base) => Target::parse(base, Some(&path))?,
+            None => self.environment(word, &path)?,
         };
         let headers = self.text(&of_signal(word, "HEADERS"));
         let headers = headers.or_else(|| self.text("OTEL_EXPORTER_OTLP_HEADERS"));
@@ -401,7 +427,7 @@ mod tests {
         );
         assert_eq!(
             refused("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318"),
-            "export to \"localhost:4318\": it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT"
+            "take OTEL_EXPORTER_OTLP_ENDPOINT=localhost:4318: it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT"
         );
         assert_eq!(
             refused("OTEL_BSP_MAX_QUEUE_SIZE", "many"),

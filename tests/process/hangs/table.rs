@@ -21,8 +21,9 @@ what the program printed on standard error after SIGTERM, cut to the culprit, an
 All three run the same code, `tests/process/hangs/`, in a debug build. `TaskTracker` is that of tokio-util 0.7.20: cancel
 a `CancellationToken`, `close()`, and wait for 1 s. tokio-graceful-shutdown is 0.20.0, with a timeout of 1 s and its log,
 whose first line, \"Shutting down ...\", is left out. Both then return from `main`, as their documentation shows, so that
-the runtime is dropped. Headcount has budgets of 500 ms, 300 ms and 300 ms. *Killed* is what has not ended 10 s after the
-signal. Below what headcount says stand the lines of code that its report leads to.
+the runtime is dropped. Headcount has 500 ms for the drain, and 300 ms for each other layer that the culprit outlives.
+*Killed* is what has not ended 10 s after the signal. Below what headcount says stand the lines of code that its report
+leads to.
 
 One cell: `cargo run --all-features --example hangs -- tracker busy-loop`, and a SIGTERM. This file:
 `cargo run --all-features --example hangs -- table > docs/culprits.md`.
