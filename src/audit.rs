@@ -137,8 +137,8 @@ pub(crate) struct Counted {
     /// How long and how often it has run, while it sleeps: it has slept all the while when this stays the same. `None` when
     /// it runs or could run: one that waits for a processor has not run either.
     pub(crate) asleep: Option<String>,
-    /// How long it has waited for a processor.
-    pub(crate) waited: Duration,
+    /// How long it has run.
+    pub(crate) ran: Duration,
 }
 
 /// The same of that thread; `None` when it is over, and where the kernel does not count.
@@ -147,11 +147,10 @@ pub(crate) fn counted(tid: u32) -> Option<Counted> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/self/task/{tid}/{file}"));
     let ran = read("schedstat").ok()?;
     let thread = parse_stat(tid, &read("stat").ok()?)?;
-    let waited = ran.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let is_counted = ran.starts_with(|c: char| matches!(c, '1'..='9'));
-    is_counted.then(|| Counted {
+    let nanos = ran.split_ascii_whitespace().next()?.parse().ok()?;
+    (nanos > 0).then(|| Counted {
         asleep: matches!(thread.state, 'S' | 'D').then_some(ran),
-        waited: Duration::from_nanos(waited),
+        ran: Duration::from_nanos(nanos),
     })
 }
 

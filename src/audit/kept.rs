@@ -48,6 +48,10 @@ impl Kept {
         // Not under the lock: it may take long.
         drop(table);
         let found = look_up(address);
+        if found.is_empty() {
+            // Without a descriptor or memory to spare nothing is found, and a moment later all.
+            return found;
+        }
         let mut table = self.table();
         let known = table.get_or_insert_default();
         if known.len() >= KEPT {
@@ -87,6 +91,13 @@ mod tests {
         assert_eq!((find(0), find(0), find(1), find(0)), (1, 1, 2, 2));
         let full = (2..KEPT).map(&mut find).last();
         assert_eq!((full, find(0)), (Some(KEPT), KEPT));
+        let before = kept.frames(KEPT + 1, |_| Vec::new());
+        let after = kept.frames(KEPT + 1, |_| vec![frame(0)]);
+        assert_eq!(
+            (before.len(), after.len()),
+            (0, 1),
+            "what was not found is looked for again"
+        );
         // One more than there is room for: the others are given up.
         assert_eq!((find(KEPT), find(0)), (KEPT + 1, KEPT + 2));
     }

@@ -185,11 +185,12 @@ fn help_for(error: &BuildError) -> String {
     let BuildError::Admin { address, source } = error else {
         return String::new();
     };
-    let (port, ip) = (address.port(), address.ip());
+    let port = address.port();
+    let any = SocketAddr::new(address.ip(), 0);
     match source.kind() {
         io::ErrorKind::AddrInUse => format!(
             "  `ss -ltnp 'sport = :{port}'` names the process that has the port; take another by [admin] listen or \
-             `run --admin`,\n  \"{ip}:0\" for any that is free, or \"off\"\n"
+             `run --admin`,\n  \"{any}\" for any that is free, or \"off\"\n"
         ),
         io::ErrorKind::AddrNotAvailable => format!(
             "  take one of this machine by [admin] listen or `run --admin`: \"127.0.0.1:{port}\" for this machine alone, \

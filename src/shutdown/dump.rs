@@ -10,6 +10,7 @@ mod tasks;
 use super::close::{NO_PROC, NOT_OURS};
 use super::voice::{Stream, Voice};
 use super::{Print, Standing};
+use crate::audit::stack::Naming;
 use crate::audit::{self, Baseline};
 use crate::registry;
 use crate::registry::root::Root;
@@ -114,9 +115,10 @@ impl Dumper {
         // While nothing else is done: they have little time.
         let answers = awaits::ask(&self.0.root, &mut dump);
         let mut taken = self.see(dump, held, LOOK_BUDGET);
-        // Meanwhile the stacks are named.
-        awaits::fill(&self.0.root, taken.registered(), answers);
+        // What is loaded for the stacks serves the awaits.
+        let _naming = Naming::begin();
         taken.name(Instant::now() + NAMES_BUDGET);
+        awaits::fill(&self.0.root, taken.registered(), answers);
         taken.into_dump()
     }
 

@@ -233,7 +233,7 @@ impl Polls {
         Self {
             tracked: Episodes::new(limit),
             #[cfg(tokio_unstable)]
-            untracked: workers::Workers::default(),
+            untracked: workers::Workers::new(),
             were_stuck: false,
         }
     }
@@ -251,7 +251,7 @@ impl Polls {
 impl From<workers::Change> for News {
     fn from(change: workers::Change) -> Self {
         match change {
-            workers::Change::Began(on, held) => Self::Untracked { on, held },
+            workers::Change::Began(on, held, more) => Self::Untracked { on, held, more },
             workers::Change::Ended(on, held) => Self::WorkerCameBack { on, held },
         }
     }

@@ -258,11 +258,9 @@ fn a_worker_that_an_untracked_task_keeps_busy_is_told_of() {
             drop(tokio::spawn(async move { spin(&ended) }));
         });
         let (told, seen) = heard.next();
-        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked tasks keep a worker busy, in one poll or few, for Ns: nothing else runs there thread="headcount-work" tid=N worker=N held_seconds=N"#);
-        assert!(
-            !cfg!(feature = "stacks") || seen.contains("held::spin"),
-            "{seen}"
-        );
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked tasks keep a worker busy for Ns, in one poll or few thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        let is_shown = seen.contains("held::spin") || seen.contains("no_stack");
+        assert!(!cfg!(feature = "stacks") || is_shown, "{seen}");
         over.store(true, Ordering::Relaxed);
         let (told, _) = heard.next();
         assert!(told.contains("worker came back"), "{told}");
@@ -281,7 +279,7 @@ fn a_worker_that_untracked_tasks_keep_busy_in_many_polls_is_not_told_of() {
             #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
             let busy = tokio::spawn(async move {
                 let begun = Instant::now();
-                while begun.elapsed() < LONG_LIMIT {
+                while begun.elapsed() < LONG_LIMIT * 4 {
                     tokio::task::yield_now().await;
                 }
             });

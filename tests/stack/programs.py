@@ -6,6 +6,7 @@ Ports are free ones, everything is in one temporary folder, and all that was sta
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -23,26 +24,34 @@ BIN = ROOT / "target/tools/bin"
 LONG = 120
 
 
+# No port twice: those of services are given out before they listen.
+GIVEN, GIVING = set(), threading.Lock()
+# Below those that the kernel gives to whoever asks for any (ip_local_port_range): other tests do that all the time.
+PORTS = range(20000, 32000)
+
+
+def is_free(port):
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    with GIVING:
+        ports = []
+        while len(ports) < number:
+            port = random.choice(PORTS)
+            if port not in GIVEN and is_free(port):
+                GIVEN.add(port)
+                ports.append(port)
     return ports
 
 
-# No port twice: those of services are given out before they listen.
-GIVEN, GIVING = set(), threading.Lock()
-
-
 def free_address():
-    with GIVING:
-        while (port := free_ports(1)[0]) in GIVEN:
-            pass
-        GIVEN.add(port)
-    return f"127.0.0.1:{port}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def get(url, patience=10):

@@ -3,7 +3,7 @@
 
 use crate::audit::facts;
 use crate::audit::frame::Frame;
-use crate::audit::stack::{self, Means, Stack};
+use crate::audit::stack::{self, Means, Naming, Stack};
 use crate::threads::{self, ThreadClass};
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,6 +62,7 @@ pub(super) async fn describe(
                 // Nobody may be waiting any more.
                 tell_seen.send(seen).ok();
                 if let Ok(stack) = stack {
+                    let _naming = Naming::begin();
                     tell_names.send(stack::folded(stack::frames(&stack))).ok();
                 }
             }

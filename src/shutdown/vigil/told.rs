@@ -32,7 +32,12 @@ pub(in crate::shutdown) enum News {
     CameBack { holder: Holder, held: Duration },
     /// Untracked tasks hold a worker for so long.
     #[cfg(tokio_unstable)]
-    Untracked { on: Held, held: Duration },
+    Untracked {
+        on: Held,
+        held: Duration,
+        /// How many more did the same and are not told of.
+        more: u32,
+    },
     /// They do no longer.
     #[cfg(tokio_unstable)]
     WorkerCameBack { on: Held, held: Duration },
@@ -94,11 +99,11 @@ impl Teller {
                     }
                 }
                 #[cfg(tokio_unstable)]
-                News::Untracked { on, held } => {
+                News::Untracked { on, held, more } => {
                     let same = on.clone();
                     let is_still = move || same.is_still();
                     let described = describe(self.root.number, on.tid, is_still).await;
-                    self.untracked(on, held, described);
+                    self.untracked(on, held, more, described);
                 }
                 #[cfg(tokio_unstable)]
                 News::WorkerCameBack { on, held } => self.worker_came_back(&on, held),
@@ -144,19 +149,23 @@ impl Teller {
     }
 
     #[cfg(tokio_unstable)]
-    fn untracked(&self, on: Held, held: Duration, seen: Described) {
+    fn untracked(&self, on: Held, held: Duration, more: u32, seen: Described) {
         let thread = thread_name(on.tid);
+        let more = (more > 0).then_some(more);
         self.voice.log(move || {
-            let does = if on.is_asleep() {
-                "untracked task sleeps on its worker for"
+            let held_for = brief(held);
+            let said = if on.is_asleep() {
+                format!(
+                    "untracked task sleeps on its worker for {held_for}: nothing else runs there"
+                )
             } else {
-                "untracked tasks keep a worker busy, in one poll or few, for"
+                format!("untracked tasks keep a worker busy for {held_for}, in one poll or few")
             };
             tracing::warn!(
                 target: "headcount::worker",
                 thread, tid = on.tid, worker = on.worker, held_seconds = held.as_secs_f64(),
-                waits = seen.waits, stack = seen.stack, no_stack = seen.no_stack,
-                "{does} {}: nothing else runs there", brief(held)
+                waits = seen.waits, stack = seen.stack, no_stack = seen.no_stack, unsaid = more,
+                "{said}"
             );
         });
     }

@@ -2,9 +2,10 @@
 //!
 //! Nothing tells which untracked task a worker polls. But a worker that has not parked, and whose thread has not run for as
 //! long, is asleep inside of a poll: tokio itself sleeps only when it parks. And one that neither parks nor counts a poll
-//! is busy with few: tokio adds up its polls at each 61st turn at the latest, so a poll of a second is behind it, or so few
-//! that each takes as long as none should.
+//! is busy with few: tokio adds up its turns at each 61st at the latest, so one long poll is behind it, or so few that each
+//! takes long. That is no proof that all is stuck, so such a worker does not count as stuck.
 
+use super::episodes::Allowance;
 use crate::audit;
 use crate::threads;
 use std::collections::HashMap;
@@ -13,8 +14,8 @@ use std::thread::ThreadId;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// What is said to be busy is so for this long at least: 61 turns take 16 ms each then.
-const BUSY: Duration = Duration::from_secs(1);
+/// What is said to be busy is so for this long at least. A turn is up to four polls: 244 take 20 ms each then.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// A worker that does nothing else.
 #[derive(Clone)]
@@ -28,9 +29,13 @@ pub(in crate::shutdown) struct Held {
     asleep: Option<String>,
 }
 
-/// Workers, by number.
-#[derive(Debug, Default)]
-pub(super) struct Workers(HashMap<usize, Seen>);
+/// What is known of the workers.
+#[derive(Debug)]
+pub(super) struct Workers {
+    /// By number.
+    on: HashMap<usize, Seen>,
+    allowance: Allowance,
+}
 
 /// What is seen of a worker since it made progress.
 #[derive(Debug)]
@@ -38,21 +43,33 @@ struct Seen {
     held: Held,
     since: Duration,
     asleep_since: Duration,
-    /// What it had waited for a processor when that began.
-    waited: Duration,
+    /// When it was looked at last, and how long its thread had run by then.
+    looked: (Duration, Duration),
+    /// How long it has run or slept since. One that has no processor is not to blame for that.
+    worked: Duration,
+    /// Whether it was for longer than the limit.
+    is_over: bool,
     told: bool,
 }
 
 /// What is to be told.
 #[derive(Debug)]
 pub(super) enum Change {
-    Began(Held, Duration),
+    /// For so long, and so many more were not told of.
+    Began(Held, Duration, u32),
     Ended(Held, Duration),
 }
 
 // === impl Workers ===
 
 impl Workers {
+    pub(super) fn new() -> Self {
+        Self {
+            on: HashMap::new(),
+            allowance: Allowance::full(),
+        }
+    }
+
     /// Looks at the workers of a runtime with several threads, but for those that a tracked task holds.
     pub(super) fn look(
         &mut self,
@@ -62,7 +79,7 @@ impl Workers {
         is_tracked: impl Fn(u32) -> bool,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.on);
         let mut tids = None;
         for worker in 0..work.metrics().num_workers() {
             let progress = progress(work, worker);
@@ -90,19 +107,25 @@ impl Workers {
                 Some(seen) if seen.held.is_same_turn(&held) => seen,
                 seen => {
                     changes.extend(seen.and_then(|seen| seen.ended(now)));
-                    Seen::begin(held.clone(), now, counted.waited)
+                    Seen::begin(held.clone(), now, counted.ran)
                 }
             };
-            changes.extend(seen.look(held, now, limit, counted.waited));
-            self.0.insert(worker, seen);
+            if let Some((held, long)) = seen.over(held, (now, counted.ran), limit)
+                && let Some(more) = self.allowance.take(now)
+            {
+                seen.told = true;
+                changes.push(Change::Began(held, long, more));
+            }
+            self.on.insert(worker, seen);
         }
         changes.extend(before.into_values().filter_map(|seen| seen.ended(now)));
         changes
     }
 
-    /// The threads that were told of.
+    /// The threads that were told of, and in one poll for certain.
     pub(super) fn long(&self) -> impl Iterator<Item = u32> {
-        let told = self.0.values().filter(|seen| seen.told);
+        let told = self.on.values();
+        let told = told.filter(|seen| seen.told && seen.held.is_asleep());
         told.map(|seen| seen.held.tid)
     }
 }
@@ -121,44 +144,52 @@ fn tids_by_thread() -> HashMap<ThreadId, u32> {
 // === impl Seen ===
 
 impl Seen {
-    fn begin(held: Held, since: Duration, waited: Duration) -> Self {
+    fn begin(held: Held, since: Duration, ran: Duration) -> Self {
         Self {
             held,
             since,
             asleep_since: since,
-            waited,
+            looked: (since, ran),
+            worked: Duration::ZERO,
+            is_over: false,
             told: false,
         }
     }
 
-    fn look(
+    /// What is to be told of it, and for how long it has been so.
+    fn over(
         &mut self,
         held: Held,
-        now: Duration,
+        (now, ran): (Duration, Duration),
         limit: Duration,
-        waited: Duration,
-    ) -> Option<Change> {
+    ) -> Option<(Held, Duration)> {
         if held.asleep.is_none() || held.asleep != self.held.asleep {
             self.asleep_since = now;
         }
-        // One that is told of keeps what it was told to be.
-        if !self.told {
-            self.held = held;
-        }
-        let (slept, busy) = (now - self.asleep_since, now - self.since);
-        // One that has no processor is not to blame for that.
-        let is_starved = waited.saturating_sub(self.waited) > busy / 2;
-        let is_busy = busy >= limit.max(BUSY) && !is_starved;
-        if self.told || slept < limit && !is_busy {
+        let passed = now - self.looked.0;
+        self.worked += match held.asleep {
+            Some(_) => passed,
+            None => passed.min(ran.saturating_sub(self.looked.1)),
+        };
+        self.looked = (now, ran);
+        if self.is_over {
+            // It stays what it was then.
             return None;
         }
-        self.told = true;
+        self.held = held;
+        let slept = now - self.asleep_since;
         let is_asleep = slept >= limit;
-        if !is_asleep {
-            self.held.asleep = None;
+        self.is_over = is_asleep || self.worked >= limit.max(BUSY);
+        if !self.is_over {
+            return None;
         }
-        let long = if is_asleep { slept } else { busy };
-        Some(Change::Began(self.held.clone(), long))
+        let long = if is_asleep {
+            slept
+        } else {
+            self.held.asleep = None;
+            now - self.since
+        };
+        Some((self.held.clone(), long))
     }
 
     fn ended(self, now: Duration) -> Option<Change> {
