@@ -71,6 +71,14 @@ mod tests {
     use super::{KEPT, Kept};
     use crate::audit::frame::Frame;
 
+    fn frame(address: usize) -> Frame {
+        Frame {
+            function: address.to_string(),
+            file: None,
+            line: None,
+        }
+    }
+
     #[test]
     fn an_address_is_looked_up_once_while_there_is_room() {
         let kept = Kept::new();
@@ -78,12 +86,7 @@ mod tests {
         let mut find = |address: usize| {
             let frames = kept.frames(address, |address| {
                 lookups += 1;
-                let frame = Frame {
-                    function: address.to_string(),
-                    file: None,
-                    line: None,
-                };
-                vec![frame]
+                vec![frame(address)]
             });
             assert_eq!(frames[0].function, address.to_string());
             lookups
@@ -91,6 +94,8 @@ mod tests {
         assert_eq!((find(0), find(0), find(1), find(0)), (1, 1, 2, 2));
         let full = (2..KEPT).map(&mut find).last();
         assert_eq!((full, find(0)), (Some(KEPT), KEPT));
+        // One more than there is room for: the others are given up.
+        assert_eq!((find(KEPT), find(0)), (KEPT + 1, KEPT + 2));
         let before = kept.frames(KEPT + 1, |_| Vec::new());
         let after = kept.frames(KEPT + 1, |_| vec![frame(0)]);
         assert_eq!(
@@ -98,7 +103,5 @@ mod tests {
             (0, 1),
             "what was not found is looked for again"
         );
-        // One more than there is room for: the others are given up.
-        assert_eq!((find(KEPT), find(0)), (KEPT + 1, KEPT + 2));
     }
 }
