@@ -1,6 +1,7 @@
 //! What the listed tasks await: asked of them when a dump is taken, and at no cost before.
 
 use super::THREAD_NAME;
+use super::seen::AtMost;
 use crate::audit::asking::Chain;
 use crate::audit::frame::{self, Frame};
 use crate::audit::stack::Naming;
@@ -11,7 +12,6 @@ use crate::task::{TaskId, TaskKind, TaskState};
 use crate::threads::{self, ThreadClass};
 use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(super) type Answers = HashMap<TaskId, Vec<Chain>>;
 type Names = HashMap<TaskId, Vec<Vec<Frame>>>;
 
 /// One thread at a time may be stuck.
-static NAMING: AtomicBool = AtomicBool::new(false);
+static NAMING: AtMost = AtMost::new(1);
 
 /// Asks the listed tasks.
 pub(super) fn ask(root: &Root, dump: &mut Dump) -> Answers {
@@ -98,9 +98,7 @@ fn answers(root: &Root, tasks: Vec<TaskId>) -> Answers {
 
 /// The chains with names, by a thread of its own: with the lock of the loader it may take for ever.
 fn named(root: u64, answers: Answers) -> Option<Names> {
-    if NAMING.swap(true, Ordering::SeqCst) {
-        return None;
-    }
+    let one = NAMING.begin()?;
     let (tell, told) = sync_channel(1);
     let site = Location::caller();
     let started = threads::start(root, THREAD_NAME, ThreadClass::Control, site, move || {
@@ -110,15 +108,11 @@ fn named(root: u64, answers: Answers) -> Option<Names> {
             (task, awaits)
         });
         let names: Names = names.collect();
-        drop(naming);
-        NAMING.store(false, Ordering::SeqCst);
+        drop((naming, one));
         // Nobody may be waiting any more.
         tell.send(names).ok();
     });
-    let Ok(thread) = started else {
-        NAMING.store(false, Ordering::SeqCst);
-        return None;
-    };
+    let thread = started.ok()?;
     let names = told.recv_timeout(NAMES).ok()?;
     // It has told all, so it ends: the next dump shall not find it on its way out.
     thread.join().ok();

@@ -28,7 +28,13 @@ struct Tally {
     count: u64,
     states: States,
     oldest: Duration,
-    rows: Vec<Task>,
+    rows: Vec<Row>,
+}
+
+/// A task that is listed, and the thread that it is on.
+struct Row {
+    task: LiveTask,
+    on_thread: Option<u32>,
 }
 
 /// The groups of one path.
@@ -114,28 +120,14 @@ impl Tally {
         self.count += 1;
         self.states.add(task.state);
         self.oldest = self.oldest.max(task.age());
-        // Most tasks are younger than those that were kept, and hold no thread.
-        let is_calm = |state| state != TaskState::Stalled;
-        let rank = |row: &Task| {
-            let age = Reverse(row.age);
-            (row.on_thread.is_none(), is_calm(row.state), age)
+        let new = Row {
+            task: *task,
+            on_thread,
         };
-        let own = (
-            on_thread.is_none(),
-            is_calm(task.state),
-            Reverse(task.age()),
-        );
-        let place = self.rows.partition_point(|row| rank(row) <= own);
+        // Most tasks are younger than those that were kept, and hold no thread.
+        let place = self.rows.partition_point(|row| row.rank() <= new.rank());
         if place < ROWS {
             self.rows.truncate(ROWS - 1);
-            let new = Task {
-                id: task.id,
-                state: task.state,
-                age: task.age(),
-                last_poll: task.last_poll(),
-                awaits: None,
-                on_thread,
-            };
             self.rows.insert(place, new);
         }
     }
@@ -150,7 +142,29 @@ impl Tally {
             count: self.count,
             states: self.states,
             oldest: self.oldest,
-            rows: self.rows,
+            rows: self.rows.into_iter().map(Row::into_task).collect(),
+        }
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    /// Those of the lowest are listed.
+    fn rank(&self) -> (bool, bool, Reverse<Duration>) {
+        let is_calm = self.task.state != TaskState::Stalled;
+        (self.on_thread.is_none(), is_calm, Reverse(self.task.age()))
+    }
+
+    fn into_task(self) -> Task {
+        let Self { task, on_thread } = self;
+        Task {
+            id: task.id,
+            state: task.state,
+            age: task.age(),
+            last_poll: task.last_poll(),
+            awaits: None,
+            on_thread,
         }
     }
 }
