@@ -181,12 +181,12 @@ fn turned<F: Future, J: Judge<F::Output>>(
     mut future: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<F::Output, TaskError>> {
-    match turn {
-        Turn::Poll => {}
+    let polled = match turn {
+        Turn::Poll => poll(row, future.as_mut(), cx),
         Turn::End => return Poll::Ready(Err(cancel(row, future))),
         Turn::Answer => match answer(row, future.as_mut(), cx.waker()) {
-            Ok(Poll::Pending) => {}
-            over => return end(row, judge, future, over),
+            Ok(Poll::Pending) => poll(row, future.as_mut(), cx),
+            over => over,
         },
         Turn::Timed => {
             let begun = clock::raw();
@@ -194,10 +194,9 @@ fn turned<F: Future, J: Judge<F::Output>>(
             let took = clock::nanos_between(begun, clock::raw());
             let kind = kind::at(row.slot.own_entry().kind);
             shard::with(|shard| shard.polls(kind.label).record(took));
-            return settle(row, judge, future, polled, cx);
+            polled
         }
-    }
-    let polled = poll(row, future.as_mut(), cx);
+    };
     settle(row, judge, future, polled, cx)
 }
 
