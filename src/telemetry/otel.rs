@@ -264,7 +264,9 @@ impl Telemetry {
     ///
     /// Why not.
     pub fn check_endpoint(endpoint: &str) -> Result<(), TelemetryError> {
-        http::Target::parse(endpoint, None).map(drop)
+        http::Target::parse(endpoint, None)
+            .map(drop)
+            .map_err(|reason| TelemetryError::endpoint(endpoint, reason))
     }
 
     /// The one that [`layer`] made, if it did.

@@ -3,7 +3,6 @@
 //! No pool, no proxy, no redirects, no retry. Dropping the future gives it up at any point; a name that the resolver does
 //! not answer leaves a thread of the runtime's pool in it, which nobody can end.
 
-use super::settings::TelemetryError;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_body_util::{BodyExt, Full, Limited};
@@ -64,22 +63,18 @@ pub(super) enum Failure {
 // === impl Target ===
 
 impl Target {
-    /// Reads an address; `append` is put behind its path.
-    pub(super) fn parse(text: &str, append: Option<&str>) -> Result<Self, TelemetryError> {
-        let wrong = |reason| TelemetryError::Endpoint {
-            endpoint: text.to_owned(),
-            reason,
-        };
-        let uri: Uri = text.parse().map_err(|_| wrong("it is no URL"))?;
+    /// Reads an address; `append` is put behind its path. The error says what is wrong with it.
+    pub(super) fn parse(text: &str, append: Option<&str>) -> Result<Self, &'static str> {
+        let uri: Uri = text.parse().map_err(|_| "it is no URL")?;
         let is_https = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            Some(_) => return Err(wrong("its scheme is neither http nor https")),
-            None => return Err(wrong("it has no scheme")),
+            Some(_) => return Err("its scheme is neither http nor https"),
+            None => return Err("it has no scheme"),
         };
-        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+        let authority = uri.authority().ok_or("it names no host")?;
         if authority.as_str().contains('@') {
-            return Err(wrong("user and password belong into a header"));
+            return Err("user and password belong into a header");
         }
         let host = authority.host();
         let path = uri.path_and_query().map_or("/", |path| path.as_str());

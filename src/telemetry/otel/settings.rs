@@ -71,6 +71,17 @@ const CERTIFICATES: &str = "a file with certificates in PEM form";
 /// So that a log record is seen soon.
 pub(super) const LOG_DELAY: Duration = Duration::from_secs(1);
 
+// === impl TelemetryError ===
+
+impl TelemetryError {
+    pub(super) fn endpoint(endpoint: &str, reason: &'static str) -> Self {
+        Self::Endpoint {
+            endpoint: endpoint.to_owned(),
+            reason,
+        }
+    }
+}
+
 // === impl Settings ===
 
 impl Default for Settings {
@@ -200,25 +211,33 @@ impl Variables<'_> {
         Ok(())
     }
 
+    /// The variable of a signal, or that of all, with its value.
+    fn of_signal_or_all(&self, word: &str, what: &str) -> Option<(String, String)> {
+        let names = [of_signal(word, what), format!("OTEL_EXPORTER_OTLP_{what}")];
+        let mut set = names.into_iter().filter_map(|name| {
+            let value = self.text(&name)?;
+            Some((name, value))
+        });
+        set.next()
+    }
+
     /// Where a signal goes by the variables alone.
     fn environment(&self, word: &str, path: &str) -> Result<Target, TelemetryError> {
         const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
         let own = of_signal(word, "ENDPOINT");
         // The endpoint of a signal is the whole address.
-        let (variable, parsed) = if let Some(whole) = self.text(&own) {
-            (own, Target::parse(&whole, None))
-        } else {
-            let base = self.text(ALL);
-            let base = base.as_deref().unwrap_or(DEFAULT_ENDPOINT);
-            (ALL.to_owned(), Target::parse(base, Some(path)))
+        let (variable, endpoint, append) = match self.text(&own) {
+            Some(whole) => (own, whole, None),
+            None => {
+                let base = self.text(ALL);
+                let base = base.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+                (ALL.to_owned(), base, Some(path))
+            }
         };
-        parsed.map_err(|error| match error {
-            TelemetryError::Endpoint { endpoint, reason } => TelemetryError::EndpointVariable {
-                variable,
-                endpoint,
-                reason,
-            },
-            error => error,
+        Target::parse(&endpoint, append).map_err(|reason| TelemetryError::EndpointVariable {
+            variable,
+            endpoint,
+            reason,
         })
     }
 
@@ -252,21 +271,18 @@ impl Variables<'_> {
         }
         let path = format!("/v1/{word}");
         let mut target = match endpoint {
-            Some(base) => Target::parse(base, Some(&path))?,
+            Some(base) => Target::parse(base, Some(&path))
+                .map_err(|reason| TelemetryError::endpoint(base, reason))?,
             None => self.environment(word, &path)?,
         };
-        let headers = self.text(&of_signal(word, "HEADERS"));
-        let headers = headers.or_else(|| self.text("OTEL_EXPORTER_OTLP_HEADERS"));
-        target.headers = headers.map_or_else(Vec::new, |text| pairs(&text));
+        if let Some((_, headers)) = self.of_signal_or_all(word, "HEADERS") {
+            target.headers = pairs(&headers);
+        }
         target.is_gzip = self.is_gzip(word)?;
-        let own = of_signal(word, "CERTIFICATE");
-        for name in [&own, "OTEL_EXPORTER_OTLP_CERTIFICATE"] {
-            if let Some(path) = self.text(name) {
-                let read = Trusted::read(&path);
-                let read = read.ok_or_else(|| wrong(name, &path, CERTIFICATES))?;
-                target.trusted = Some(read);
-                break;
-            }
+        if let Some((name, path)) = self.of_signal_or_all(word, "CERTIFICATE") {
+            let read = Trusted::read(&path);
+            let read = read.ok_or_else(|| wrong(&name, &path, CERTIFICATES))?;
+            target.trusted = Some(read);
         }
         Ok(Some(target))
     }
