@@ -1,6 +1,6 @@
 //! What holds for every service: each task is accounted for once, in the right layer.
 
-use crate::scenario::{GUARD, Gate, alone, in_time};
+use crate::scenario::{Gate, alone, in_time, wait_until};
 use headcount::report::{Outcome, Report, TaskFinding};
 use headcount::{Runtime, TaskGroup};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a task does when it is told to drain.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -172,11 +172,10 @@ fn run(tasks: &[Task], main_fails: bool) {
     );
     assert_eq!(stage.dropped_early.load(Ordering::SeqCst), 0);
     judge(tasks, main_fails, &report);
-    let begun = Instant::now();
-    while !root.snapshot().tasks().is_empty() {
-        assert!(begun.elapsed() < GUARD, "the closures end");
-        std::thread::yield_now();
-    }
+    wait_until(
+        || root.snapshot().tasks().is_empty(),
+        || "the closures end".to_owned(),
+    );
 }
 
 fn judge(tasks: &[Task], main_fails: bool, report: &Report) {

@@ -8,7 +8,7 @@ use headcount::{Builder, Runtime, TaskKind};
 use std::fmt::Write;
 use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Only a test that hangs takes so long.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
@@ -66,6 +66,16 @@ impl Gate {
 /// Fails the test instead of hanging it.
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(GUARD, future).await.expect("it hangs")
+}
+
+/// Waits on this thread until it is so.
+#[track_caller]
+pub(crate) fn wait_until(mut so: impl FnMut() -> bool, or_else: impl Fn() -> String) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < GUARD, "{}", or_else());
+        std::thread::yield_now();
+    }
 }
 
 /// Lets other tasks run until it is so.

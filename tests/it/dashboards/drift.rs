@@ -2,12 +2,11 @@
 
 use super::promql::{OWN, grouped, selectors};
 use super::{all, files, list, text, word};
-use crate::scenario::{GUARD, until};
+use crate::scenario::{until, wait_until};
 use headcount::telemetry::{Child, Endpoint, Format, Telemetry};
 use headcount::{Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Instant;
 
 /// Labels by the name of a sample.
 type Printed = BTreeMap<String, BTreeSet<String>>;
@@ -41,11 +40,10 @@ fn printed() -> Printed {
     build(&nowhere()).run(async |_| {});
     // What became of the report is added to it when all is done.
     let saved = || fs::read_to_string(folder.path().join("report.json"));
-    let begun = Instant::now();
-    while !saved().is_ok_and(|report| report.contains("textfile")) {
-        assert!(begun.elapsed() < GUARD, "it is not saved");
-        std::thread::yield_now();
-    }
+    wait_until(
+        || saved().is_ok_and(|report| report.contains("textfile")),
+        || "it is not saved".to_owned(),
+    );
     let telemetry = nowhere();
     let runtime = build(&telemetry);
     let metrics = runtime.metrics();

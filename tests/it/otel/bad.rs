@@ -1,7 +1,7 @@
 //! Collectors that are not there, or do not do what they should: the shutdown goes on, and the report says what was lost.
 
 use super::sink::{Answer, Sink};
-use crate::scenario::{GUARD, alone, others};
+use crate::scenario::{alone, others, wait_until};
 use headcount::telemetry::Telemetry;
 use headcount::{Report, Runtime};
 use std::net::TcpListener;
@@ -82,11 +82,10 @@ fn exporting() -> usize {
 /// A thread has its name a moment after it begins, and is gone a moment after its end.
 #[track_caller]
 fn until_exporting(threads: usize) {
-    let begun = std::time::Instant::now();
-    while exporting() != threads {
-        assert!(begun.elapsed() < GUARD, "{} and not {threads}", exporting());
-        std::thread::yield_now();
-    }
+    wait_until(
+        || exporting() == threads,
+        || format!("{} and not {threads}", exporting()),
+    );
 }
 
 #[test]
