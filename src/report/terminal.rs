@@ -131,6 +131,7 @@ impl Page {
             self.line(&[(FAINT, "├─ "), (NOTE, "! "), (Style::new(), &text)]);
         }
         let style = match report.outcome {
+            _ if report.required_failed => BAD,
             Outcome::Clean => GOOD,
             Outcome::Cancelled => NOTE,
             Outcome::Lingering | Outcome::Forced => BAD,
@@ -164,6 +165,7 @@ fn verdict(report: &Report) -> String {
         }
     }
     match parts.as_slice() {
+        [] if report.required_failed => format!("{}, after a failure", report.outcome.as_str()),
         [] => report.outcome.as_str().to_owned(),
         parts => format!("{}: {}", report.outcome.as_str(), parts.join(", ")),
     }

@@ -509,12 +509,12 @@ pub(super) fn last_words(
         let begun = std::time::Instant::now();
         let mut taken = dumper.take(LOOK_BUDGET);
         let text = head + &taken.dump().tree();
-        voice::write(Stream::Stderr, text.as_bytes());
+        voice::write(Stream::Stderr, text.as_bytes()).ok();
         // All that must be said is said: names may take longer than there is time.
         if taken.name(begun + NAMES_BUDGET) {
             let head = format!("headcount {service}: the same threads by name:\n");
             let text = head + &taken.dump().threads_tree();
-            voice::write(Stream::Stderr, text.as_bytes());
+            voice::write(Stream::Stderr, text.as_bytes()).ok();
         }
     }
 }

@@ -122,7 +122,7 @@ fn say(to: &SyncSender<Said>, said: Said) {
 fn speak(receiver: &Receiver<Said>) {
     for said in receiver {
         match said {
-            Said::Text(stream, text) => write(stream, text.as_bytes()),
+            Said::Text(stream, text) => write_or_tell(stream, &text),
             Said::Log(event) => {
                 // A subscriber that panics must not take the voice with it.
                 drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(
@@ -135,21 +135,35 @@ fn speak(receiver: &Receiver<Said>) {
     }
 }
 
+/// What cannot be written to standard output goes to standard error, with the reason: a report that a full disk took
+/// nothing of is not lost.
+fn write_or_tell(stream: Stream, text: &str) {
+    let Err(error) = write(stream, text.as_bytes()) else {
+        return;
+    };
+    if stream != Stream::Stderr {
+        let error = error.kind();
+        let note = format!("headcount: failed to write this to standard output: {error}\n{text}");
+        write(Stream::Stderr, note.as_bytes()).ok();
+    }
+}
+
 /// Writes all of it, unless the descriptor is closed or stays full.
-pub(crate) fn write(stream: Stream, mut bytes: &[u8]) {
+pub(crate) fn write(stream: Stream, mut bytes: &[u8]) -> std::io::Result<()> {
     let mut retries = RETRIES;
-    while !bytes.is_empty() && retries > 0 {
+    while !bytes.is_empty() {
         match rustix::io::write(descriptor(stream), bytes) {
-            Ok(0) => return,
-            Ok(n) => bytes = &bytes[n..],
+            Ok(n) if n > 0 => bytes = &bytes[n..],
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
+            Err(Errno::AGAIN) if retries > 0 => {
                 retries -= 1;
                 std::thread::sleep(RETRY);
             }
-            Err(_) => return,
+            Ok(_) => return Err(Errno::IO.into()),
+            Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
 }
 
 fn descriptor(stream: Stream) -> BorrowedFd<'static> {

@@ -3,21 +3,22 @@
 use crate::program::{Ended, ready, start};
 use rustix::process::Signal;
 
-/// A report of nothing to tell.
-fn clean(reason: &str, tasks: &str) -> String {
+/// A report of nothing to tell but a failure, if that is why it ended.
+fn clean(code: i32, reason: &str, tasks: &str) -> String {
+    let after = if code == 0 { "" } else { ", after a failure" };
     format!(
         "headcount test: stopping ({reason})\n\
          ├─ 1 drain  T of 20s  {tasks}\n\
          ├─ 2 cancel  T of 20s  nothing to cancel\n\
          ├─ 3 close  T of 20s  no thread lingers (2 ended)\n\
-         └─ clean  total T\n"
+         └─ clean{after}  total T\n"
     )
 }
 
 #[track_caller]
 fn assert_clean(ended: &Ended, code: i32, reason: &str, tasks: &str) {
     ended.assert_code(code);
-    assert_eq!(ended.errors(), clean(reason, tasks));
+    assert_eq!(ended.errors(), clean(code, reason, tasks));
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn a_main_that_panics_exits_with_1_and_says_what_and_where() {
     ended.assert_code(1);
     assert_eq!(
         ended.report(),
-        clean("main panicked: 'no luck' at <panic of main>", "no tasks")
+        clean(1, "main panicked: 'no luck' at <panic of main>", "no tasks")
     );
 }
 
@@ -77,7 +78,7 @@ fn a_required_task_that_panics_exits_with_1() {
     ended.assert_code(1);
     assert_eq!(
         ended.report(),
-        clean("required task reader panicked", "the only task ended")
+        clean(1, "required task reader panicked", "the only task ended")
     );
 }
 

@@ -3,6 +3,7 @@
 use crate::program::{Ended, LONG, Process, Program};
 use crate::text::steady;
 use rustix::process::Signal;
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -26,11 +27,16 @@ fn process(name: &str, script: &str, more: &str) -> String {
 }
 
 fn run(tasks: &str, arguments: &[&str]) -> (Program, tempfile::TempDir) {
+    let (command, folder) = to_run(tasks, arguments);
+    (Program::start(command), folder)
+}
+
+fn to_run(tasks: &str, arguments: &[&str]) -> (Command, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder is to be had");
     let config = config(folder.path(), tasks);
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     command.args(["run", &config]).args(arguments);
-    (Program::start(command), folder)
+    (command, folder)
 }
 
 /// The process that says `WORD PID` on its output.
@@ -121,6 +127,23 @@ fn the_report_for_machines_is_the_only_line_on_standard_output() {
 }
 
 #[test]
+fn a_report_that_standard_output_does_not_take_goes_to_standard_error() {
+    let tasks = process("web", "echo up $$; exec sleep 1000", "");
+    let (command, _folder) = to_run(&tasks, &["--report", "json"]);
+    let full = File::create("/dev/full").expect("Linux has it");
+    let mut program = Program::start_with_stdout(command, full);
+    announced(&mut program, "up");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let told = "headcount: failed to write this to standard output: no storage space";
+    let mut lines = ended.stderr.iter().skip_while(|line| *line != told);
+    assert!(lines.next().is_some(), "{ended:#?}");
+    let report = lines.next().expect("the report follows");
+    let report: serde_json::Value = serde_json::from_str(report).expect("it is JSON");
+    assert_eq!(report["outcome"], "clean");
+}
+
+#[test]
 fn nothing_that_headcount_started_outlives_its_sigkill() {
     let web = process(
         "web",
@@ -203,7 +226,7 @@ fn a_required_process_that_fails_stops_the_service_with_1() {
     ├─ 1 drain  T of 10s  all 2 tasks ended
     ├─ 2 cancel  T of 10s  nothing to cancel
     ├─ 3 close  T of 10s  no thread lingers (2 ended)
-    └─ clean  total T
+    └─ clean, after a failure  total T
     ");
 }
 
