@@ -1,27 +1,63 @@
 //! Who makes a span of each task. The one way, besides `tracing` and a root's listener, by which the registry calls out;
 //! a root without an observer pays one look for it.
 
+use super::clock;
 use super::kind::Kind;
+use super::root;
 use crate::task::{TaskId, TaskOutcome, Traceparent};
-use std::cell::Cell;
+use opentelemetry::Context;
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use opentelemetry_proto::tonic::trace::v1::span::Event;
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
+use std::mem;
+use std::sync::Arc;
+
+/// What is kept of what is logged in a task directly; the rest is left out.
+const EVENTS: usize = 128;
 
 /// Hears of the tasks of one root. Called on the work side, so it must not block; what it may take are locks that are
 /// held for nanoseconds.
 pub(crate) trait Observer: Debug + Send + Sync {
     /// A task starts. The span is for one of which more than a bad end is to be told.
-    fn spawned(&self, task: &NewTask) -> Option<Box<dyn TaskSpan>>;
+    fn spawned(&self, task: &NewTask) -> Option<Box<TaskSpan>>;
 
-    /// A task without a span has ended otherwise than by completing.
-    fn ended(&self, end: &End<'_>);
+    /// A task has ended: one with a span, or one without that did otherwise than complete.
+    fn ended(&self, end: &End<'_>, span: Option<Box<TaskSpan>>);
 }
 
-/// The span of one live task.
-pub(crate) trait TaskSpan: Debug + Send {
-    /// Calls `poll`, and lets what happens in it be a part of the span.
-    fn around(&self, poll: &mut dyn FnMut());
+/// A trace, and a span of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+// Many wait to be exported, and 16 bytes of alignment would cost each some 30.
+#[repr(Rust, packed(8))]
+pub(crate) struct Ids {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+}
 
-    fn end(self: Box<Self>, end: &End<'_>);
+/// What the span of a task hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It begins a trace, because of that span if there is one.
+    Root(Option<Ids>),
+    /// It is a part of the trace of that span; whether it came from another process.
+    Child(u64, bool),
+}
+
+/// The span of one live task. It knows nobody who would have to be counted: workers would fight for that count.
+#[derive(Debug)]
+pub(crate) struct TaskSpan {
+    pub(crate) ids: Ids,
+    pub(crate) origin: Origin,
+    /// Its iterations have traces of their own.
+    pub(crate) is_long: bool,
+    /// Where its observer keeps that it lives, if it does.
+    pub(crate) hangs: Option<u8>,
+    /// A reading of the clock; 0 before the first poll.
+    polled: Cell<u64>,
+    /// Kept from the second poll on: many tasks have but one.
+    context: RefCell<Option<Context>>,
+    events: RefCell<Vec<Event>>,
 }
 
 /// A task that starts.
@@ -62,6 +98,152 @@ pub(crate) enum Current {
 
 thread_local! {
     static CURRENT: Cell<Current> = const { Cell::new(Current::Outside) };
+    /// What was logged in the poll under way.
+    static LOGGED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+    /// The observer that this thread asked for last, and of which root it is. Without it workers would fight for the
+    /// lock of the roots at the end of each task.
+    static LAST: RefCell<Option<(u64, Arc<dyn Observer>)>> = const { RefCell::new(None) };
+}
+
+// === impl TaskSpan ===
+
+impl TaskSpan {
+    pub(crate) fn new(ids: Ids, origin: Origin, is_long: bool, hangs: Option<u8>) -> Self {
+        Self {
+            ids,
+            origin,
+            is_long,
+            hangs,
+            polled: Cell::new(0),
+            context: RefCell::default(),
+            events: RefCell::default(),
+        }
+    }
+
+    /// When it was polled first, by the clock.
+    pub(crate) fn polled(&self) -> Option<u64> {
+        Some(self.polled.get()).filter(|polled| *polled > 0)
+    }
+
+    pub(crate) fn take_events(&self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    /// Calls `poll`, and lets what happens in it be a part of the span.
+    pub(super) fn around<T>(&self, poll: impl FnOnce() -> T) -> T {
+        let context = if self.polled.get() == 0 {
+            self.polled.set(clock::raw());
+            self.new_context()
+        } else {
+            let mut kept = self.context.borrow_mut();
+            kept.get_or_insert_with(|| self.new_context()).clone()
+        };
+        let Ids { trace, span } = self.ids;
+        let task = match self.is_long {
+            true => Current::LongLived(trace, span),
+            false => Current::Short(trace, span),
+        };
+        let outer = LOGGED.take();
+        let _logged = Logged { span: self, outer };
+        let _attached = context.attach();
+        within(task, poll)
+    }
+
+    fn new_context(&self) -> Context {
+        match self.is_long {
+            true => Context::new(),
+            false => Context::new().with_remote_span_context(self.ids.context()),
+        }
+    }
+}
+
+// === impl Ids ===
+
+impl Ids {
+    pub(crate) fn trace_bytes(self) -> Vec<u8> {
+        self.trace.to_be_bytes().to_vec()
+    }
+
+    pub(crate) fn span_bytes(self) -> Vec<u8> {
+        self.span.to_be_bytes().to_vec()
+    }
+
+    /// That of OpenTelemetry, which may be none.
+    pub(crate) fn of(context: &SpanContext) -> Self {
+        Self {
+            trace: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span: u64::from_be_bytes(context.span_id().to_bytes()),
+        }
+    }
+
+    /// As OpenTelemetry passes it on.
+    pub(crate) fn context(self) -> SpanContext {
+        SpanContext::new(
+            TraceId::from_bytes(self.trace.to_be_bytes()),
+            SpanId::from_bytes(self.span.to_be_bytes()),
+            TraceFlags::SAMPLED,
+            false,
+            TraceState::NONE,
+        )
+    }
+}
+
+/// Gives what was logged in a poll to its task.
+struct Logged<'a> {
+    span: &'a TaskSpan,
+    outer: Vec<Event>,
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        let mut logged = LOGGED.replace(mem::take(&mut self.outer));
+        if !logged.is_empty() {
+            let mut events = self.span.events.borrow_mut();
+            let room = EVENTS.saturating_sub(events.len());
+            logged.truncate(room);
+            events.append(&mut logged);
+        }
+    }
+}
+
+/// Keeps what is logged in the task that this thread is in, and in no span of it.
+pub(crate) fn log_in_task(event: impl FnOnce() -> Event) {
+    let mut logged = LOGGED.take();
+    if logged.len() < EVENTS {
+        logged.push(event());
+    }
+    LOGGED.set(logged);
+}
+
+/// Tells the observer of the root of that number that a task has ended.
+pub(super) fn tell_end(root: u64, end: &End<'_>, span: Option<Box<TaskSpan>>) {
+    let mut span = Some(span);
+    let mut tell = |observer: &dyn Observer| {
+        if let Some(span) = span.take() {
+            observer.ended(end, span);
+        }
+    };
+    // A thread that ends has lost it.
+    let known = LAST.try_with(|last| match &*last.borrow() {
+        Some((known, observer)) if *known == root => {
+            tell(&**observer);
+            true
+        }
+        _ => false,
+    });
+    if let Ok(true) = known {
+        return;
+    }
+    let Some(observer) = root::observer(root) else {
+        return;
+    };
+    tell(&*observer);
+    // Not while a task of another root ends in what is told of this one.
+    let before = LAST.try_with(|last| {
+        let mut last = last.try_borrow_mut().ok()?;
+        last.replace((root, observer))
+    });
+    drop(before);
 }
 
 /// In which task this thread is.

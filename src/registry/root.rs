@@ -215,7 +215,7 @@ impl fmt::Debug for Root {
 /// The observer of the root of that number, if it still lives.
 #[cfg(feature = "otel")]
 #[cold]
-pub(crate) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
+pub(super) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
     let root = roots().as_ref()?.get(&number)?.upgrade()?;
     root.observer().cloned()
 }

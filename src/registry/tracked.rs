@@ -78,12 +78,8 @@ pub(crate) struct Row {
     seen: u64,
     /// What that observer has of it. Thin, for the others.
     #[cfg(feature = "otel")]
-    span: Option<Box<Span>>,
+    span: Option<Box<TaskSpan>>,
 }
-
-#[cfg(feature = "otel")]
-#[derive(Debug)]
-struct Span(Box<dyn TaskSpan>);
 
 /// What a task does with its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,13 +296,12 @@ impl Row {
     #[cfg(feature = "otel")]
     pub(crate) fn observe(&mut self, observer: &dyn Observer, parent: Option<Traceparent>) {
         let entry = self.slot.own_entry();
-        let span = observer.spawned(&NewTask {
+        self.span = observer.spawned(&NewTask {
             id: TaskId(entry.id),
             kind: kind::at(entry.kind),
             parent,
         });
         self.observed = true;
-        self.span = span.map(|span| Box::new(Span(span)));
     }
 
     pub(crate) fn id(&self) -> TaskId {
@@ -385,13 +380,11 @@ impl Row {
     #[cfg(feature = "otel")]
     #[inline(never)]
     fn poll_observed<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let Some(span) = &self.span else {
-            return observer::within(Current::Unsampled, || self.poll_noted(f));
-        };
-        let (mut f, mut polled) = (Some(f), None);
-        span.0
-            .around(&mut || polled = f.take().map(|f| self.poll_noted(f)));
-        polled.expect("a span calls what it is around")
+        let poll = || self.poll_noted(f);
+        match &self.span {
+            Some(span) => span.around(poll),
+            None => observer::within(Current::Unsampled, poll),
+        }
     }
 
     #[inline]
@@ -460,7 +453,7 @@ impl Row {
 
     #[cfg(feature = "otel")]
     #[inline(never)]
-    fn tell_observer(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+    fn tell_observer(&mut self, ended: u64, outcome: TaskOutcome, error: Option<&str>) {
         let span = self.span.take();
         if span.is_none() && outcome == TaskOutcome::Completed {
             return;
@@ -472,18 +465,13 @@ impl Row {
             kind: kind::at(entry.kind),
             started: entry.started,
             told: scope.told(),
-            ended: clock::raw(),
+            ended,
             outcome,
             error,
         };
         // It logs, and a subscriber that panics must not take the row with it.
-        let told = catch_unwind(AssertUnwindSafe(|| match span {
-            Some(span) => span.0.end(&end),
-            None => {
-                if let Some(observer) = root::observer(scope.root()) {
-                    observer.ended(&end);
-                }
-            }
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            observer::tell_end(scope.root(), &end, span);
         }));
         drop(told);
     }
@@ -500,9 +488,10 @@ impl Row {
         expect(unused_variables, reason = "nobody observes")
     )]
     fn end_with(&mut self, outcome: TaskOutcome, error: Option<&str>) {
+        let ended = clock::raw();
         #[cfg(feature = "otel")]
         if self.observed {
-            self.tell_observer(outcome, error);
+            self.tell_observer(ended, outcome, error);
         }
         self.live = false;
         let entry = self.slot.own_entry();
@@ -510,7 +499,7 @@ impl Row {
         let scope = scope::at(entry.scope);
         // Once the end is counted the scope may serve another runtime.
         let (root, is_hooked) = (scope.root(), scope.is_hooked());
-        let nanos = clock::nanos_between(entry.started, clock::raw());
+        let nanos = clock::nanos_between(entry.started, ended);
         self.slot.vacate(self.published);
         match shard::own() {
             Some(shard) => count_end(shard, kind, entry.scope, outcome, nanos),

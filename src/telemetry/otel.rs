@@ -22,7 +22,7 @@ pub use settings::TelemetryError;
 
 use super::exports::{Drop as Why, Exports, Signal};
 use super::text::Exemplar;
-use crate::registry::observer::Observer;
+use crate::registry::observer::{Ids, Observer};
 use crate::registry::root::Root;
 use crate::shutdown::ending::Ending;
 use crate::task::TaskId;
@@ -43,7 +43,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use pipe::{Flushing, Form, Hurry, Pipe};
 use prost::Message;
 use queue::Queue;
-use record::{Ids, SpanRecord};
+use record::SpanRecord;
 use settings::{LOG_DELAY, Settings};
 use spans::{Hanging, Numbers};
 use std::io;
@@ -445,6 +445,7 @@ impl Inner {
             signal,
             queue: Arc::clone(queue),
             target: self.settings.targets[signal as usize].clone()?,
+            connection: None,
             form,
             resource: Arc::clone(resource),
             timeout: self.settings.timeout,
@@ -501,7 +502,7 @@ const LOGS: Form<LogRecord> = Form {
                 ..ResourceLogs::default()
             }],
         };
-        request.encode_to_vec()
+        request.encode_to_vec().into()
     },
     refused: |answer| {
         let answer = ExportLogsServiceResponse::decode(answer).ok()?;
@@ -526,7 +527,7 @@ const METRICS: Form<Metric> = Form {
                 ..ResourceMetrics::default()
             }],
         };
-        request.encode_to_vec()
+        request.encode_to_vec().into()
     },
     refused: |answer| {
         let answer = ExportMetricsServiceResponse::decode(answer).ok()?;

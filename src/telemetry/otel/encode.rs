@@ -4,31 +4,36 @@
 //! span is the bytes of its kind, followed by those that are of one task alone. The numbers of the fields are those of
 //! `opentelemetry/proto/trace/v1/trace.proto`.
 
+use super::exemplars::Noting;
 use super::pipe::Writing;
-use super::record::{Moment, Origin, SpanEnd, SpanRecord, TaskRecord, flags, text};
+use super::record::{Moment, SpanEnd, SpanRecord, TaskRecord, flags, text};
 use super::scope;
 use crate::registry::clock;
-use crate::registry::kind::Kind;
+use crate::registry::observer::Origin;
+use hyper::body::Bytes;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::{mem, ptr};
 
-/// What is kept of a sort; with more it begins anew.
-const MOST: usize = 1024;
-/// So many bytes are kept from one request to the next.
+/// So many bytes are kept from one span to the next.
 const KEPT: usize = 512 * 1024;
+/// A span has about so many bytes.
+const ABOUT: usize = 384;
+/// Bytes of a length.
+const LONGEST_VARINT: usize = 10;
 
-/// The bytes that many spans have in common, by the addresses of what they are of.
+/// The bytes that many spans have in common.
 #[derive(Default)]
 struct Shared {
-    /// Room for the spans of a request, and for one.
-    spans: Vec<u8>,
+    /// Room for one span.
     one: Vec<u8>,
-    kinds: HashMap<(*const Kind, SpanEnd), Vec<u8>>,
-    threads: HashMap<*const str, Vec<u8>>,
+    /// By the number of the kind, of which there are a few thousand at most; none yet where it is empty.
+    kinds: Vec<[Vec<u8>; SpanEnd::COUNT]>,
+    /// The thread of the span before. Those that follow each other are mostly of one thread.
+    thread: &'static str,
+    thread_bytes: Vec<u8>,
 }
 
 thread_local! {
@@ -36,7 +41,7 @@ thread_local! {
 }
 
 /// The request that exports them.
-pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Vec<u8> {
+pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Bytes {
     let scope = ScopeSpans {
         scope: Some(scope()),
         ..ScopeSpans::default()
@@ -46,45 +51,50 @@ pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Vec<u8> 
         ..ResourceSpans::default()
     };
     let (scope, resource) = (scope.encode_to_vec(), resource.encode_to_vec());
+    // What comes before the spans says how long they are; so there is room for it, and it is written last.
+    let room = resource.len() + scope.len() + 3 * (1 + LONGEST_VARINT);
     SHARED.with_borrow_mut(|shared| {
-        let mut spans = mem::take(&mut shared.spans);
+        let mut request = Vec::with_capacity(room + records.len() * ABOUT);
+        request.resize(room, 0);
+        let mut exemplars = context.exemplars.lock();
         for record in records {
-            shared.put(record, context, &mut spans);
+            shared.put(record, context.now, &mut exemplars, &mut request);
         }
-        let scope_spans = scope.len() + spans.len();
+        let scope_spans = scope.len() + request.len() - room;
+        let mut before = Vec::with_capacity(room);
         let resource_spans = resource.len() + head_len(scope_spans) + scope_spans;
-        let mut request = Vec::with_capacity(head_len(resource_spans) + resource_spans);
-        put_head(1, resource_spans, &mut request);
-        request.extend(resource);
-        put_head(2, scope_spans, &mut request);
-        request.extend(scope);
-        request.extend_from_slice(&spans);
-        spans.clear();
-        spans.shrink_to(KEPT);
-        shared.spans = spans;
-        request
+        put_head(1, resource_spans, &mut before);
+        before.extend(resource);
+        put_head(2, scope_spans, &mut before);
+        before.extend(scope);
+        let begin = room - before.len();
+        request[begin..room].copy_from_slice(&before);
+        Bytes::from(request).slice(begin..)
     })
 }
 
-fn note(record: &TaskRecord, context: &Writing<'_>) {
+fn note(record: &TaskRecord, now: Moment, exemplars: &mut Noting<'_>) {
     if let SpanEnd::Ended(_) = record.end {
         let nanos = clock::nanos_between(record.started, record.ended);
-        let ended = context.now.unix(record.ended);
-        context
-            .exemplars
-            .note(record.kind, record.ids, nanos, ended);
+        exemplars.note(record.kind, record.ids, nanos, now.unix(record.ended));
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn put(&mut self, record: SpanRecord, context: &Writing<'_>, spans: &mut Vec<u8>) {
+    fn put(
+        &mut self,
+        record: SpanRecord,
+        now: Moment,
+        exemplars: &mut Noting<'_>,
+        spans: &mut Vec<u8>,
+    ) {
         let mut one = mem::take(&mut self.one);
         match record {
             SpanRecord::Task(record) => {
-                note(&record, context);
-                self.task(record, context.now, &mut one);
+                note(&record, now, exemplars);
+                self.task(record, now, &mut one);
             }
             SpanRecord::Made(data) => one.extend(Span::from(*data).encode_to_vec()),
             SpanRecord::Written(written) => one.extend(written.encode_to_vec()),
@@ -114,7 +124,7 @@ impl Shared {
         encode_key(16, WireType::ThirtyTwoBit, out);
         out.extend(flags(is_remote).to_le_bytes());
         put_id(record.id.get(), out);
-        if record.events.is_empty() && record.error.is_none() {
+        if record.rare.is_none() {
             for (name, at) in record.lifecycle() {
                 put_event(name, now.unix(at), out);
             }
@@ -128,34 +138,35 @@ impl Shared {
                 out,
             );
         }
-        if let Some(rare) = record.rare() {
+        if let Some(rare) = record.rare_parts() {
             put_part(&rare, out);
         }
     }
 
     fn of_kind(&mut self, record: &TaskRecord) -> &[u8] {
-        if self.kinds.len() >= MOST {
-            self.kinds.clear();
+        let number = record.kind.number as usize;
+        if number >= self.kinds.len() {
+            self.kinds.resize_with(number + 1, Default::default);
         }
-        let of = (ptr::from_ref(record.kind), record.end);
-        let known = self.kinds.entry(of);
-        known.or_insert_with(|| record.shared().encode_to_vec())
+        let known = &mut self.kinds[number][record.end.number()];
+        if known.is_empty() {
+            *known = record.shared().encode_to_vec();
+        }
+        known
     }
 
-    /// The names of threads are kept for ever, so that each has an address of its own.
     fn of_thread(&mut self, name: &'static str) -> &[u8] {
-        if self.threads.len() >= MOST {
-            self.threads.clear();
-        }
-        let known = self.threads.entry(ptr::from_ref(name));
-        known.or_insert_with(|| {
+        // The names of threads are kept for ever, so each has an address of its own.
+        if !ptr::eq(self.thread, name) {
+            self.thread = name;
             let attributes = vec![text("thread.name", name)];
             let span = Span {
                 attributes,
                 ..Span::default()
             };
-            span.encode_to_vec()
-        })
+            self.thread_bytes = span.encode_to_vec();
+        }
+        &self.thread_bytes
     }
 }
 
@@ -205,9 +216,10 @@ fn put_event(name: &str, unix: u64, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::super::exemplars::Exemplars;
-    use super::super::record::{Ids, link};
+    use super::super::record::{Rare, link};
     use super::*;
     use crate::registry::kind::{self, Options};
+    use crate::registry::observer::Ids;
     use crate::task::{TaskId, TaskKind, TaskOutcome};
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -231,9 +243,8 @@ mod tests {
             told: None,
             ended: clock::raw(),
             end,
-            error: None,
             thread: "",
-            events: Vec::new(),
+            rare: None,
         }
     }
 
@@ -308,7 +319,10 @@ mod tests {
                 ..record(2, completed)
             },
             TaskRecord {
-                error: Some("no disk".into()),
+                rare: Some(Box::new(Rare {
+                    error: Some("no disk".into()),
+                    ..Rare::default()
+                })),
                 origin: Origin::Child(9, true),
                 ..record(3, failed)
             },

@@ -1,4 +1,4 @@
-//! One request to a collector: a connection of its own, driven by hand on the thread that asks.
+//! Requests to a collector: one after the other, on a connection that is driven by hand on the thread that asks.
 //!
 //! No pool, no proxy, no redirects, no retry. Dropping the future gives it up at any point; a name that the resolver does
 //! not answer leaves a thread of the runtime's pool in it, which nobody can end.
@@ -11,11 +11,13 @@ use hyper::client::conn::http1;
 use hyper::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
+use hyper::http::response::Parts;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,6 +48,13 @@ pub(super) struct Target {
 /// Those that a file names.
 #[derive(Debug, Clone)]
 pub(super) struct Trusted(Arc<ClientConfig>);
+
+/// What the next request to the same target may use. A connection costs both sides more than a request does.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Ends with the connection. Driven while an answer is waited for.
+    driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
 
 /// Why a request was not a success.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,24 +104,36 @@ impl Target {
         })
     }
 
-    /// Sends a body and gives that of the answer.
-    pub(super) async fn post(&self, body: Bytes) -> Result<Bytes, Failure> {
+    /// Sends a body and gives that of the answer; `kept` is the connection of the last request, and of the next one.
+    pub(super) async fn post(
+        &self,
+        body: Bytes,
+        kept: &mut Option<Connection>,
+    ) -> Result<Bytes, Failure> {
         let body = if self.is_gzip { gzip(&body) } else { body };
-        let stream = self.connect().await;
-        let stream = stream.map_err(|error| Failure::Transport(words(&error)))?;
+        if let Some(connection) = kept.take() {
+            match self.send(connection, body.clone(), kept).await {
+                // The collector may have closed it meanwhile, which says nothing of a new one.
+                Err(Failure::Transport(_)) => {}
+                answered => return answered,
+            }
+        }
+        let connection = self.open().await?;
+        self.send(connection, body, kept).await
+    }
+
+    async fn open(&self) -> Result<Connection, Failure> {
+        let transport = |error: io::Error| Failure::Transport(words(&error));
+        let stream = self.connect().await.map_err(transport)?;
         // A request is one write, and nothing follows it.
         stream.set_nodelay(true).ok();
         if !self.is_https {
-            return self.send(stream, body).await;
+            return Connection::shake(stream).await;
         }
         let name = ServerName::try_from(self.host.clone());
         let name = name.map_err(|_| Failure::Transport("no name for TLS".to_owned()))?;
         let stream = self.tls().connect(name, stream).await;
-        self.send(
-            stream.map_err(|error| Failure::Transport(words(&error)))?,
-            body,
-        )
-        .await
+        Connection::shake(stream.map_err(transport)?).await
     }
 
     fn tls(&self) -> TlsConnector {
@@ -145,42 +166,22 @@ impl Target {
 
     async fn send(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
+        mut connection: Connection,
         body: Bytes,
+        kept: &mut Option<Connection>,
     ) -> Result<Bytes, Failure> {
-        let transport = |error: hyper::Error| Failure::Transport(cause(&error));
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(transport)?;
-        let exchange = async {
-            let answer = sender
-                .send_request(self.request(body)?)
-                .await
-                .map_err(transport)?;
-            let (head, body) = answer.into_parts();
-            if head.status.is_success() {
-                let body = Limited::new(body, ANSWER).collect().await;
-                let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-                    Ok(error) => Failure::Transport(cause(&error)),
-                    Err(error) => Failure::Transport(error.to_string()),
-                })?;
-                return Ok(body.to_bytes());
-            }
-            let wait = head
-                .headers
-                .get(RETRY_AFTER)
-                .and_then(|wait| wait.to_str().ok());
-            let wait = wait.and_then(|wait| wait.trim().parse().ok());
-            Err(Failure::Status(
-                head.status.as_u16(),
-                wait.map(Duration::from_secs),
-            ))
-        };
-        // The connection ends after the exchange, or before it, by an error that the exchange tells.
-        let driven = async {
-            connection.await.ok();
-            std::future::pending::<()>().await;
-        };
-        first(exchange, driven).await
+        let request = self.request(body)?;
+        let (head, body) = connection.exchange(request).await?;
+        *kept = Some(connection);
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let wait = head.headers.get(RETRY_AFTER);
+        let wait = wait.and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
+        Err(Failure::Status(
+            head.status.as_u16(),
+            wait.map(Duration::from_secs),
+        ))
     }
 
     fn request(&self, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
@@ -210,6 +211,49 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_https { "https" } else { "http" };
         write!(f, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn shake(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(transport)?;
+        let driver = async {
+            connection.await.ok();
+        };
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+        })
+    }
+
+    /// The head of the answer, and its body if that is of any use.
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), Failure> {
+        let (sender, driver) = (&mut self.sender, &mut self.driver);
+        let exchange = async {
+            sender.ready().await.map_err(transport)?;
+            let answer = sender.send_request(request).await.map_err(transport)?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER).collect().await;
+            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => transport(*error),
+                Err(error) => Failure::Transport(error.to_string()),
+            })?;
+            Ok((head, body.to_bytes()))
+        };
+        // The connection ends after the exchange, or before it, by an error that the exchange tells.
+        let driven = async {
+            if let Some(open) = driver {
+                open.await;
+                *driver = None;
+            }
+            std::future::pending::<()>().await;
+        };
+        first(exchange, driven).await
     }
 }
 
@@ -279,6 +323,10 @@ async fn first<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()
         work.as_mut().poll(cx)
     })
     .await
+}
+
+fn transport(error: hyper::Error) -> Failure {
+    Failure::Transport(cause(&error))
 }
 
 /// An error of the system, without its number.

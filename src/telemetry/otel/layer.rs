@@ -2,9 +2,8 @@
 
 use super::super::tasks::ROOT;
 use super::Inner;
-use super::record::{self, Ids, event as span_event};
-use super::spans::{context_of, log_in_task};
-use crate::registry::observer::{Current, current};
+use super::record::{self, event as span_event};
+use crate::registry::observer::{Current, Ids, current, log_in_task};
 use crate::task::TaskId;
 use opentelemetry::trace::{Span as _, SpanContext, TraceContextExt};
 use opentelemetry::{Context as OtelContext, InstrumentationScope, trace::TracerProvider as _};
@@ -77,7 +76,7 @@ impl SpanProcessor for Taken {
         if let Current::LongLived(trace, task) = current()
             && !parent.has_active_span()
         {
-            let task = context_of(Ids { trace, span: task });
+            let task = Ids { trace, span: task }.context();
             span.add_link(task, Vec::new());
         }
     }
@@ -228,10 +227,7 @@ impl Logs {
         }
         let active = OtelContext::map_current(|context| {
             let span: SpanContext = context.span().span_context().clone();
-            span.is_valid().then(|| Ids {
-                trace: u128::from_be_bytes(span.trace_id().to_bytes()),
-                span: u64::from_be_bytes(span.span_id().to_bytes()),
-            })
+            span.is_valid().then(|| Ids::of(&span))
         });
         active.or(match current() {
             Current::LongLived(trace, span) => Some(Ids { trace, span }),

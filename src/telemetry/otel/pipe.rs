@@ -2,7 +2,7 @@
 
 use super::super::exports::{Drop as Why, Exports, SIGNALS, Signal};
 use super::exemplars::Exemplars;
-use super::http::{Failure, Target};
+use super::http::{Connection, Failure, Target};
 use super::queue::Queue;
 use super::record::Moment;
 use hyper::body::Bytes;
@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How a signal's records become bytes, and what an answer says.
 pub(super) struct Form<T> {
-    pub(super) write: fn(Vec<T>, &Writing<'_>) -> Vec<u8>,
+    pub(super) write: fn(Vec<T>, &Writing<'_>) -> Bytes,
     /// How many records were refused; `None` when that is no answer.
     pub(super) refused: fn(Bytes) -> Option<u64>,
 }
@@ -41,6 +41,8 @@ pub(super) struct Pipe<T> {
     pub(super) signal: Signal,
     pub(super) queue: Arc<Queue<T>>,
     pub(super) target: Target,
+    /// For the next request, unless there is none for a while.
+    pub(super) connection: Option<Connection>,
     pub(super) form: Form<T>,
     pub(super) resource: Arc<Resource>,
     pub(super) timeout: Duration,
@@ -107,12 +109,17 @@ impl<T> Pipe<T> {
     }
 
     async fn send_all(&mut self, sent: &mut Sent) {
+        let mut is_idle = true;
         loop {
             let records = self.queue.take();
             if records.is_empty() {
                 break;
             }
+            is_idle = false;
             self.send(records, sent).await;
+        }
+        if is_idle {
+            self.connection = None;
         }
         let waiting = self.queue.len() as u64;
         self.exports.set_queued(self.signal, waiting);
@@ -125,7 +132,7 @@ impl<T> Pipe<T> {
             now: Moment::now(),
             exemplars: &self.exemplars,
         };
-        let body: Bytes = (self.form.write)(records, &writing).into();
+        let body = (self.form.write)(records, &writing);
         let mut backoff = BACKOFF;
         for attempt in 1.. {
             let failure = match self.post(body.clone()).await {
@@ -170,10 +177,10 @@ impl<T> Pipe<T> {
     }
 
     /// One request, as long as it may take at the moment.
-    async fn post(&self, body: Bytes) -> Result<Bytes, Failure> {
+    async fn post(&mut self, body: Bytes) -> Result<Bytes, Failure> {
         let mut hurry = self.hurry.clone();
         let usual = Instant::now() + self.timeout;
-        let mut posted = std::pin::pin!(self.target.post(body));
+        let mut posted = std::pin::pin!(self.target.post(body, &mut self.connection));
         loop {
             let flushing = hurry
                 .borrow_and_update()

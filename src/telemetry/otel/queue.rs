@@ -1,60 +1,100 @@
 //! What waits to be exported: a bounded heap of records that any thread adds to and one takes from.
 //!
-//! In no order: records have times. A thread adds to a part that few others add to, under a lock held for nanoseconds.
+//! In no order: records have times. A thread adds to a part that few others add to, under a lock held for nanoseconds, and
+//! the part has room set aside for some records, so that threads seldom write to the count that they share.
 
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 const PARTS: usize = 8;
+/// For so many records at most a part has room set aside: less than a sixteenth of all room, in all parts together.
+const ASIDE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     parts: [Part<T>; PARTS],
-    waiting: AtomicUsize,
+    /// The room that records have, or that is set aside.
+    used: AtomicUsize,
     capacity: usize,
     batch: usize,
+    aside: usize,
+    /// What was taken out of the parts and not yet exported.
+    taken: Mutex<Vec<T>>,
     wake: Notify,
 }
 
 /// A line of the cache of its own.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Part<T>(Mutex<Vec<T>>);
+struct Part<T>(Mutex<Records<T>>);
+
+#[derive(Debug)]
+struct Records<T> {
+    waiting: Vec<T>,
+    /// For so many more there is room.
+    aside: usize,
+}
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % PARTS;
+    static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A number of this thread, by which threads share what has parts.
+#[inline]
+pub(super) fn own_part() -> usize {
+    // A thread that ends has lost it.
+    OWN.try_with(|own| *own).unwrap_or(0)
 }
 
 // === impl Queue ===
 
 impl<T> Queue<T> {
     pub(super) fn new(capacity: usize, batch: usize) -> Self {
+        let batch = batch.max(1);
         Self {
             parts: std::array::from_fn(|_| Part(Mutex::default())),
-            waiting: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             capacity,
-            batch: batch.max(1),
+            batch,
+            // A request is begun that much too early.
+            aside: (capacity / (16 * PARTS)).min(batch / PARTS).clamp(1, ASIDE),
+            taken: Mutex::default(),
             wake: Notify::new(),
         }
     }
 
     /// Adds a record; false when there is no room, and the record is gone.
     pub(super) fn push(&self, record: T) -> bool {
-        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
-        if waiting >= self.capacity {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut records = self.parts[own_part() % PARTS].lock();
+        if records.aside == 0 {
+            records.aside = self.set_aside();
+        }
+        if records.aside == 0 {
             return false;
         }
-        // A thread that ends has lost its number.
-        let own = OWN.try_with(|own| *own).unwrap_or(0);
-        self.parts[own].lock().push(record);
-        if (waiting + 1).is_multiple_of(self.batch) {
+        records.aside -= 1;
+        records.waiting.push(record);
+        true
+    }
+
+    /// How many more records there is room for, up to what a part has set aside.
+    #[cold]
+    fn set_aside(&self) -> usize {
+        let more = |used: usize| self.aside.min(self.capacity.saturating_sub(used));
+        let add = |used| Some(used + more(used));
+        let added = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let used = added.unwrap_or_else(|used| used);
+        let more = more(used);
+        if (used + more) / self.batch > used / self.batch {
             self.wake.notify_one();
         }
-        true
+        more
     }
 
     /// Has what waits exported at once.
@@ -68,34 +108,49 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        let waiting = self.parts.iter().map(|part| part.lock().waiting.len());
+        lock(&self.taken).len() + waiting.sum::<usize>()
     }
 
     /// Takes what goes into one request; empty when nothing waits.
     pub(super) fn take(&self) -> Vec<T> {
-        let mut taken = Vec::with_capacity(self.len().min(self.batch));
-        for part in &self.parts {
-            let mut records = part.lock();
-            let room = self.batch - taken.len();
-            if records.len() <= room {
-                taken.append(&mut records);
-            } else {
-                let at = records.len() - room;
-                taken.extend(records.drain(at..));
-                break;
+        let mut taken = lock(&self.taken);
+        if taken.len() < self.batch {
+            // Who adds waits for an exchange of lists, and not for a copy of records.
+            let mut other = Vec::new();
+            for part in &self.parts {
+                mem::swap(&mut part.lock().waiting, &mut other);
+                taken.append(&mut other);
             }
         }
-        self.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
-        taken
+        let rest = taken.len().saturating_sub(self.batch);
+        let batch: Vec<T> = taken.drain(rest..).collect();
+        self.used.fetch_sub(batch.len(), Ordering::Relaxed);
+        batch
     }
 }
 
 // === impl Part ===
 
 impl<T> Part<T> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Records<T>> {
+        lock(&self.0)
     }
+}
+
+// === impl Records ===
+
+impl<T> Default for Records<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            aside: 0,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -114,6 +169,47 @@ mod tests {
         assert_eq!(rest.len(), 2);
         assert!(rest.contains(&5));
         assert_eq!((queue.take().len(), queue.len()), (0, 0));
+    }
+
+    #[test]
+    fn all_room_is_used_but_what_is_set_aside_and_none_is_used_twice() {
+        let queue = Queue::new(2048, 512);
+        let full = || (0..).take_while(|number| queue.push(*number)).count();
+        assert_eq!(full(), 2048, "one thread has the room of all");
+        assert_eq!(queue.len(), 2048);
+        for _ in 0..4 {
+            assert_eq!(queue.take().len(), 512);
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| queue.push(0));
+            }
+        });
+        assert_eq!(queue.len(), 16);
+        let most = 2048 - 16;
+        let more = full();
+        assert!((most - most / 16..=most).contains(&more), "{more}");
+        assert_eq!(queue.len(), 16 + more);
+    }
+
+    #[test]
+    fn who_takes_hears_of_a_batch_in_time() {
+        let queue = Queue::new(2048, 512);
+        let hears = |queue: &Queue<u32>| {
+            let ready = std::pin::pin!(queue.ready());
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            ready.poll(&mut context).is_ready()
+        };
+        for round in 0..4 {
+            let early = (0..512).find(|number| queue.push(*number) && hears(&queue));
+            let early = early.expect("it hears of the first 512");
+            assert!(early >= 512 - ASIDE as u32 * 2, "round {round}: {early}");
+            while !queue.take().is_empty() {}
+        }
+        let single = Queue::new(2048, 1);
+        for number in 0..4 {
+            assert!(single.push(number) && hears(&single));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::registry::clock;
 use crate::registry::kind::Kind;
+use crate::registry::observer::{Ids, Origin};
 use crate::report;
 use crate::task::{TaskId, TaskOutcome};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -14,22 +15,6 @@ use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status};
 use opentelemetry_sdk::trace::SpanData;
 use std::mem;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// A trace, and a span of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ids {
-    pub(super) trace: u128,
-    pub(super) span: u64,
-}
-
-/// What the span of a task hangs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// It begins a trace, because of that span if there is one.
-    Root(Option<Ids>),
-    /// It is a part of the trace of that span; whether it came from another process.
-    Child(u64, bool),
-}
 
 /// How a task's span ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,8 +37,14 @@ pub(super) struct TaskRecord {
     pub(super) told: Option<u64>,
     pub(super) ended: u64,
     pub(super) end: SpanEnd,
-    pub(super) error: Option<Box<str>>,
     pub(super) thread: &'static str,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What the records of few tasks have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) error: Option<Box<str>>,
     /// What was logged in the task, and in no span of it.
     pub(super) events: Vec<Event>,
 }
@@ -73,18 +64,6 @@ pub(super) enum SpanRecord {
 pub(super) struct Moment {
     raw: u64,
     unix: u64,
-}
-
-// === impl Ids ===
-
-impl Ids {
-    pub(super) fn trace_bytes(self) -> Vec<u8> {
-        self.trace.to_be_bytes().to_vec()
-    }
-
-    pub(super) fn span_bytes(self) -> Vec<u8> {
-        self.span.to_be_bytes().to_vec()
-    }
 }
 
 // === impl Moment ===
@@ -123,7 +102,7 @@ impl TaskRecord {
     }
 
     /// What only few have.
-    pub(super) fn rare(&self) -> Option<Span> {
+    pub(super) fn rare_parts(&self) -> Option<Span> {
         let links: Vec<_> = match self.origin {
             Origin::Root(Some(cause)) => vec![link(cause)],
             _ => Vec::new(),
@@ -154,12 +133,16 @@ impl TaskRecord {
     fn status(&self) -> Option<Status> {
         self.end.error().map(|_| Status {
             code: StatusCode::Error.into(),
-            message: match (&self.error, self.end) {
+            message: match (self.error(), self.end) {
                 (Some(error), _) => error.to_string(),
                 (None, SpanEnd::Lingering) => "alive at the end of the process".to_owned(),
                 (None, _) => String::new(),
             },
         })
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.rare.as_ref()?.error.as_deref()
     }
 
     /// Its lifecycle: names, and readings of the clock.
@@ -176,10 +159,11 @@ impl TaskRecord {
 
     /// The same with what was logged in it, in order.
     pub(super) fn all_events(&mut self, now: Moment) -> Vec<Event> {
-        let mut events = mem::take(&mut self.events);
+        let rare = self.rare.as_mut();
+        let mut events = rare.map_or_else(Vec::new, |rare| mem::take(&mut rare.events));
         events.extend(self.lifecycle().map(|(name, at)| event(name, now.unix(at))));
-        if let (Some(error), Some(last)) = (&self.error, events.last_mut()) {
-            last.attributes.push(text("exception.message", &**error));
+        if let (Some(error), Some(last)) = (self.error(), events.last_mut()) {
+            last.attributes.push(text("exception.message", error));
         }
         events.sort_by_key(|event| event.time_unix_nano);
         events
@@ -189,6 +173,17 @@ impl TaskRecord {
 // === impl SpanEnd ===
 
 impl SpanEnd {
+    /// How many there are.
+    pub(super) const COUNT: usize = TaskOutcome::Cancelled as usize + 2;
+
+    /// Below their count.
+    pub(super) fn number(self) -> usize {
+        match self {
+            Self::Ended(outcome) => outcome as usize,
+            Self::Lingering => Self::COUNT - 1,
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Ended(outcome) => outcome.as_str(),

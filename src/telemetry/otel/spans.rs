@@ -3,23 +3,20 @@
 //! The numbers of a task's trace and span follow from the task's id, so nothing has to be kept for one without a span.
 
 use super::Inner;
-use super::record::{Ids, Origin, SpanEnd, SpanRecord, TaskRecord};
+use super::queue::own_part;
+use super::record::{Rare, SpanEnd, SpanRecord, TaskRecord};
 use crate::registry::kind::Kind;
-use crate::registry::observer::{Current, End, NewTask, Observer, TaskSpan, current, within};
+use crate::registry::observer::{Current, End, Ids, NewTask, Observer, Origin, TaskSpan, current};
 use crate::registry::{self, clock, root::Root};
 use crate::task::{TaskId, TaskKind, TaskOutcome};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use opentelemetry_proto::tonic::trace::v1::span::Event;
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What is kept of what is logged in a task directly; the rest is counted.
-const EVENTS: usize = 128;
-const PARTS: usize = 16;
+const PARTS: usize = 8;
 
 /// Makes numbers of traces and spans, and says which are exported.
 #[derive(Debug)]
@@ -29,22 +26,19 @@ pub(super) struct Numbers {
     bound: u64,
 }
 
-/// Spans that hang on others: their numbers follow from nothing.
+/// Spans that hang on others: their numbers follow from nothing. By the threads that started them, which so do not wait
+/// for each other.
 #[derive(Debug, Default)]
-pub(super) struct Hanging([Mutex<HashMap<TaskId, (Ids, Origin)>>; PARTS]);
+pub(super) struct Hanging([Part; PARTS]);
 
-/// The span of one live task.
-#[derive(Debug)]
-struct Live {
-    inner: Arc<Inner>,
-    ids: Ids,
-    origin: Origin,
-    is_long: bool,
-    context: Context,
-    /// A reading of the clock; 0 before the first poll.
-    polled: Cell<u64>,
-    events: RefCell<Vec<Event>>,
-}
+/// A line of the cache of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Part(Mutex<HashMap<TaskId, (Ids, Origin), BuildHasherDefault<Mixing>>>);
+
+/// Numbers of tasks need no hash that resists an attacker.
+#[derive(Debug, Default)]
+struct Mixing(u64);
 
 /// What a task is started in.
 enum Spawner {
@@ -52,11 +46,6 @@ enum Spawner {
     Unsampled,
     LongLived(Ids),
     Span(SpanContext),
-}
-
-thread_local! {
-    /// What was logged in the poll under way.
-    static LOGGED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
 }
 
 // === impl Numbers ===
@@ -95,27 +84,61 @@ fn mixed(number: u64) -> u64 {
 // === impl Hanging ===
 
 impl Hanging {
-    fn part(&self, task: TaskId) -> MutexGuard<'_, HashMap<TaskId, (Ids, Origin)>> {
-        let part = &self.0[task.get() as usize % PARTS];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps them while the task lives; where.
+    fn put(&self, task: TaskId, ids: Ids, origin: Origin) -> u8 {
+        let part = own_part() % PARTS;
+        self.0[part].lock().insert(task, (ids, origin));
+        part as u8
+    }
+
+    fn remove(&self, task: TaskId, part: u8) {
+        self.0[usize::from(part)].lock().remove(&task);
+    }
+
+    fn get(&self, task: TaskId) -> Option<(Ids, Origin)> {
+        let mut parts = self.0.iter();
+        parts.find_map(|part| part.lock().get(&task).copied())
+    }
+}
+
+impl Part {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (Ids, Origin), BuildHasherDefault<Mixing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Mixing ===
+
+impl Hasher for Mixing {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = mixed(self.0 ^ number);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
 // === impl Inner ===
 
 impl Observer for Arc<Inner> {
-    fn spawned(&self, task: &NewTask) -> Option<Box<dyn TaskSpan>> {
+    fn spawned(&self, task: &NewTask) -> Option<Box<TaskSpan>> {
         let own = self.numbers.of(task.id);
         let is_long = task.kind.is_long_lived();
         let (ids, origin, sampled) = match (spawner(task), is_long) {
             (Spawner::Span(parent), false) => {
-                let trace = u128::from_be_bytes(parent.trace_id().to_bytes());
-                let span = u64::from_be_bytes(parent.span_id().to_bytes());
+                let Ids { trace, span } = Ids::of(&parent);
                 let origin = Origin::Child(span, parent.is_remote());
                 (Ids { trace, ..own }, origin, parent.is_sampled())
             }
             (Spawner::Unsampled, false) => return None,
-            (Spawner::Span(parent), true) => (own, Origin::Root(Some(ids_of(&parent))), true),
+            (Spawner::Span(parent), true) => (own, Origin::Root(Some(Ids::of(&parent))), true),
             (Spawner::LongLived(cause), _) => {
                 let sampled = is_long || self.numbers.samples(own.trace);
                 (own, Origin::Root(Some(cause)), sampled)
@@ -128,69 +151,59 @@ impl Observer for Arc<Inner> {
         if !sampled {
             return None;
         }
-        if is_long || matches!(origin, Origin::Child(..)) {
-            self.hanging.part(task.id).insert(task.id, (ids, origin));
-        }
+        let is_hanging = is_long || matches!(origin, Origin::Child(..));
+        let hangs = is_hanging.then(|| self.hanging.put(task.id, ids, origin));
         if is_long {
             announce(task);
         }
-        Some(Box::new(Live {
-            inner: Self::clone(self),
-            ids,
-            origin,
-            is_long,
-            context: match is_long {
-                true => Context::new(),
-                false => Context::new().with_remote_span_context(context_of(ids)),
-            },
-            polled: Cell::new(0),
-            events: RefCell::default(),
-        }))
+        Some(Box::new(TaskSpan::new(ids, origin, is_long, hangs)))
     }
 
-    fn ended(&self, end: &End<'_>) {
-        tell(end);
-        let ids = self.numbers.of(end.id);
-        self.push_task(end, ids, Origin::Root(None), None, Vec::new());
-    }
-}
-
-impl Inner {
-    /// The trace and the span of a task.
-    pub(super) fn ids_of_task(&self, task: TaskId) -> Ids {
-        let known = self.hanging.part(task).get(&task).map(|(ids, _)| *ids);
-        known.unwrap_or_else(|| self.numbers.of(task))
-    }
-
-    fn push_task(
-        &self,
-        end: &End<'_>,
-        ids: Ids,
-        origin: Origin,
-        polled: Option<u64>,
-        events: Vec<Event>,
-    ) {
+    fn ended(&self, end: &End<'_>, span: Option<Box<TaskSpan>>) {
+        if end.outcome == TaskOutcome::Cancelled {
+            tell(end);
+        }
+        if let Some(part) = span.as_ref().and_then(|span| span.hangs) {
+            self.hanging.remove(end.id, part);
+        }
+        let (ids, origin) = span.as_ref().map_or_else(
+            || (self.numbers.of(end.id), Origin::Root(None)),
+            |span| (span.ids, span.origin),
+        );
+        let events = span.as_ref().map(|span| span.take_events());
+        let rare = Rare {
+            error: end.error.map(Box::from),
+            events: events.unwrap_or_default(),
+        };
+        let is_rare = rare.error.is_some() || !rare.events.is_empty();
         self.push_span(SpanRecord::Task(TaskRecord {
             ids,
             origin,
             id: end.id,
             kind: end.kind,
             started: end.started,
-            polled,
+            polled: span.and_then(|span| span.polled()),
             told: end.told,
             ended: end.ended,
             end: SpanEnd::Ended(end.outcome),
-            error: end.error.map(Box::from),
             thread: thread_name(),
-            events,
+            rare: is_rare.then(|| Box::new(rare)),
         }));
+    }
+}
+
+impl Inner {
+    /// The trace and the span of a task.
+    pub(super) fn ids_of_task(&self, task: TaskId) -> Ids {
+        let known = self.hanging.get(task);
+        known.map_or_else(|| self.numbers.of(task), |(ids, _)| ids)
     }
 
     /// The spans of those that have not ended, and will not.
     pub(super) fn push_lingering(&self, root: &Root) {
         let now = clock::raw();
         for task in registry::live_tasks(root.scope) {
-            let hanging = self.hanging.part(task.id).get(&task.id).copied();
+            let hanging = self.hanging.get(task.id);
             let (ids, origin) =
                 hanging.unwrap_or_else(|| (self.numbers.of(task.id), Origin::Root(None)));
             self.push_span(SpanRecord::Task(TaskRecord {
@@ -203,46 +216,10 @@ impl Inner {
                 told: None,
                 ended: now,
                 end: SpanEnd::Lingering,
-                error: None,
                 thread: "",
-                events: Vec::new(),
+                rare: None,
             }));
         }
-    }
-}
-
-// === impl Live ===
-
-impl TaskSpan for Live {
-    fn around(&self, poll: &mut dyn FnMut()) {
-        if self.polled.get() == 0 {
-            self.polled.set(clock::raw());
-        }
-        let Ids { trace, span } = self.ids;
-        let task = match self.is_long {
-            true => Current::LongLived(trace, span),
-            false => Current::Short(trace, span),
-        };
-        let outer = LOGGED.take();
-        let logged = Logged { live: self, outer };
-        {
-            let _attached = self.context.clone().attach();
-            within(task, poll);
-        }
-        drop(logged);
-    }
-
-    fn end(self: Box<Self>, end: &End<'_>) {
-        if self.is_long || matches!(self.origin, Origin::Child(..)) {
-            self.inner.hanging.part(end.id).remove(&end.id);
-        }
-        if end.outcome == TaskOutcome::Cancelled {
-            tell(end);
-        }
-        let polled = Some(self.polled.get()).filter(|polled| *polled > 0);
-        let events = self.events.take();
-        self.inner
-            .push_task(end, self.ids, self.origin, polled, events);
     }
 }
 
@@ -267,33 +244,6 @@ fn thread_name() -> &'static str {
         };
     }
     OWN.try_with(|own| *own).unwrap_or_default()
-}
-
-/// Gives what was logged in a poll to its task.
-struct Logged<'a> {
-    live: &'a Live,
-    outer: Vec<Event>,
-}
-
-impl Drop for Logged<'_> {
-    fn drop(&mut self) {
-        let mut logged = LOGGED.replace(std::mem::take(&mut self.outer));
-        if !logged.is_empty() {
-            let mut events = self.live.events.borrow_mut();
-            let room = EVENTS.saturating_sub(events.len());
-            logged.truncate(room);
-            events.append(&mut logged);
-        }
-    }
-}
-
-/// Keeps what is logged in the task that this thread is in, and in no span of it.
-pub(super) fn log_in_task(event: impl FnOnce() -> Event) {
-    let mut logged = LOGGED.take();
-    if logged.len() < EVENTS {
-        logged.push(event());
-    }
-    LOGGED.set(logged);
 }
 
 fn spawner(task: &NewTask) -> Spawner {
@@ -321,23 +271,6 @@ fn spawner(task: &NewTask) -> Spawner {
     }
 }
 
-fn ids_of(context: &SpanContext) -> Ids {
-    Ids {
-        trace: u128::from_be_bytes(context.trace_id().to_bytes()),
-        span: u64::from_be_bytes(context.span_id().to_bytes()),
-    }
-}
-
-pub(super) fn context_of(ids: Ids) -> SpanContext {
-    SpanContext::new(
-        TraceId::from_bytes(ids.trace.to_be_bytes()),
-        SpanId::from_bytes(ids.span.to_be_bytes()),
-        TraceFlags::SAMPLED,
-        false,
-        TraceState::NONE,
-    )
-}
-
 /// A long-lived task's span is seen when it ends, which may be in months: its start is logged.
 fn announce(task: &NewTask) {
     let kind = task.kind;
@@ -351,9 +284,6 @@ fn announce(task: &NewTask) {
 
 /// Logs an end that nobody else logs.
 fn tell(end: &End<'_>) {
-    if end.outcome != TaskOutcome::Cancelled {
-        return;
-    }
     let kind = end.kind;
     let age = Duration::from_nanos(clock::nanos_between(end.started, end.ended));
     tracing::debug!(

@@ -79,7 +79,8 @@ async fn a_compressed_request_says_so_and_is_what_was_sent() {
         stream.write_all(answer).await?;
         io::Result::Ok(request)
     };
-    let (answer, request) = tokio::join!(target.post(body.clone()), taken);
+    let mut kept = None;
+    let (answer, request) = tokio::join!(target.post(body.clone(), &mut kept), taken);
     assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
     let (head, sent) = unpacked(&request.expect("it is taken")).expect("it is compressed");
     assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
@@ -108,19 +109,65 @@ async fn a_collector_whose_certificate_is_named_gets_what_is_sent_and_another_no
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
     let address = listener.local_addr().expect("it is bound");
     let named = target(address, path.to_str());
+    let mut kept = None;
     let (answer, request) = tokio::join!(
-        named.post(Bytes::from_static(b"spans")),
+        named.post(Bytes::from_static(b"spans"), &mut kept),
         one_request(&listener, &acceptor)
     );
     assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
     let request = request.expect("it is taken");
     assert!(request.starts_with("POST /v1/traces HTTP/1.1"), "{request}");
     let unnamed = target(address, None);
+    let mut kept = None;
     let (answer, refused) = tokio::join!(
-        unnamed.post(Bytes::from_static(b"spans")),
+        unnamed.post(Bytes::from_static(b"spans"), &mut kept),
         one_request(&listener, &acceptor)
     );
     let why = answer.expect_err("nobody vouches for it").to_string();
     assert!(why.contains("invalid peer certificate"), "{why}");
     assert!(refused.is_err(), "{refused:?}");
+}
+
+/// Answers so many requests on each of so many connections; what follows each answer.
+async fn answer(listener: &TcpListener, connections: usize, each: usize, header: &str) -> Vec<u8> {
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{header}\r\nok");
+    let mut all = Vec::new();
+    for _ in 0..connections {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        for _ in 0..each {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\nspans") {
+                let read = stream.read_buf(&mut request).await;
+                assert!(read.expect("a request") > 0, "a whole request");
+            }
+            all.extend(request);
+            stream.write_all(answer.as_bytes()).await.expect("it waits");
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn requests_share_a_connection_that_the_collector_leaves_open_and_no_other() {
+    let spans = || Bytes::from_static(b"spans");
+    for (connections, each, header) in [
+        (1, 3, ""),
+        (3, 1, "connection: close\r\n"),
+        // Closed without a word.
+        (3, 1, ""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
+        let address = listener.local_addr().expect("it is bound");
+        let target = Target::parse(&format!("http://{address}"), None).expect("it is an address");
+        let posts = async {
+            let mut kept = None;
+            for _ in 0..3 {
+                let answer = target.post(spans(), &mut kept).await;
+                assert_eq!(answer, Ok(Bytes::from_static(b"ok")), "{each} {header}");
+            }
+        };
+        let ((), taken) = tokio::join!(posts, answer(&listener, connections, each, header));
+        let requests = String::from_utf8_lossy(&taken).matches("POST /").count();
+        assert_eq!(requests, 3);
+    }
 }
