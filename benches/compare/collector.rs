@@ -11,8 +11,13 @@ pub(crate) fn healthy() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
         listen(|listener| {
+            // Each signal has a connection, which its exporter keeps.
             for stream in listener.incoming().flatten() {
-                answer(&stream);
+                thread(move || {
+                    // Read as a collector on another machine would have it: with as little of this one as can be.
+                    let mut reader = BufReader::with_capacity(1 << 20, &stream);
+                    while answer(&stream, &mut reader).is_some() {}
+                });
             }
         })
     })
@@ -32,17 +37,20 @@ pub(crate) fn black_hole() -> SocketAddr {
 fn listen(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
     let address = listener.local_addr().expect("it is bound");
-    #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
-    std::thread::spawn(move || serve(listener));
+    thread(move || serve(listener));
     address
 }
 
-/// One request, which is read to its end.
-fn answer(stream: &TcpStream) {
-    let mut reader = BufReader::new(stream);
+fn thread(work: impl FnOnce() + Send + 'static) {
+    #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
+    std::thread::spawn(work);
+}
+
+/// One request, which is read to its end; `None` when there is none any more.
+fn answer(mut stream: &TcpStream, reader: &mut BufReader<&TcpStream>) -> Option<()> {
     let mut length = 0;
     let mut line = String::new();
-    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+    while reader.read_line(&mut line).ok()? > 2 {
         let header = line.to_lowercase();
         let value = header.strip_prefix("content-length:");
         length = value
@@ -50,9 +58,10 @@ fn answer(stream: &TcpStream) {
             .unwrap_or(length);
         line.clear();
     }
-    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok();
-    let mut stream = stream;
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        .ok();
+    if line.is_empty() {
+        return None;
+    }
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(answer).ok()
 }

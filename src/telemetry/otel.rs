@@ -109,6 +109,7 @@ pub struct TelemetryBuilder {
     queue: Option<usize>,
     headers: Vec<(String, String)>,
     attributes: Vec<(String, String)>,
+    discard: bool,
 }
 
 #[derive(Debug)]
@@ -220,6 +221,13 @@ impl TelemetryBuilder {
         self
     }
 
+    /// What is exported is written and thrown away, as if a collector took all at once: for benchmarks.
+    #[doc(hidden)]
+    pub fn discard(mut self) -> Self {
+        self.discard = true;
+        self
+    }
+
     /// Nothing is sent before a runtime has it.
     ///
     /// # Errors
@@ -235,6 +243,7 @@ impl TelemetryBuilder {
         settings.queue = self.queue.unwrap_or(settings.queue).max(1);
         settings.batch = settings.batch.min(settings.queue);
         settings.attributes.extend(self.attributes);
+        settings.discard = self.discard;
         for target in settings.targets.iter_mut().flatten() {
             target.headers.extend(self.headers.iter().cloned());
         }
@@ -446,6 +455,7 @@ impl Inner {
             queue: Arc::clone(queue),
             target: self.settings.targets[signal as usize].clone()?,
             connection: None,
+            discard: self.settings.discard,
             form,
             resource: Arc::clone(resource),
             timeout: self.settings.timeout,

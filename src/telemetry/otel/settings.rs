@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) delay: Duration,
     /// Of the resource.
     pub(super) attributes: Vec<(String, String)>,
+    /// What is exported is thrown away.
+    pub(super) discard: bool,
 }
 
 /// What cannot be exported to.
@@ -95,6 +97,7 @@ impl Default for Settings {
             batch: 512,
             delay: Duration::from_secs(5),
             attributes: Vec::new(),
+            discard: false,
         }
     }
 }
@@ -105,6 +108,7 @@ impl Settings {
         let vars = Variables(lookup);
         let mut settings = Self {
             service: vars.text("OTEL_SERVICE_NAME"),
+            discard: false,
             attributes: vars
                 .text("OTEL_RESOURCE_ATTRIBUTES")
                 .map_or_else(Vec::new, |text| pairs(&text)),
