@@ -492,19 +492,28 @@ pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
     tally.rows().into_iter().map(finding).collect()
 }
 
+/// Who notices a deadline so late did not run when it passed.
+const PAUSED: Duration = Duration::from_secs(1);
+
 /// What the watchdog has said when the deadline has passed.
 pub(super) fn last_words(
     plan: &Plan,
     dumper: &Dumper,
     phase: &Arc<Standing>,
-) -> impl FnOnce() + Send + use<> {
+) -> impl FnOnce(Duration) + Send + use<> {
     let (service, deadline) = (plan.service.clone(), plan.deadline);
     let (dumper, phase) = (dumper.clone(), Arc::clone(phase));
-    move || {
+    move |late| {
+        let (deadline, layer) = (report::brief(deadline), phase.name());
+        let paused = if late < PAUSED {
+            String::new()
+        } else {
+            // Who is named below may have had no time to end.
+            let late = report::brief(late);
+            format!(" {late} ago, while the process was stopped or had no processor")
+        };
         let head = format!(
-            "headcount {service}: forced: the deadline of {} has passed in layer '{}'; alive:\n",
-            report::brief(deadline),
-            phase.name()
+            "headcount {service}: forced: the deadline of {deadline} has passed in layer '{layer}'{paused}; alive:\n"
         );
         let begun = std::time::Instant::now();
         let mut taken = dumper.take(LOOK_BUDGET);

@@ -31,21 +31,25 @@ struct Shared {
     base: Instant,
     /// Nanoseconds after `base`, or one of the three words above.
     deadline: AtomicU64,
+    /// How many nanoseconds after the deadline it fired.
+    late: AtomicU64,
     said: AtomicBool,
 }
 
 // === impl Watchdog ===
 
 impl Watchdog {
-    /// Starts the thread, unarmed. When the deadline has passed, `endings` are told, and `last_words` is called.
+    /// Starts the thread, unarmed. When the deadline has passed, `endings` are told, and `last_words` is called, with how
+    /// long ago that was.
     pub(crate) fn start(
         root: u64,
         endings: Vec<Arc<dyn Ending>>,
-        last_words: impl FnOnce() + Send + 'static,
+        last_words: impl FnOnce(Duration) + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             base: Instant::now(),
             deadline: AtomicU64::new(UNARMED),
+            late: AtomicU64::new(0),
             said: AtomicBool::new(false),
         });
         let watching = Arc::clone(&shared);
@@ -109,7 +113,7 @@ impl Shared {
         self: &Arc<Self>,
         root: u64,
         endings: &[Arc<dyn Ending>],
-        last_words: impl FnOnce() + Send + 'static,
+        last_words: impl FnOnce(Duration) + Send + 'static,
     ) {
         let mut speaker = Some(last_words);
         let mut mouth: Option<Thread> = None;
@@ -138,7 +142,7 @@ impl Shared {
     fn start_mouth(
         self: &Arc<Self>,
         root: u64,
-        last_words: impl FnOnce() + Send + 'static,
+        last_words: impl FnOnce(Duration) + Send + 'static,
     ) -> Option<Thread> {
         let shared = Arc::clone(self);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -155,7 +159,7 @@ impl Shared {
                         return;
                     }
                     if shared.deadline.load(Ordering::SeqCst) == FIRED {
-                        last_words();
+                        last_words(Duration::from_nanos(shared.late.load(Ordering::SeqCst)));
                         shared.said.store(true, Ordering::SeqCst);
                         return;
                     }
@@ -166,6 +170,8 @@ impl Shared {
     }
 
     fn fire(&self, deadline: u64, endings: &[Arc<dyn Ending>], mouth: Option<&Thread>) {
+        let late = self.now().saturating_sub(deadline);
+        self.late.store(late, Ordering::SeqCst);
         let fired =
             self.deadline
                 .compare_exchange(deadline, FIRED, Ordering::SeqCst, Ordering::SeqCst);

@@ -220,6 +220,17 @@ impl Program {
         self.child.id()
     }
 
+    /// The names of its threads, as the kernel has them.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let names = threads.expect("it is alive").filter_map(|thread| {
+            // One that has ended meanwhile has none.
+            let name = std::fs::read_to_string(thread.ok()?.path().join("comm"));
+            Some(name.ok()?.trim_end().to_owned())
+        });
+        names.collect()
+    }
+
     pub(crate) fn process(&self) -> &Process {
         &self.process
     }

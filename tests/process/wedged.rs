@@ -1,6 +1,6 @@
 //! The process ends within its deadline and with the right code, whatever hangs.
 
-use crate::program::{Ended, Program, command, ready, start};
+use crate::program::{Ended, Program, command, ready, start, until};
 use rustix::process::Signal;
 #[cfg(feature = "json")]
 use std::io::BufRead;
@@ -71,6 +71,31 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
       ├─ "headcount-control" (tid N, control)  waits, age T, cpu T
       └─ "headcount-last" (tid N, control)  waits, age T, cpu T
     "#);
+}
+
+#[test]
+fn a_process_that_was_stopped_beyond_its_deadline_says_so() {
+    let mut program = ready(&["control-wedged-for-long"]);
+    program.signal(Signal::TERM);
+    // Made when the deadline begins.
+    let armed = || {
+        program
+            .threads()
+            .iter()
+            .any(|name| name == "headcount-last")
+    };
+    until(armed);
+    program.signal(Signal::STOP);
+    // The time is what is tested: the deadline passes, and one second and a half.
+    std::thread::sleep(Duration::from_millis(6500));
+    program.signal(Signal::CONT);
+    let ended = program.end();
+    ended.assert_code(70);
+    let head = "headcount test: forced: the deadline of 5.0s has passed in layer 'drain' ";
+    let tail = " ago, while the process was stopped or had no processor; alive:";
+    let said = ended.stderr.iter();
+    let mut said = said.filter(|line| line.starts_with(head) && line.ends_with(tail));
+    assert!(said.next().is_some(), "{ended:#?}");
 }
 
 #[test]

@@ -6,11 +6,16 @@ use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 /// Runs the scenario of that name, if it is one of these.
 pub(super) fn scenario(name: &str) -> Option<ExitCode> {
     let code = match name {
         "control-wedged" => run(hangs_everywhere(), control_wedged),
+        "control-wedged-for-long" => run(
+            hangs_everywhere().deadline(Duration::from_secs(5)),
+            control_wedged,
+        ),
         "subscriber-blocks-early" => {
             tracing::subscriber::set_global_default(BlocksOnWarn).expect("it is the first");
             run(patient(), super::untracked)
