@@ -346,6 +346,12 @@ pub(crate) fn register_runtime_thread(root: u64) {
     known::register(Known::own(root, ThreadClass::Blocking));
 }
 
+/// Registers a thread of the runtime that exports. [`forget_own`] ends it.
+#[cfg(feature = "otel")]
+pub(crate) fn register_telemetry_thread(root: u64) {
+    known::register(Known::own(root, ThreadClass::Telemetry));
+}
+
 /// Waits until the workers that a runtime has just started have said that they are. Afterwards a task may keep one of
 /// them before it parks for the first time, and it would pass for a thread of the blocking pool.
 pub(crate) fn await_workers(root: u64, workers: usize) {

@@ -155,7 +155,7 @@ impl Pipeline {
                 known.class,
                 ThreadClass::Worker | ThreadClass::Blocking | ThreadClass::Tracked
             ),
-            None if thread.in_baseline || is_ours(&thread.os.comm) => false,
+            None if thread.in_baseline || may_be_ours(thread) => false,
             None => self.plan.unknown_threads.lingers(thread) && self.rule_of(thread).is_none(),
         }
     }
@@ -164,7 +164,7 @@ impl Pipeline {
     fn is_undecided(&self, thread: &Audited) -> bool {
         thread.known.is_none()
             && !thread.in_baseline
-            && self.plan.unknown_threads.is_undecided(thread)
+            && (may_be_ours(thread) || self.plan.unknown_threads.is_undecided(thread))
     }
 
     /// The rule that expects a thread that nobody registered. The service's own rules come first: their reasons are
@@ -294,10 +294,11 @@ impl Pipeline {
     }
 }
 
-/// One of the control side that has yet to register itself, and has the name of the one that started it until then; or
-/// that has ended its registration, and not itself.
-fn is_ours(comm: &str) -> bool {
-    comm.starts_with("headcount-") && comm != threads::WORK
+/// Whether it may be one of the control side that has yet to register itself: until then it has a name alone, that of the
+/// one that started it or its own. A name excuses nobody for longer than a start may take.
+fn may_be_ours(thread: &Audited) -> bool {
+    let comm = &thread.os.comm;
+    thread.age < STARTING && comm.starts_with("headcount-") && comm != threads::WORK
 }
 
 /// What to say when there are threads of runtimes that nobody told us of.

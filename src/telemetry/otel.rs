@@ -329,6 +329,8 @@ impl Telemetry {
     ) -> io::Result<watch::Sender<Hurry>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("headcount-dns")
+            .on_thread_start(move || threads::register_telemetry_thread(root))
+            .on_thread_stop(threads::forget_own)
             .enable_all()
             .build()?;
         let (hurry, heard) = watch::channel(Hurry::default());

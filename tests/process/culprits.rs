@@ -42,6 +42,17 @@ fn a_thread_that_nobody_registered_is_named_as_the_kernel_does() {
 }
 
 #[test]
+fn a_thread_that_nobody_registered_is_named_whatever_its_name_is() {
+    // One that is new may be one of ours that starts: so it is waited for, as long as a start may take.
+    let ended = ready(&["thread-named-as-ours-lingers"]).stop(Signal::TERM);
+    ended.assert_code(3);
+    let report = ended.report();
+    let lingers = "✗ thread \"headcount-fake\" (tid N, unknown)";
+    assert!(report.contains(lingers), "{report}");
+    assert!(report.contains("└─ lingering: 1 thread "), "{report}");
+}
+
+#[test]
 fn a_daemon_thread_may_die_with_the_process() {
     let ended = stopped(&["daemon-thread"], 0);
     insta::assert_snapshot!(ended.errors(), @r"

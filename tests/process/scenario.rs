@@ -42,7 +42,12 @@ fn main() -> ExitCode {
         "required-fails-beside-a-thread" => run(hangs_in_close(), required_fails_beside_a_thread),
         "thread-lingers" => run(hangs_in_close(), thread_lingers),
         "thread-lingers-as-json" => run(json(hangs_in_close()), thread_lingers),
-        "unknown-thread-lingers" => run(hangs_in_close(), unknown_thread_lingers),
+        "unknown-thread-lingers" => run(hangs_in_close(), async |tasks| {
+            unknown_thread_lingers("pg-reader", tasks).await;
+        }),
+        "thread-named-as-ours-lingers" => run(hangs_in_close(), async |tasks| {
+            unknown_thread_lingers("headcount-fake", tasks).await;
+        }),
         "daemon-thread" => run(patient(), daemon_thread),
         "thread-asks" => run(patient(), thread_asks),
         "child-lingers" => run(hangs_in_close(), child_lingers),
@@ -296,9 +301,9 @@ async fn thread_lingers(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-async fn unknown_thread_lingers(tasks: TaskGroup) {
+async fn unknown_thread_lingers(name: &str, tasks: TaskGroup) {
     thread::Builder::new()
-        .name("pg-reader".to_owned())
+        .name(name.to_owned())
         .spawn(wait_for_ever)
         .expect("the system has threads");
     ready(tasks).await;
