@@ -12,6 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static ROOTS: Mutex<Option<HashMap<u64, Weak<Root>>>> = Mutex::new(None);
+/// The observers of roots that are gone, while tasks of theirs live.
+#[cfg(feature = "otel")]
+static OUTLIVED: Mutex<Vec<Outlived>> = Mutex::new(Vec::new());
+
+#[cfg(feature = "otel")]
+struct Outlived {
+    root: u64,
+    scope: &'static Scope,
+    observer: Arc<dyn Observer>,
+}
 
 /// What is said of a panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +205,14 @@ impl Drop for OwnTask {
 
 impl Drop for Root {
     fn drop(&mut self) {
+        #[cfg(feature = "otel")]
+        if let Some(observer) = self.observer() {
+            outlived().push(Outlived {
+                root: self.number,
+                scope: self.scope,
+                observer: Arc::clone(observer),
+            });
+        }
         if let Some(roots) = roots().as_mut() {
             roots.remove(&self.number);
         }
@@ -212,12 +230,31 @@ impl fmt::Debug for Root {
     }
 }
 
-/// The observer of the root of that number, if it still lives.
+/// Without those that no task can ask for any more.
+#[cfg(feature = "otel")]
+fn outlived() -> MutexGuard<'static, Vec<Outlived>> {
+    let mut outlived = OUTLIVED.lock().unwrap_or_else(PoisonError::into_inner);
+    outlived.retain(|Outlived { root, scope, .. }| {
+        scope.root() == *root && scope.live() + scope.live_daemons() > 0
+    });
+    outlived
+}
+
+/// The observer of the root of that number, if it still lives, or tasks of it do.
 #[cfg(feature = "otel")]
 #[cold]
 pub(super) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
-    let root = roots().as_ref()?.get(&number)?.upgrade()?;
-    root.observer().cloned()
+    let root = roots()
+        .as_ref()
+        .and_then(|roots| roots.get(&number)?.upgrade());
+    match root {
+        Some(root) => root.observer().cloned(),
+        None => {
+            let outlived = outlived();
+            let found = outlived.iter().find(|outlived| outlived.root == number);
+            found.map(|outlived| Arc::clone(&outlived.observer))
+        }
+    }
 }
 
 /// Whether the root of that number lives, and the control side gives it the pulse.

@@ -172,8 +172,8 @@ impl Target {
     ) -> Result<Bytes, Failure> {
         let request = self.request(body)?;
         let (head, body) = connection.exchange(request).await?;
-        *kept = Some(connection);
         if head.status.is_success() {
+            *kept = Some(connection);
             return Ok(body);
         }
         let wait = head.headers.get(RETRY_AFTER);
@@ -231,13 +231,16 @@ impl Connection {
         })
     }
 
-    /// The head of the answer, and its body if that is of any use.
+    /// The head of the answer, and its body if it is a success: afterwards the connection may be used again.
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), Failure> {
         let (sender, driver) = (&mut self.sender, &mut self.driver);
         let exchange = async {
             sender.ready().await.map_err(transport)?;
             let answer = sender.send_request(request).await.map_err(transport)?;
             let (head, body) = answer.into_parts();
+            if !head.status.is_success() {
+                return Ok((head, Bytes::new()));
+            }
             let body = Limited::new(body, ANSWER).collect().await;
             let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
                 Ok(error) => transport(*error),

@@ -82,11 +82,13 @@ impl<T> Pipe<T> {
     pub(super) async fn run(mut self) {
         while let Ok(mut flushing) = self.wait().await {
             let mut sent = Sent::default();
+            self.begin_anew(&flushing);
             self.send_all(&mut sent).await;
             // An error is a change too: the sender goes with the last flush.
             if flushing.is_none() && self.hurry.has_changed().unwrap_or(true) {
                 // It began while we were sending, and counts what became of that.
                 flushing = self.hurry.borrow_and_update().0.clone();
+                self.begin_anew(&flushing);
                 self.send_all(&mut sent).await;
             }
             let Some(flushing) = flushing else { continue };
@@ -95,6 +97,13 @@ impl<T> Pipe<T> {
             if flushing.last {
                 return;
             }
+        }
+    }
+
+    /// What has to go in a second does not wait for an answer on a connection whose other side may be gone without a word.
+    fn begin_anew(&mut self, flushing: &Option<Flushing>) {
+        if flushing.is_some() {
+            self.connection = None;
         }
     }
 

@@ -13,6 +13,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ impl Hanging {
         self.0[usize::from(part)].lock().remove(&task);
     }
 
-    fn get(&self, task: TaskId) -> Option<(Ids, Origin)> {
+    pub(super) fn get(&self, task: TaskId) -> Option<(Ids, Origin)> {
         let mut parts = self.0.iter();
         parts.find_map(|part| part.lock().get(&task).copied())
     }
@@ -151,18 +152,23 @@ impl Observer for Arc<Inner> {
         if !sampled {
             return None;
         }
-        let is_hanging = is_long || matches!(origin, Origin::Child(..));
+        let is_hanging = is_long || origin != Origin::Root(None);
         let hangs = is_hanging.then(|| self.hanging.put(task.id, ids, origin));
+        let span = Box::new(TaskSpan::new(ids, origin, is_long, hangs));
         if is_long {
-            announce(task);
+            drop(catch_unwind(AssertUnwindSafe(|| announce(task))));
         }
-        Some(Box::new(TaskSpan::new(ids, origin, is_long, hangs)))
+        Some(span)
     }
 
     fn ended(&self, end: &End<'_>, span: Option<Box<TaskSpan>>) {
-        if end.outcome == TaskOutcome::Cancelled {
-            tell(end);
-        }
+        // A subscriber that panics must not take the span with it.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            if end.outcome == TaskOutcome::Cancelled {
+                tell(end);
+            }
+        }));
+        drop(told);
         if let Some(part) = span.as_ref().and_then(|span| span.hangs) {
             self.hanging.remove(end.id, part);
         }

@@ -2,6 +2,13 @@
 
 use super::Telemetry;
 use crate::Runtime;
+use crate::registry::kind::{self, Options};
+use crate::registry::observer::Observer;
+use crate::registry::root::Root;
+use crate::registry::tracked::Row;
+use crate::task::{TaskKind, TaskOutcome};
+use std::panic::Location;
+use std::sync::Arc;
 
 /// A name that the resolver of the tests never answers.
 pub(super) const HANGS: &str = "hangs.test";
@@ -38,4 +45,33 @@ fn a_resolver_that_hangs_does_not_hold_the_shutdown() {
         assert!(!said.is_empty() && said.iter().all(is_late), "{said:?}");
     }
     panic!("it is never known of each record");
+}
+
+/// The end of a task whose runtime is gone, and of one whose runtime lives: on a thread that knows of neither.
+#[test]
+fn a_task_that_outlives_its_runtime_is_told_of_all_the_same() {
+    let telemetry = Telemetry::builder().endpoint("http://127.0.0.1:9");
+    let telemetry = telemetry.build().expect("the address is one");
+    let inner = &telemetry.0;
+    for (is_gone, told) in [(false, 1), (true, 2)] {
+        let root = Root::new();
+        let observer: Arc<dyn Observer> = Arc::new(Arc::clone(inner));
+        root.observe(Arc::clone(&observer));
+        let options = Options {
+            long_lived: true,
+            ..Options::of(TaskKind::Async)
+        };
+        let found = kind::intern(kind::ROOT_PATH, "outlives", Location::caller(), &options);
+        let mut row = Row::start(found, root.scope);
+        row.observe(&*observer, None);
+        let id = row.id();
+        assert!(inner.hanging.get(id).is_some(), "it lives");
+        let kept = (!is_gone).then_some(root);
+        std::thread::scope(|scope| {
+            scope.spawn(move || row.end(TaskOutcome::Completed));
+        });
+        drop(kept);
+        assert_eq!(inner.spans.len(), told, "gone: {is_gone}");
+        assert!(inner.hanging.get(id).is_none(), "gone: {is_gone}");
+    }
 }

@@ -39,8 +39,13 @@ fn events_are_log_records_with_the_trace_of_their_task() {
                 .await
                 .ok();
             tasks.task("lives").long_lived().spawn(async {}).await.ok();
+            // A child of a short task: its trace does not follow from its number.
             let doomed = tasks.group("doomed");
-            doomed.spawn("waits", std::future::pending::<()>());
+            let group = doomed.clone();
+            let spawns = async move {
+                group.spawn("waits", std::future::pending::<()>());
+            };
+            tasks.spawn("spawns", spawns).await.ok();
             doomed.cancel().await;
         })
     });

@@ -132,6 +132,7 @@ async fn a_collector_whose_certificate_is_named_gets_what_is_sent_and_another_no
 async fn answer(listener: &TcpListener, connections: usize, each: usize, header: &str) -> Vec<u8> {
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{header}\r\nok");
     let mut all = Vec::new();
+    let mut open = Vec::new();
     for _ in 0..connections {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         for _ in 0..each {
@@ -142,6 +143,10 @@ async fn answer(listener: &TcpListener, connections: usize, each: usize, header:
             }
             all.extend(request);
             stream.write_all(answer.as_bytes()).await.expect("it waits");
+        }
+        // Who is told that it will be closed, and uses it all the same, gets no answer.
+        if !header.is_empty() {
+            open.push(stream);
         }
     }
     all
@@ -170,4 +175,22 @@ async fn requests_share_a_connection_that_the_collector_leaves_open_and_no_other
         let requests = String::from_utf8_lossy(&taken).matches("POST /").count();
         assert_eq!(requests, 3);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_up_on_an_answer_does_not_ask_on_that_connection_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
+    let address = listener.local_addr().expect("it is bound");
+    let target = Target::parse(&format!("http://{address}"), None).expect("it is an address");
+    let mut kept = None;
+    let body = || Bytes::from_static(b"spans");
+    let (answer, _) = tokio::join!(
+        target.post(body(), &mut kept),
+        answer(&listener, 1, 1, "x: y\r\n")
+    );
+    assert!(answer.is_ok() && kept.is_some(), "{answer:?}");
+    let limit = Duration::from_secs(1);
+    let given_up = tokio::time::timeout(limit, target.post(body(), &mut kept)).await;
+    assert!(given_up.is_err(), "nobody answers");
+    assert!(kept.is_none());
 }
