@@ -9,7 +9,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use opentelemetry_proto::tonic::trace::v1::span::Event;
 use std::cell::{Cell, RefCell};
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::mem;
 use std::sync::Arc;
 
@@ -44,8 +44,8 @@ pub(crate) enum Origin {
     Child(u64, bool),
 }
 
-/// The span of one live task. It knows nobody who would have to be counted: workers would fight for that count.
-#[derive(Debug)]
+/// The span of one live task. It knows nobody who would have to be counted: workers would fight for that count. And it is
+/// small: glibc takes back what is larger than 120 bytes under a lock, from a thread that did not allocate it.
 pub(crate) struct TaskSpan {
     pub(crate) ids: Ids,
     pub(crate) origin: Origin,
@@ -56,9 +56,15 @@ pub(crate) struct TaskSpan {
     /// A reading of the clock; 0 before the first poll.
     polled: Cell<u64>,
     /// Kept from the second poll on: many tasks have but one.
-    context: RefCell<Option<Context>>,
-    events: RefCell<Vec<Event>>,
+    context: Cell<Option<Context>>,
+    /// Few tasks log anything.
+    events: Cell<Option<Box<Events>>>,
 }
+
+#[derive(Debug, Default)]
+struct Events(Vec<Event>);
+
+const _: () = assert!(size_of::<TaskSpan>() <= 120);
 
 /// A task that starts.
 #[derive(Debug)]
@@ -91,9 +97,9 @@ pub(crate) enum Current {
     /// In one without a span.
     Unsampled,
     /// In one with a span of this trace and number.
-    Short(u128, u64),
+    Short(Ids),
     /// The same, whose iterations have traces of their own.
-    LongLived(u128, u64),
+    LongLived(Ids),
 }
 
 thread_local! {
@@ -107,6 +113,15 @@ thread_local! {
 
 // === impl TaskSpan ===
 
+impl Debug for TaskSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskSpan")
+            .field("ids", &self.ids)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
 impl TaskSpan {
     pub(crate) fn new(ids: Ids, origin: Origin, is_long: bool, hangs: Option<u8>) -> Self {
         Self {
@@ -115,8 +130,8 @@ impl TaskSpan {
             is_long,
             hangs,
             polled: Cell::new(0),
-            context: RefCell::default(),
-            events: RefCell::default(),
+            context: Cell::default(),
+            events: Cell::default(),
         }
     }
 
@@ -126,7 +141,7 @@ impl TaskSpan {
     }
 
     pub(crate) fn take_events(&self) -> Vec<Event> {
-        self.events.take()
+        self.events.take().unwrap_or_default().0
     }
 
     /// Calls `poll`, and lets what happens in it be a part of the span.
@@ -135,16 +150,18 @@ impl TaskSpan {
             self.polled.set(clock::raw());
             self.new_context()
         } else {
-            let mut kept = self.context.borrow_mut();
-            kept.get_or_insert_with(|| self.new_context()).clone()
+            let kept = self.context.take().unwrap_or_else(|| self.new_context());
+            self.context.set(Some(kept.clone()));
+            kept
         };
-        let Ids { trace, span } = self.ids;
         let task = match self.is_long {
-            true => Current::LongLived(trace, span),
-            false => Current::Short(trace, span),
+            true => Current::LongLived(self.ids),
+            false => Current::Short(self.ids),
         };
-        let outer = LOGGED.take();
-        let _logged = Logged { span: self, outer };
+        let _logged = Logged {
+            span: self,
+            outer: take_logged(),
+        };
         let _attached = context.attach();
         within(task, poll)
     }
@@ -196,23 +213,46 @@ struct Logged<'a> {
 
 impl Drop for Logged<'_> {
     fn drop(&mut self) {
-        let mut logged = LOGGED.replace(mem::take(&mut self.outer));
+        let mut logged = take_logged();
+        if !self.outer.is_empty() {
+            let outer = mem::take(&mut self.outer);
+            LOGGED.try_with(|now| now.replace(outer)).ok();
+        }
         if !logged.is_empty() {
-            let mut events = self.span.events.borrow_mut();
-            let room = EVENTS.saturating_sub(events.len());
+            let mut events = self.span.events.take().unwrap_or_default();
+            let room = EVENTS.saturating_sub(events.0.len());
             logged.truncate(room);
-            events.append(&mut logged);
+            events.0.append(&mut logged);
+            self.span.events.set(Some(events));
         }
     }
 }
 
+/// What was logged in the poll under way, which is mostly nothing.
+#[inline]
+fn take_logged() -> Vec<Event> {
+    let take = |logged: &RefCell<Vec<Event>>| {
+        let mut logged = logged.borrow_mut();
+        match logged.is_empty() {
+            true => Vec::new(),
+            false => mem::take(&mut *logged),
+        }
+    };
+    // A thread that ends has lost it.
+    LOGGED.try_with(take).unwrap_or_default()
+}
+
 /// Keeps what is logged in the task that this thread is in, and in no span of it.
 pub(crate) fn log_in_task(event: impl FnOnce() -> Event) {
-    let mut logged = LOGGED.take();
-    if logged.len() < EVENTS {
-        logged.push(event());
-    }
-    LOGGED.set(logged);
+    let event = event();
+    LOGGED
+        .try_with(|logged| {
+            let mut logged = logged.borrow_mut();
+            if logged.len() < EVENTS {
+                logged.push(event);
+            }
+        })
+        .ok();
 }
 
 /// Tells the observer of the root of that number that a task has ended.

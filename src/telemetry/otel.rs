@@ -468,6 +468,7 @@ impl Inner {
         })
     }
 
+    #[inline]
     fn push_span(&self, span: SpanRecord) {
         self.push(Signal::Traces, &self.spans, span);
     }
@@ -480,6 +481,7 @@ impl Inner {
         self.push(Signal::Metrics, &self.metrics, metric);
     }
 
+    #[inline]
     fn push<T>(&self, signal: Signal, queue: &Queue<T>, record: T) {
         if self.settings.targets[signal as usize].is_some() && !queue.push(record) {
             self.exports.dropped(signal, Why::QueueFull, 1);

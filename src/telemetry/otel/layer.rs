@@ -73,11 +73,10 @@ where
 impl SpanProcessor for Taken {
     fn on_start(&self, span: &mut Span, parent: &OtelContext) {
         // An iteration of a long-lived task begins a trace; the link says of which task.
-        if let Current::LongLived(trace, task) = current()
+        if let Current::LongLived(task) = current()
             && !parent.has_active_span()
         {
-            let task = Ids { trace, span: task }.context();
-            span.add_link(task, Vec::new());
+            span.add_link(task.context(), Vec::new());
         }
     }
 
@@ -211,7 +210,7 @@ fn is_in_task_alone() -> bool {
         u64::from_be_bytes(span.to_bytes())
     });
     match current() {
-        Current::Short(_, span) => active == span,
+        Current::Short(task) => active == task.span,
         Current::LongLived(..) => active == 0,
         Current::Outside | Current::Unsampled => false,
     }
@@ -230,7 +229,7 @@ impl Logs {
             span.is_valid().then(|| Ids::of(&span))
         });
         active.or(match current() {
-            Current::LongLived(trace, span) => Some(Ids { trace, span }),
+            Current::LongLived(task) => Some(task),
             _ => None,
         })
     }

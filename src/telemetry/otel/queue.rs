@@ -68,6 +68,7 @@ impl<T> Queue<T> {
     }
 
     /// Adds a record; false when there is no room, and the record is gone.
+    #[inline]
     pub(super) fn push(&self, record: T) -> bool {
         let mut records = self.parts[own_part() % PARTS].lock();
         if records.aside == 0 {

@@ -271,9 +271,7 @@ fn spawner(task: &NewTask) -> Spawner {
     match current() {
         Current::Unsampled => Spawner::Unsampled,
         Current::Short(..) | Current::Outside => active().map_or(Spawner::Nobody, Spawner::Span),
-        Current::LongLived(trace, span) => {
-            active().map_or(Spawner::LongLived(Ids { trace, span }), Spawner::Span)
-        }
+        Current::LongLived(ids) => active().map_or(Spawner::LongLived(ids), Spawner::Span),
     }
 }
 
