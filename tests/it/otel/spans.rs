@@ -364,6 +364,7 @@ fn a_task_that_never_ends_is_exported_when_the_process_does() {
       status 2 "alive at the end of the process"
       event headcount.task.lingering []
     "#);
+    assert!(is_linked(got.span("task stuck"), got.span("task main")));
 }
 
 #[test]
