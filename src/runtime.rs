@@ -338,7 +338,7 @@ fn watched_of(
 
 fn threads_of(builder: &mut tokio::runtime::Builder, root: u64) {
     builder
-        .on_thread_start(move || crate::threads::register_runtime_thread(root))
+        .on_thread_start(move || crate::threads::register_pooled(root, ThreadClass::Blocking))
         .on_thread_stop(crate::threads::forget_own)
         .on_thread_park(move || {
             if tokio::runtime::worker_index().is_some() {

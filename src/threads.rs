@@ -341,15 +341,10 @@ pub(crate) fn adopt_own(
     });
 }
 
-/// Registers a thread of a runtime: blocking until it is seen to be a worker. [`forget_own`] ends it.
-pub(crate) fn register_runtime_thread(root: u64) {
-    known::register(Known::own(root, ThreadClass::Blocking));
-}
-
-/// Registers a thread of the runtime that exports. [`forget_own`] ends it.
-#[cfg(feature = "otel")]
-pub(crate) fn register_telemetry_thread(root: u64) {
-    known::register(Known::own(root, ThreadClass::Telemetry));
+/// Registers a thread that a runtime starts. One of the work runtime is blocking until it is seen to be a worker.
+/// [`forget_own`] ends it.
+pub(crate) fn register_pooled(root: u64, class: ThreadClass) {
+    known::register(Known::own(root, class));
 }
 
 /// Waits until the workers that a runtime has just started have said that they are. Afterwards a task may keep one of

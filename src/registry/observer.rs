@@ -50,7 +50,7 @@ pub(crate) struct TaskSpan {
     pub(crate) ids: Ids,
     pub(crate) origin: Origin,
     /// Its iterations have traces of their own.
-    pub(crate) is_long: bool,
+    is_long: bool,
     /// Where its observer keeps that it lives, if it does.
     pub(crate) hangs: Option<u8>,
     /// A reading of the clock; 0 before the first poll.
@@ -244,40 +244,32 @@ fn take_logged() -> Vec<Event> {
 
 /// Keeps what is logged in the task that this thread is in, and in no span of it.
 pub(crate) fn log_in_task(event: impl FnOnce() -> Event) {
-    let event = event();
-    LOGGED
-        .try_with(|logged| {
-            let mut logged = logged.borrow_mut();
-            if logged.len() < EVENTS {
-                logged.push(event);
-            }
-        })
-        .ok();
+    let keep = |logged: &RefCell<Vec<Event>>| {
+        if logged.borrow().len() < EVENTS {
+            let event = event();
+            logged.borrow_mut().push(event);
+        }
+    };
+    LOGGED.try_with(keep).ok();
 }
 
 /// Tells the observer of the root of that number that a task has ended.
-pub(super) fn tell_end(root: u64, end: &End<'_>, span: Option<Box<TaskSpan>>) {
-    let mut span = Some(span);
-    let mut tell = |observer: &dyn Observer| {
-        if let Some(span) = span.take() {
-            observer.ended(end, span);
-        }
-    };
-    // A thread that ends has lost it.
-    let known = LAST.try_with(|last| match &*last.borrow() {
+pub(super) fn tell_end(root: u64, end: &End<'_>, mut span: Option<Box<TaskSpan>>) {
+    let told = LAST.try_with(|last| match &*last.borrow() {
         Some((known, observer)) if *known == root => {
-            tell(&**observer);
+            observer.ended(end, span.take());
             true
         }
         _ => false,
     });
-    if let Ok(true) = known {
+    // A thread that ends has lost it.
+    if told.unwrap_or(false) {
         return;
     }
     let Some(observer) = root::observer(root) else {
         return;
     };
-    tell(&*observer);
+    observer.ended(end, span);
     // Not while a task of another root ends in what is told of this one.
     let before = LAST.try_with(|last| {
         let mut last = last.try_borrow_mut().ok()?;

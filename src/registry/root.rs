@@ -244,10 +244,7 @@ fn outlived() -> MutexGuard<'static, Vec<Outlived>> {
 #[cfg(feature = "otel")]
 #[cold]
 pub(super) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
-    let root = roots()
-        .as_ref()
-        .and_then(|roots| roots.get(&number)?.upgrade());
-    match root {
+    match find(number) {
         Some(root) => root.observer().cloned(),
         None => {
             let outlived = outlived();
@@ -259,21 +256,20 @@ pub(super) fn observer(number: u64) -> Option<Arc<dyn Observer>> {
 
 /// Whether the root of that number lives, and the control side gives it the pulse.
 pub(crate) fn has_pulse(number: u64) -> bool {
-    let root = roots()
-        .as_ref()
-        .and_then(|roots| roots.get(&number)?.upgrade());
-    root.is_some_and(|root| root.has_pulse())
+    find(number).is_some_and(|root| root.has_pulse())
 }
 
 /// Tells the root of that number, if it still lives.
 #[cold]
 pub(crate) fn tell(number: u64, event: Event) {
-    let root = roots()
-        .as_ref()
-        .and_then(|roots| roots.get(&number)?.upgrade());
-    if let Some(root) = root {
+    if let Some(root) = find(number) {
         root.tell(event);
     }
+}
+
+/// The root of that number, if it still lives.
+fn find(number: u64) -> Option<Arc<Root>> {
+    roots().as_ref()?.get(&number)?.upgrade()
 }
 
 fn roots() -> MutexGuard<'static, Option<HashMap<u64, Weak<Root>>>> {

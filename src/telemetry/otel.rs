@@ -15,6 +15,7 @@ mod record;
 mod resource;
 mod settings;
 mod spans;
+mod striped;
 #[cfg(test)]
 mod tests;
 
@@ -329,7 +330,7 @@ impl Telemetry {
     ) -> io::Result<watch::Sender<Hurry>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .thread_name("headcount-dns")
-            .on_thread_start(move || threads::register_telemetry_thread(root))
+            .on_thread_start(move || threads::register_pooled(root, ThreadClass::Telemetry))
             .on_thread_stop(threads::forget_own)
             .enable_all()
             .build()?;

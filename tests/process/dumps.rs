@@ -115,10 +115,14 @@ fn a_dump_that_is_asked_for_during_another_is_refused() {
     assert_eq!(program.line(), "ready");
     program.signal(Signal::QUIT);
     // write(2, …), see proc_pid_syscall(5).
-    until(|| files(&program, "headcount-voice", "syscall").any(|call| call.starts_with("1 0x2 ")));
-    until(|| files(&program, "headcount-dump", "comm").count() == 0);
+    until(|| {
+        program
+            .files_of("headcount-voice", "syscall")
+            .any(|call| call.starts_with("1 0x2 "))
+    });
+    until(|| program.files_of("headcount-dump", "comm").count() == 0);
     program.signal(Signal::QUIT);
-    until(|| files(&program, "headcount-dump", "comm").count() == 1);
+    until(|| program.files_of("headcount-dump", "comm").count() == 1);
     let before = naps(&program);
     program.signal(Signal::QUIT);
     // Heard by the signal thread, which sleeps when it has done with it.
@@ -133,23 +137,9 @@ fn a_dump_that_is_asked_for_during_another_is_refused() {
     program.stop(Signal::TERM).assert_code(0);
 }
 
-/// That file of each thread of that name.
-fn files(program: &Program, name: &str, file: &str) -> impl Iterator<Item = String> {
-    let tasks = format!("/proc/{}/task", program.pid());
-    let threads = std::fs::read_dir(tasks).expect("it is alive");
-    let folders = threads.map(|thread| thread.expect("it is alive").path());
-    let (name, file) = (format!("{name}\n"), file.to_owned());
-    folders
-        // One that has ended has no files.
-        .filter(move |folder| {
-            std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm == name)
-        })
-        .filter_map(move |folder| std::fs::read_to_string(folder.join(&file)).ok())
-}
-
 /// How often the signal thread has gone to sleep, see proc_pid_status(5).
 fn naps(program: &Program) -> u64 {
-    let status: String = files(program, "headcount-signa", "status").collect();
+    let status: String = program.files_of("headcount-signa", "status").collect();
     let naps = status
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

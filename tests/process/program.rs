@@ -220,15 +220,18 @@ impl Program {
         self.child.id()
     }
 
-    /// The names of its threads, as the kernel has them.
-    pub(crate) fn threads(&self) -> Vec<String> {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
-        let names = threads.expect("it is alive").filter_map(|thread| {
-            // One that has ended meanwhile has none.
-            let name = std::fs::read_to_string(thread.ok()?.path().join("comm"));
-            Some(name.ok()?.trim_end().to_owned())
-        });
-        names.collect()
+    /// That file of each of its threads of that name, as the kernel has it.
+    pub(crate) fn files_of(&self, name: &str, file: &str) -> impl Iterator<Item = String> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let threads = std::fs::read_dir(tasks).expect("it is alive");
+        let folders = threads.map(|thread| thread.expect("it is alive").path());
+        let (name, file) = (format!("{name}\n"), file.to_owned());
+        folders
+            // One that has ended has no files.
+            .filter(move |folder| {
+                std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm == name)
+            })
+            .filter_map(move |folder| std::fs::read_to_string(folder.join(&file)).ok())
     }
 
     pub(crate) fn process(&self) -> &Process {

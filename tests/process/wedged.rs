@@ -78,13 +78,7 @@ fn a_process_that_was_stopped_beyond_its_deadline_says_so() {
     let mut program = ready(&["control-wedged-for-long"]);
     program.signal(Signal::TERM);
     // Made when the deadline begins.
-    let armed = || {
-        program
-            .threads()
-            .iter()
-            .any(|name| name == "headcount-last")
-    };
-    until(armed);
+    until(|| program.files_of("headcount-last", "comm").count() == 1);
     program.signal(Signal::STOP);
     // The time is what is tested: the deadline passes, and one second and a half.
     std::thread::sleep(Duration::from_millis(6500));

@@ -52,7 +52,7 @@ pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Bytes {
     };
     let (scope, resource) = (scope.encode_to_vec(), resource.encode_to_vec());
     // What comes before the spans says how long they are; so there is room for it, and it is written last.
-    let room = resource.len() + scope.len() + 3 * (1 + LONGEST_VARINT);
+    let room = resource.len() + scope.len() + 2 * (1 + LONGEST_VARINT);
     SHARED.with_borrow_mut(|shared| {
         let mut request = Vec::with_capacity(room + records.len() * ABOUT);
         request.resize(room, 0);

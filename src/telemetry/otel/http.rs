@@ -123,8 +123,7 @@ impl Target {
     }
 
     async fn open(&self) -> Result<Connection, Failure> {
-        let transport = |error: io::Error| Failure::Transport(words(&error));
-        let stream = self.connect().await.map_err(transport)?;
+        let stream = self.connect().await?;
         // A request is one write, and nothing follows it.
         stream.set_nodelay(true).ok();
         if !self.is_https {
@@ -133,7 +132,7 @@ impl Target {
         let name = ServerName::try_from(self.host.clone());
         let name = name.map_err(|_| Failure::Transport("no name for TLS".to_owned()))?;
         let stream = self.tls().connect(name, stream).await;
-        Connection::shake(stream.map_err(transport)?).await
+        Connection::shake(stream?).await
     }
 
     fn tls(&self) -> TlsConnector {
@@ -220,8 +219,7 @@ impl Connection {
     async fn shake(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<Self, Failure> {
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(transport)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = async {
             connection.await.ok();
         };
@@ -235,15 +233,15 @@ impl Connection {
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), Failure> {
         let (sender, driver) = (&mut self.sender, &mut self.driver);
         let exchange = async {
-            sender.ready().await.map_err(transport)?;
-            let answer = sender.send_request(request).await.map_err(transport)?;
+            sender.ready().await?;
+            let answer = sender.send_request(request).await?;
             let (head, body) = answer.into_parts();
             if !head.status.is_success() {
                 return Ok((head, Bytes::new()));
             }
             let body = Limited::new(body, ANSWER).collect().await;
             let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-                Ok(error) => transport(*error),
+                Ok(error) => Failure::from(*error),
                 Err(error) => Failure::Transport(error.to_string()),
             })?;
             Ok((head, body.to_bytes()))
@@ -275,6 +273,18 @@ impl Failure {
     /// Whether the collector answered, and was too busy.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self, Self::Status(..)) && self.is_passing()
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Transport(words(&error))
+    }
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        Self::Transport(cause(&error))
     }
 }
 
@@ -326,10 +336,6 @@ async fn first<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()
         work.as_mut().poll(cx)
     })
     .await
-}
-
-fn transport(error: hyper::Error) -> Failure {
-    Failure::Transport(cause(&error))
 }
 
 /// An error of the system, without its number.

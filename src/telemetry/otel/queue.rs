@@ -3,18 +3,18 @@
 //! In no order: records have times. A thread adds to a part that few others add to, under a lock held for nanoseconds, and
 //! the part has room set aside for some records, so that threads seldom write to the count that they share.
 
+use super::striped::{self, STRIPES, Striped};
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
-const PARTS: usize = 8;
 /// For so many records at most a part has room set aside: less than a sixteenth of all room, in all parts together.
 const ASIDE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    parts: [Part<T>; PARTS],
+    parts: Striped<Records<T>>,
     /// The room that records have, or that is set aside.
     used: AtomicUsize,
     capacity: usize,
@@ -25,29 +25,11 @@ pub(super) struct Queue<T> {
     wake: Notify,
 }
 
-/// A line of the cache of its own.
-#[derive(Debug)]
-#[repr(align(64))]
-struct Part<T>(Mutex<Records<T>>);
-
 #[derive(Debug)]
 struct Records<T> {
     waiting: Vec<T>,
     /// For so many more there is room.
     aside: usize,
-}
-
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// A number of this thread, by which threads share what has parts.
-#[inline]
-pub(super) fn own_part() -> usize {
-    // A thread that ends has lost it.
-    OWN.try_with(|own| *own).unwrap_or(0)
 }
 
 // === impl Queue ===
@@ -56,12 +38,14 @@ impl<T> Queue<T> {
     pub(super) fn new(capacity: usize, batch: usize) -> Self {
         let batch = batch.max(1);
         Self {
-            parts: std::array::from_fn(|_| Part(Mutex::default())),
+            parts: Striped::default(),
             used: AtomicUsize::new(0),
             capacity,
             batch,
             // A request is begun that much too early.
-            aside: (capacity / (16 * PARTS)).min(batch / PARTS).clamp(1, ASIDE),
+            aside: (capacity / (16 * STRIPES))
+                .min(batch / STRIPES)
+                .clamp(1, ASIDE),
             taken: Mutex::default(),
             wake: Notify::new(),
         }
@@ -70,7 +54,7 @@ impl<T> Queue<T> {
     /// Adds a record; false when there is no room, and the record is gone.
     #[inline]
     pub(super) fn push(&self, record: T) -> bool {
-        let mut records = self.parts[own_part() % PARTS].lock();
+        let mut records = self.parts.lock(striped::own());
         if records.aside == 0 {
             records.aside = self.set_aside();
         }
@@ -109,18 +93,20 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        let waiting = self.parts.iter().map(|part| part.lock().waiting.len());
-        lock(&self.taken).len() + waiting.sum::<usize>()
+        let waiting = self.parts.each().map(|part| part.waiting.len());
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.len() + waiting.sum::<usize>()
     }
 
     /// Takes what goes into one request; empty when nothing waits.
     pub(super) fn take(&self) -> Vec<T> {
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.len() < self.batch {
             // Who adds waits for an exchange of lists, and not for a copy of records.
             let mut other = Vec::new();
-            for part in &self.parts {
-                mem::swap(&mut part.lock().waiting, &mut other);
+            for mut part in self.parts.each() {
+                mem::swap(&mut part.waiting, &mut other);
+                drop(part);
                 taken.append(&mut other);
             }
         }
@@ -128,14 +114,6 @@ impl<T> Queue<T> {
         let batch: Vec<T> = taken.drain(rest..).collect();
         self.used.fetch_sub(batch.len(), Ordering::Relaxed);
         batch
-    }
-}
-
-// === impl Part ===
-
-impl<T> Part<T> {
-    fn lock(&self) -> MutexGuard<'_, Records<T>> {
-        lock(&self.0)
     }
 }
 
@@ -148,10 +126,6 @@ impl<T> Default for Records<T> {
             aside: 0,
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::mem;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How a task's span ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpanEnd {
     Ended(TaskOutcome),
     /// It had not ended when the process did.

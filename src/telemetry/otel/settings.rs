@@ -108,7 +108,6 @@ impl Settings {
         let vars = Variables(lookup);
         let mut settings = Self {
             service: vars.text("OTEL_SERVICE_NAME"),
-            discard: false,
             attributes: vars
                 .text("OTEL_RESOURCE_ATTRIBUTES")
                 .map_or_else(Vec::new, |text| pairs(&text)),

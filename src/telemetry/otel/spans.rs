@@ -3,8 +3,8 @@
 //! The numbers of a task's trace and span follow from the task's id, so nothing has to be kept for one without a span.
 
 use super::Inner;
-use super::queue::own_part;
 use super::record::{Rare, SpanEnd, SpanRecord, TaskRecord};
+use super::striped::{self, Striped};
 use crate::registry::kind::Kind;
 use crate::registry::observer::{Current, End, Ids, NewTask, Observer, Origin, TaskSpan, current};
 use crate::registry::{self, clock, root::Root};
@@ -14,10 +14,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, Tra
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-const PARTS: usize = 8;
 
 /// Makes numbers of traces and spans, and says which are exported.
 #[derive(Debug)]
@@ -30,12 +28,7 @@ pub(super) struct Numbers {
 /// Spans that hang on others: their numbers follow from nothing. By the threads that started them, which so do not wait
 /// for each other.
 #[derive(Debug, Default)]
-pub(super) struct Hanging([Part; PARTS]);
-
-/// A line of the cache of its own.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Part(Mutex<HashMap<TaskId, (Ids, Origin), BuildHasherDefault<Mixing>>>);
+pub(super) struct Hanging(Striped<HashMap<TaskId, (Ids, Origin), BuildHasherDefault<Mixing>>>);
 
 /// Numbers of tasks need no hash that resists an attacker.
 #[derive(Debug, Default)]
@@ -87,24 +80,18 @@ fn mixed(number: u64) -> u64 {
 impl Hanging {
     /// Keeps them while the task lives; where.
     fn put(&self, task: TaskId, ids: Ids, origin: Origin) -> u8 {
-        let part = own_part() % PARTS;
-        self.0[part].lock().insert(task, (ids, origin));
+        let part = striped::own();
+        self.0.lock(part).insert(task, (ids, origin));
         part as u8
     }
 
     fn remove(&self, task: TaskId, part: u8) {
-        self.0[usize::from(part)].lock().remove(&task);
+        self.0.lock(usize::from(part)).remove(&task);
     }
 
     pub(super) fn get(&self, task: TaskId) -> Option<(Ids, Origin)> {
-        let mut parts = self.0.iter();
-        parts.find_map(|part| part.lock().get(&task).copied())
-    }
-}
-
-impl Part {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (Ids, Origin), BuildHasherDefault<Mixing>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut parts = self.0.each();
+        parts.find_map(|part| part.get(&task).copied())
     }
 }
 
@@ -156,19 +143,15 @@ impl Observer for Arc<Inner> {
         let hangs = is_hanging.then(|| self.hanging.put(task.id, ids, origin));
         let span = Box::new(TaskSpan::new(ids, origin, is_long, hangs));
         if is_long {
-            drop(catch_unwind(AssertUnwindSafe(|| announce(task))));
+            announce(task);
         }
         Some(span)
     }
 
     fn ended(&self, end: &End<'_>, span: Option<Box<TaskSpan>>) {
-        // A subscriber that panics must not take the span with it.
-        let told = catch_unwind(AssertUnwindSafe(|| {
-            if end.outcome == TaskOutcome::Cancelled {
-                tell(end);
-            }
-        }));
-        drop(told);
+        if end.outcome == TaskOutcome::Cancelled {
+            tell(end);
+        }
         if let Some(part) = span.as_ref().and_then(|span| span.hangs) {
             self.hanging.remove(end.id, part);
         }
@@ -278,24 +261,33 @@ fn spawner(task: &NewTask) -> Spawner {
 /// A long-lived task's span is seen when it ends, which may be in months: its start is logged.
 fn announce(task: &NewTask) {
     let kind = task.kind;
-    tracing::debug!(
-        name: "headcount.task.started",
-        target: "headcount::task",
-        group = kind.group(), task = kind.name, id = task.id.get(), spawned = %kind.site,
-        "long-lived task started"
-    );
+    log(|| {
+        tracing::debug!(
+            name: "headcount.task.started",
+            target: "headcount::task",
+            group = kind.group(), task = kind.name, id = task.id.get(), spawned = %kind.site,
+            "long-lived task started"
+        );
+    });
 }
 
 /// Logs an end that nobody else logs.
 fn tell(end: &End<'_>) {
     let kind = end.kind;
     let age = Duration::from_nanos(clock::nanos_between(end.started, end.ended));
-    tracing::debug!(
-        name: "headcount.task.cancelled",
-        target: "headcount::task",
-        group = kind.group(), task = kind.name, id = end.id.get(), age_seconds = age.as_secs_f64(),
-        "task cancelled"
-    );
+    log(|| {
+        tracing::debug!(
+            name: "headcount.task.cancelled",
+            target: "headcount::task",
+            group = kind.group(), task = kind.name, id = end.id.get(), age_seconds = age.as_secs_f64(),
+            "task cancelled"
+        );
+    });
+}
+
+/// A subscriber that panics must not take the span with it.
+fn log(event: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(event)));
 }
 
 impl Kind {
