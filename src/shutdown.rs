@@ -207,13 +207,14 @@ impl Standing {
         matches!(self.phase(), Phase::Running | Phase::Draining)
     }
 
-    /// The layer's name, in last words.
-    fn name(&self) -> &'static str {
+    /// When that is, in last words.
+    fn when(&self) -> &'static str {
         match self.phase() {
-            Phase::Draining => "drain",
-            Phase::Cancelling => "cancel",
-            Phase::Closing => "close",
-            phase => phase.as_str(),
+            Phase::Running => "before the first layer",
+            Phase::Draining => "in layer 'drain'",
+            Phase::Cancelling => "in layer 'cancel'",
+            Phase::Closing => "in layer 'close'",
+            Phase::Done => "after the last layer",
         }
     }
 }

@@ -504,7 +504,7 @@ pub(super) fn last_words(
     let (service, deadline) = (plan.service.clone(), plan.deadline);
     let (dumper, phase) = (dumper.clone(), Arc::clone(phase));
     move |late| {
-        let (deadline, layer) = (report::brief(deadline), phase.name());
+        let (deadline, when) = (report::brief(deadline), phase.when());
         let paused = if late < PAUSED {
             String::new()
         } else {
@@ -513,7 +513,7 @@ pub(super) fn last_words(
             format!(" {late} ago, while the process was stopped or had no processor")
         };
         let head = format!(
-            "headcount {service}: forced: the deadline of {deadline} has passed in layer '{layer}'{paused}; alive:\n"
+            "headcount {service}: forced: the deadline of {deadline} has passed {when}{paused}; alive:\n"
         );
         let begun = std::time::Instant::now();
         let mut taken = dumper.take(LOOK_BUDGET);

@@ -77,6 +77,8 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
 fn a_process_that_was_stopped_beyond_its_deadline_says_so() {
     let mut program = ready(&["control-wedged-for-long"]);
     program.signal(Signal::TERM);
+    // In the first layer.
+    assert_eq!(program.line(), "woken");
     // Made when the deadline begins.
     until(|| program.files_of("headcount-last", "comm").count() == 1);
     program.signal(Signal::STOP);

@@ -34,6 +34,7 @@ struct BlocksWhenWoken;
 
 impl Wake for BlocksWhenWoken {
     fn wake(self: Arc<Self>) {
+        println!("woken");
         wait_for_ever();
     }
 }
