@@ -143,8 +143,7 @@ impl Run {
             tokio::select! {
                 ready = self.notices.readable() => {
                     if ready.is_err() || !self.read() {
-                        self.finish().await;
-                        return Event::Closed;
+                        return self.finish().await;
                     }
                 }
                 () = stdout.forward(needle) => return self.line_found(),
@@ -187,7 +186,8 @@ impl Run {
         Some(exit)
     }
 
-    async fn finish(&mut self) {
+    /// After the last notice: forwards the last output, and tells how the guardian ended if nobody knows yet.
+    async fn finish(&mut self) -> Event {
         let [stdout, stderr] = &mut self.outputs;
         let both = async { tokio::join!(stdout.finish(), stderr.finish()) };
         timeout(LAST_OUTPUT_BUDGET, both).await.ok();
@@ -196,8 +196,11 @@ impl Run {
         if self.guardian_exit.is_none() {
             // Reaps it; the runtime does so later if this is too early.
             let status = timeout(LAST_STATUS_BUDGET, self.guardian.wait()).await;
-            self.guardian_exit = status.ok().and_then(Result::ok).map(Exit::from);
+            if let Some(lost) = status.ok().and_then(|status| self.guardian_ended(status)) {
+                return Event::GuardianLost(lost);
+            }
         }
+        Event::Closed
     }
 
     fn tell(&self, order: &Order) {

@@ -11,13 +11,15 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
     Backoff, Board, Condition, Exit, ProcessSettings, Ready, Restart,
     board::{State, Status},
-    run::Launcher,
+    run::{Event, Launcher, Run},
     supervisor,
+    wire::Notice,
 };
 use crate::TaskGroup;
 
@@ -453,11 +455,8 @@ async fn a_process_whose_guardian_was_killed_is_started_again() {
     let pid = first.pid.expect("it runs");
     let keeper = parent(pid);
 
-    let killed = Command::new("kill")
-        .args(["-KILL", &parent(keeper).to_string()])
-        .status();
+    kill(parent(keeper));
 
-    assert!(killed.expect("kill runs").success());
     let mut status = service.board.watch("web").expect("the test declared it");
     let again = |status: &Status| status.state == State::Ready && status.restarts == 1;
     timeout(LONG, status.wait_for(again))
@@ -470,6 +469,39 @@ async fn a_process_whose_guardian_was_killed_is_started_again() {
     assert!(!fs::exists(format!("/proc/{pid}")).expect("/proc can be read"));
 }
 
+/// What was said about the tree and how the guardian ended are there together when somebody looks late.
+#[tokio::test]
+async fn that_the_guardian_was_killed_is_told_by_who_looks_when_all_is_over() {
+    for _ in 0..8 {
+        let mut run = Run::launch(launcher(), "web", &script("exec sleep 1000"))
+            .await
+            .expect("it can be launched");
+        let Event::Notice(Notice::Started { pid }) = run.next().await else {
+            panic!("that it started comes first");
+        };
+        let keeper = parent(pid);
+        kill(parent(keeper));
+        wait_until_gone(keeper);
+
+        let mut lost = Vec::new();
+        loop {
+            match run.next().await {
+                Event::Closed => break,
+                Event::GuardianLost(exit) => lost.push(exit.to_string()),
+                _ => {}
+            }
+        }
+        assert_eq!(lost, ["killed by SIGKILL"]);
+    }
+}
+
+fn kill(pid: u32) {
+    let killed = Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .status();
+    assert!(killed.expect("kill runs").success());
+}
+
 fn parent(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
@@ -478,15 +510,16 @@ fn parent(pid: u32) -> u32 {
         .expect("every status names the parent")
 }
 
-fn wait_until_gone(pid: &str) {
-    let number = Pid::from_raw(pid.parse().expect("a number")).expect("not 0");
+fn wait_until_gone(pid: u32) {
+    let number = Pid::from_raw(pid.cast_signed()).expect("not 0");
     // It may be gone already.
     let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else {
         return;
     };
     let mut fds = [PollFd::new(&process, PollFlags::IN)];
     let bound = Timespec::try_from(LONG).expect("a few seconds");
-    let ready = poll(&mut fds, Some(&bound)).expect("a pidfd can be polled");
+    // The end of a child interrupts it.
+    let ready = retry_on_intr(|| poll(&mut fds, Some(&bound))).expect("a pidfd can be polled");
     assert_eq!(ready, 1, "process {pid} lives");
 }
 
@@ -515,7 +548,7 @@ fn a_cancelled_task_takes_its_whole_tree_along() {
 
     assert_eq!(service.state("web"), State::Stopped);
     for pid in [pid.to_string(), escaped] {
-        wait_until_gone(&pid);
+        wait_until_gone(pid.parse().expect("a number"));
     }
 }
 
