@@ -151,6 +151,16 @@ fn launcher() -> &'static Launcher {
             .expect("target/PROFILE/deps");
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--bin", "headcount"]);
+        // Build scripts that look at these would run anew, and what they built be compiled anew.
+        let package = [&b"CARGO_PKG_"[..], b"CARGO_MANIFEST_", b"OUT_DIR"];
+        for (name, _) in std::env::vars_os() {
+            if package
+                .iter()
+                .any(|of| name.as_encoded_bytes().starts_with(of))
+            {
+                build.env_remove(name);
+            }
+        }
         if folder.ends_with("release") {
             build.arg("--release");
         }
