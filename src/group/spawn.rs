@@ -138,17 +138,16 @@ impl<'a> Spawn<'a> {
         if self.group.registry_root().is_refusing() {
             return TaskHandle::refused();
         }
-        let site = Location::caller();
-        let tracked = Tracked::new(self.row(site), judge, future);
+        let row = self.row(Location::caller());
         let _mark = untracked::mark_tracked();
         #[cfg(all(tokio_unstable, feature = "console"))]
-        if let Some(name) = tracked.name_for_tokio() {
-            let named = tokio::task::Builder::new().name(&name);
-            let spawned = named.spawn_on(tracked, self.group.handle());
-            return TaskHandle::new(spawned.expect("a task needs nothing of the system"));
+        if let Some(name) = row.name_for_tokio() {
+            let tracked = Tracked::new(row, judge, future);
+            return start_named(&name, tracked, self.group.handle());
         }
+        // Made where it is handed over: one more copy of what was just written would wait for the writes.
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
-        TaskHandle::new(self.group.handle().spawn(tracked))
+        TaskHandle::new(self.group.handle().spawn(Tracked::new(row, judge, future)))
     }
 
     /// As [`TaskGroup::spawn_local`].
@@ -217,6 +216,26 @@ impl<'a> Spawn<'a> {
         main.options = Options::of(TaskKind::Main);
         Tracked::new(main.row(site), OkOrErr, future)
     }
+}
+
+/// Spawns it with a name that tokio-console shows.
+#[cfg(all(tokio_unstable, feature = "console"))]
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn start_named<F, J>(
+    name: &str,
+    tracked: Tracked<F, J>,
+    handle: &tokio::runtime::Handle,
+) -> TaskHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    J: Judge<F::Output> + Send + 'static,
+{
+    let named = tokio::task::Builder::new().name(name);
+    let spawned = named.spawn_on(tracked, handle);
+    TaskHandle::new(spawned.expect("a task needs nothing of the system"))
 }
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.

@@ -21,8 +21,10 @@ loom::lazy_static! {
 const UNDER_WAY: u64 = (1 << 16) - 1;
 const OVER: u64 = 1 << 16;
 
-/// What [`now`] never returns.
-pub(crate) const NEVER: u64 = u64::MAX;
+/// The bits that are 0 in a word while no walk is under way.
+pub(crate) const SPARE: u64 = UNDER_WAY;
+/// What [`now`] never returns, without the spare bits.
+pub(crate) const NEVER: u64 = !SPARE;
 
 /// While it lives tasks are being asked to end.
 #[derive(Debug)]

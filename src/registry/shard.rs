@@ -250,18 +250,16 @@ impl Shard {
         id
     }
 
-    /// Notes which task this thread polls.
+    /// Notes which task this thread polls, by the place of its slot; 0 for none.
     #[inline]
     pub(crate) fn set_current(&self, place: usize) {
         self.current.store(place, Ordering::Relaxed);
     }
 
-    /// The same, and returns which it polled before.
+    /// The place of the slot of the task that this thread polls, 0 for none.
     #[inline]
-    pub(crate) fn replace_current(&self, place: usize) -> usize {
-        let before = self.current.load(Ordering::Relaxed);
-        self.set_current(place);
-        before
+    pub(crate) fn own_current(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
     }
 
     /// The slot of the task that the thread polls, and the thread's id.

@@ -3,8 +3,11 @@
 use crate::heard::Heard;
 use crate::scenario::{Gate, alone, in_time, quiet, until};
 use headcount::{Builder, TaskGroup};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_millis(100);
@@ -132,6 +135,48 @@ fn main_and_local_tasks_are_watched_too() {
             let (told, _) = heard.next();
             assert!(told.contains("task came back"), "{told}");
         }
+        end();
+    });
+}
+
+/// Its own poll goes on when those of the other are over.
+#[test]
+fn a_task_that_drives_another_on_its_thread_is_watched_afterwards() {
+    alone(|| {
+        let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
+        let held = gate.clone();
+        let end = serve(quiet(), async move |tasks| {
+            let inner = tasks.clone();
+            drop(tasks.spawn("outer", async move {
+                {
+                    let mut local = pin!(tokio::task::LocalSet::new());
+                    let entered = local.enter();
+                    let mut polls = 0;
+                    drop(inner.spawn_local(
+                        "inner",
+                        poll_fn(move |cx| {
+                            polls += 1;
+                            // That of a yield would come after the poll of the outer one.
+                            cx.waker().wake_by_ref();
+                            if polls < 3 {
+                                Poll::Pending
+                            } else {
+                                Poll::Ready(())
+                            }
+                        }),
+                    ));
+                    drop(entered);
+                    let mut cx = Context::from_waker(Waker::noop());
+                    while local.as_mut().poll(&mut cx).is_pending() {}
+                }
+                held.wait();
+            }));
+        });
+        let (told, _) = heard.next();
+        assert!(told.contains("task=\"outer\""), "{told}");
+        gate.open();
+        let (told, _) = heard.next();
+        assert!(told.contains("task came back"), "{told}");
         end();
     });
 }
