@@ -15,6 +15,9 @@ use crate::audit::asking::Asking;
 #[cfg(feature = "otel")]
 use crate::task::Traceparent;
 use crate::task::{Panic, TaskError, TaskId, TaskOutcome};
+#[cfg(feature = "otel")]
+use notes::OBSERVED;
+use notes::{LIVE, Notes, POLLED, PUBLISHED};
 use pin_project_lite::pin_project;
 use std::fmt::Display;
 use std::future::Future;
@@ -22,6 +25,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+mod notes;
 
 pin_project! {
     /// A future whose life is a row of the registry.
@@ -72,22 +77,6 @@ pub(crate) struct Row {
     #[cfg(feature = "otel")]
     span: Option<Box<TaskSpan>>,
 }
-
-/// The word of `cancels` when the slot was last looked into; in its spare bits, what is true of the row. One word: every
-/// eight bytes that a task is larger cost its spawn two to five nanoseconds.
-#[derive(Debug)]
-struct Notes(u64);
-
-const LIVE: u64 = 1;
-/// It was polled before.
-const POLLED: u64 = 1 << 1;
-/// The slot has the waker.
-const PUBLISHED: u64 = 1 << 2;
-/// The root has an observer.
-#[cfg(feature = "otel")]
-const OBSERVED: u64 = 1 << 3;
-/// It is polled within the poll of another task: by a `LocalSet`, or a runtime that a task drives.
-const NESTED: u64 = 1 << 4;
 
 /// What a task does with its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,47 +257,6 @@ fn cancel<F>(row: &mut Row, mut future: Pin<&mut Option<F>>) -> TaskError {
     row.end_dropped(dropped).unwrap_or(TaskError::Cancelled)
 }
 
-// === impl Notes ===
-
-impl Notes {
-    #[inline]
-    fn has(&self, bit: u64) -> bool {
-        self.0 & bit != 0
-    }
-
-    #[inline]
-    fn add(&mut self, bit: u64) {
-        self.0 |= bit;
-    }
-
-    #[inline]
-    fn remove(&mut self, bit: u64) {
-        self.0 &= !bit;
-    }
-
-    /// The word that was seen last.
-    fn word(&self) -> u64 {
-        self.0 & !cancels::SPARE
-    }
-
-    /// Whether there is nothing to look for: the word is the same, and the row is not nested.
-    #[inline]
-    fn is_calm(&self, word: u64) -> bool {
-        self.0 & !(cancels::SPARE & !NESTED) == word
-    }
-
-    /// A word is seen only when no walk is under way: else it is to be looked for again.
-    fn looked(&mut self, word: u64, is_nested: bool) {
-        let seen = if cancels::is_under_way(word) {
-            self.word()
-        } else {
-            word
-        };
-        let nested = if is_nested { NESTED } else { 0 };
-        self.0 = seen | (self.0 & cancels::SPARE & !NESTED) | POLLED | nested;
-    }
-}
-
 // === impl Row ===
 
 impl Row {
@@ -332,7 +280,7 @@ impl Row {
         });
         Self {
             slot,
-            notes: Notes(cancels::NEVER | LIVE),
+            notes: Notes::new(),
             #[cfg(feature = "otel")]
             span: None,
         }
