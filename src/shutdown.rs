@@ -270,6 +270,7 @@ impl Control {
             endings,
             messages,
             signals_seen: 0,
+            main_stays: false,
             panics: Panics::default(),
             children: HashSet::new(),
             symbols: Symbols::new(root.number),

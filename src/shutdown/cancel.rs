@@ -75,6 +75,7 @@ impl Pipeline {
             timeout_at(half, main.wait_for(|runs| !runs)).await.ok();
         })
         .await;
+        self.main_stays = *self.owned.main_runs.borrow();
     }
 
     /// How many untracked tasks of each site had ended.

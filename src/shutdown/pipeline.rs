@@ -55,6 +55,8 @@ pub(super) struct Pipeline {
     pub(super) endings: Endings,
     pub(super) messages: Messages,
     pub(super) signals_seen: u32,
+    /// `main` ran when the tasks were cancelled, and did not end in the time that it had.
+    pub(super) main_stays: bool,
     /// Those of the layer under way.
     pub(super) panics: Panics,
     /// Children that were seen to be ours while the threads that forked them lived.
@@ -210,7 +212,8 @@ impl Pipeline {
             || !report.close.threads.is_empty()
             || !report.close.children.is_empty();
         let dropped = report.cancel.dropped();
-        if *self.owned.main_runs.borrow() && self.plan.may_exit {
+        // One that began later is on its way back: it is cancelled before its first poll.
+        if self.main_stays && *self.owned.main_runs.borrow() && self.plan.may_exit {
             Outcome::Forced
         } else if lingers {
             Outcome::Lingering

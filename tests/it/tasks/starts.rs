@@ -1,6 +1,8 @@
 //! Where and when tasks start: from threads, while draining, after the cancel, from a drop, from themselves.
 
-use crate::scenario::{Gate, alone, impatient, in_time, quiet, told};
+use crate::heard::Heard;
+use crate::scenario::{Gate, SHORT, alone, impatient, in_time, quiet, told, wait_until};
+use headcount::report::dump::Phase;
 use headcount::{TaskError, TaskGroup, ThreadKind};
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -305,5 +307,41 @@ fn a_runtime_that_is_dropped_drops_its_parked_tasks() {
         drop(runtime);
         let ended = was_dropped.recv_timeout(crate::scenario::GUARD);
         assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+    });
+}
+
+/// Whose drop takes until the shutdown is said to be completed.
+struct Late {
+    gate: Gate,
+    heard: Heard,
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.gate.open();
+        while !self.heard.next().0.contains("shutdown completed") {}
+    }
+}
+
+/// It is cancelled before its first poll, and does not have the process ended as one that holds its thread.
+#[test]
+fn a_main_that_begins_when_the_tasks_are_cancelled_comes_back_with_the_report() {
+    alone(|| {
+        let runtime = impatient().cancel_budget(SHORT).build().unwrap();
+        let (gate, heard) = (Gate::default(), Heard::of("headcount::shutdown"));
+        let (held, (tell, told)) = (gate.clone(), channel());
+        drop(runtime.tasks().spawn_blocking("holds", move || {
+            tell.send(()).unwrap();
+            held.wait();
+        }));
+        told.recv().unwrap();
+        let dumper = runtime.dumper();
+        runtime.tasks().stop("enough");
+        let is_closing = || dumper.dump().phase == Phase::Closing;
+        wait_until(is_closing, || "it does not close".to_owned());
+        let late = Late { gate, heard };
+        let report = runtime.run(async move |_| drop(late));
+        assert_eq!(report.reason.to_string(), "enough");
+        assert_eq!(report.close.threads.len(), 0, "{report}");
     });
 }
