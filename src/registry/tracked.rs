@@ -370,32 +370,30 @@ impl Row {
     /// it.
     #[inline]
     pub(crate) fn poll<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        #[cfg(feature = "otel")]
-        if self.notes.has(OBSERVED) {
-            return self.poll_observed(f);
-        }
-        self.poll_noted(f)
+        self.poll_within(shard::for_notes().own_current(), f)
     }
 
     /// The same, for one that is not nested: it need not remember whom this thread polls besides, which costs a poll
     /// three nanoseconds.
     #[inline]
     fn poll_alone<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        self.poll_within(0, f)
+    }
+
+    /// `outer` is the place of the task that this thread polls besides, 0 for none.
+    #[inline]
+    fn poll_within<T>(&self, outer: usize, f: impl FnOnce() -> T) -> Result<T, Payload> {
         #[cfg(feature = "otel")]
         if self.notes.has(OBSERVED) {
-            return self.poll_observed(f);
+            return self.poll_observed(outer, f);
         }
-        let shard = shard::for_notes();
-        shard.set_current(self.slot.place());
-        let result = catch_unwind(AssertUnwindSafe(f));
-        shard.set_current(0);
-        result
+        self.poll_noted(outer, f)
     }
 
     #[cfg(feature = "otel")]
     #[inline(never)]
-    fn poll_observed<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
-        let poll = || self.poll_noted(f);
+    fn poll_observed<T>(&self, outer: usize, f: impl FnOnce() -> T) -> Result<T, Payload> {
+        let poll = || self.poll_noted(outer, f);
         match &self.span {
             Some(span) => span.around(poll),
             None => observer::within(Current::Unsampled, poll),
@@ -403,12 +401,11 @@ impl Row {
     }
 
     #[inline]
-    fn poll_noted<T>(&self, f: impl FnOnce() -> T) -> Result<T, Payload> {
+    fn poll_noted<T>(&self, outer: usize, f: impl FnOnce() -> T) -> Result<T, Payload> {
         let shard = shard::for_notes();
-        let before = shard.own_current();
         shard.set_current(self.slot.place());
         let result = catch_unwind(AssertUnwindSafe(f));
-        shard.set_current(before);
+        shard.set_current(outer);
         result
     }
 
