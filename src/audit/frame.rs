@@ -29,7 +29,7 @@ pub(crate) fn awaits(chain: &Chain) -> Vec<Frame> {
         let file = frame.file.as_deref().unwrap_or("");
         if file.ends_with("src/audit/asking.rs") {
             awaits.clear();
-        } else if file.ends_with("src/registry/tracked.rs") {
+        } else if file.contains("src/registry/tracked") {
             break;
         } else if !is_machinery(file) {
             match awaits.last_mut() {

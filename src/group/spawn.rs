@@ -3,7 +3,7 @@
 use super::{TaskGroup, TaskHandle};
 use crate::registry::clock;
 use crate::registry::kind::{self, Options};
-use crate::registry::tracked::{Any, Judge, OkOrErr, Row, Tracked, Turn};
+use crate::registry::tracked::{Any, Entered, Judge, OkOrErr, Row, Span, Tracked, Turn};
 use crate::registry::untracked;
 #[cfg(feature = "otel")]
 use crate::task::Traceparent;
@@ -138,16 +138,25 @@ impl<'a> Spawn<'a> {
         if self.group.registry_root().is_refusing() {
             return TaskHandle::refused();
         }
-        let row = self.row(Location::caller());
+        let (entered, span) = self.enter(Location::caller());
         let _mark = untracked::mark_tracked();
+        let handle = self.group.handle();
+        // Made where it is handed over, and at one place: a copy more of what was just written in words would wait for
+        // the writes.
         #[cfg(all(tokio_unstable, feature = "console"))]
-        if let Some(name) = row.name_for_tokio() {
-            let tracked = Tracked::new(row, judge, future);
-            return start_named(&name, tracked, self.group.handle());
-        }
-        // Made where it is handed over: one more copy of what was just written would wait for the writes.
+        let spawned = {
+            let name = entered.name_for_tokio();
+            let builder = match &name {
+                None => tokio::task::Builder::new(),
+                Some(name) => tokio::task::Builder::new().name(name),
+            };
+            let spawned = builder.spawn_on(Tracked::new(entered, span, judge, future), handle);
+            spawned.expect("a task needs nothing of the system")
+        };
+        #[cfg(not(all(tokio_unstable, feature = "console")))]
         #[expect(clippy::disallowed_methods, reason = "this is what tracks it")]
-        TaskHandle::new(self.group.handle().spawn(Tracked::new(row, judge, future)))
+        let spawned = handle.spawn(Tracked::new(entered, span, judge, future));
+        TaskHandle::new(spawned)
     }
 
     /// As [`TaskGroup::spawn_local`].
@@ -166,9 +175,11 @@ impl<'a> Spawn<'a> {
         }
         self.options.runs = TaskKind::Local;
         let site = Location::caller();
-        let tracked = Tracked::new(self.row(site), Any, future);
+        let (entered, span) = self.enter(site);
         let _mark = untracked::mark_tracked();
-        TaskHandle::new(tokio::task::spawn_local(tracked))
+        TaskHandle::new(tokio::task::spawn_local(Tracked::new(
+            entered, span, Any, future,
+        )))
     }
 
     /// As [`TaskGroup::spawn_blocking`].
@@ -182,24 +193,32 @@ impl<'a> Spawn<'a> {
             return TaskHandle::refused();
         }
         self.options.runs = TaskKind::Blocking;
-        let row = self.row(Location::caller());
-        TaskHandle::new(self.group.handle().spawn_blocking(move || run(work, row)))
+        let (entered, span) = self.enter(Location::caller());
+        let row = Row::new(entered, span);
+        let work = move || run(work, row);
+        TaskHandle::new(self.group.handle().spawn_blocking(work))
+    }
+
+    // Inlined: what it gives is in registers then, and not in memory from which it would be copied.
+    #[inline(always)]
+    fn enter(&self, site: &'static Location<'static>) -> (Entered, Span) {
+        let entered = self.entered(site);
+        #[cfg(feature = "otel")]
+        if let Some(observer) = self.group.registry_root().observer() {
+            return entered.observed(&**observer, self.parent);
+        }
+        (entered, Span::default())
     }
 
     #[inline]
-    fn row(&self, site: &'static Location<'static>) -> Row {
+    fn entered(&self, site: &'static Location<'static>) -> Entered {
         let scope = self.group.scope();
         let found = kind::intern(scope.path(), self.name, site, &self.options);
-        #[cfg_attr(not(feature = "otel"), expect(unused_mut, reason = "nobody observes"))]
-        let mut row = Row::start(found, scope);
-        #[cfg(feature = "otel")]
-        if let Some(observer) = self.group.registry_root().observer() {
-            row.observe(&**observer, self.parent);
-        }
+        let entered = Entered::start(found, scope);
         if let Some(every) = self.heartbeat {
-            row.expect_beats(every);
+            entered.expect_beats(every);
         }
-        row
+        entered
     }
 
     /// The future of `main`, which runs on no worker.
@@ -214,28 +233,9 @@ impl<'a> Spawn<'a> {
     {
         let mut main = Self::new(group, "main");
         main.options = Options::of(TaskKind::Main);
-        Tracked::new(main.row(site), OkOrErr, future)
+        let (entered, span) = main.enter(site);
+        Tracked::new(entered, span, OkOrErr, future)
     }
-}
-
-/// Spawns it with a name that tokio-console shows.
-#[cfg(all(tokio_unstable, feature = "console"))]
-#[cold]
-#[inline(never)]
-#[track_caller]
-fn start_named<F, J>(
-    name: &str,
-    tracked: Tracked<F, J>,
-    handle: &tokio::runtime::Handle,
-) -> TaskHandle<F::Output>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    J: Judge<F::Output> + Send + 'static,
-{
-    let named = tokio::task::Builder::new().name(name);
-    let spawned = named.spawn_on(tracked, handle);
-    TaskHandle::new(spawned.expect("a task needs nothing of the system"))
 }
 
 /// Unless it runs the arguments are dropped in their order: the row ends when the closure is gone.

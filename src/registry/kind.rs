@@ -217,7 +217,8 @@ impl Kind {
 }
 
 /// The kind of a spawn.
-// Inlined: the options of most spawns are constants, and so is the key that is made of them.
+// Inlined: the options of most spawns are constants, and so is the key that is made of them; and the name, which is
+// compared in one or two words then instead of by a call.
 #[inline(always)]
 pub(crate) fn intern(
     path: u32,
@@ -225,16 +226,10 @@ pub(crate) fn intern(
     site: &'static Location<'static>,
     options: &Options,
 ) -> Found {
-    match find_cached(path, name, site, options.key()) {
-        Some(found) => found,
-        None => intern_slowly(path, name, site, options),
+    match cached(place(path, site), site) {
+        Some(found) if found.kind.is(path, name, options.key()) => found,
+        _ => intern_slowly(path, name, site, options),
     }
-}
-
-#[inline(never)]
-fn find_cached(path: u32, name: &str, site: &'static Location<'static>, key: Key) -> Option<Found> {
-    let found = cached(place(path, site), site)?;
-    found.kind.is(path, name, key).then_some(found)
 }
 
 /// Where the kind of a site is cached: under the site alone when the path is the root's, as for untracked tasks.

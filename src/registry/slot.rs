@@ -74,6 +74,10 @@ pub(crate) struct Slot {
     waker: Mutex<Option<Waker>>,
 }
 
+/// The generation of a free slot: what its state is, but for bits that a late canceller may have set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Free(u64);
+
 /// What a task's slot is filled with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
@@ -93,6 +97,13 @@ pub(crate) struct Reading {
     generation: u64,
 }
 
+// === impl Free ===
+
+impl Free {
+    /// Of a new slot.
+    pub(crate) const NEW: Self = Self(0);
+}
+
 // === impl Slot ===
 
 impl Slot {
@@ -108,10 +119,10 @@ impl Slot {
         }
     }
 
-    /// Fills a free slot. Only the thread that took it from the free ones may call this.
+    /// Fills a free slot, which [`Slot::vacate`] left as `free`. Only the thread that took it from the free ones may call
+    /// this. It writes and does not read: the line may be in another processor's cache, and nobody waits for it.
     #[inline]
-    pub(crate) fn occupy(&self, entry: Entry) {
-        let free = self.state.load(Ordering::Relaxed) & !FLAGS;
+    pub(crate) fn occupy(&self, free: Free, entry: Entry) {
         // A reader that sees a field written below must also see that the slot was free before: without the fence
         // it could pair the fields of this task with the generation of the previous one.
         fence(Ordering::Release);
@@ -120,19 +131,21 @@ impl Slot {
         self.kind.store(entry.kind, Ordering::Relaxed);
         self.scope.store(entry.scope, Ordering::Relaxed);
         self.polled.store(0, Ordering::Relaxed);
-        sync::store(&self.state, free | LIVE);
+        sync::store(&self.state, free.0 | LIVE);
     }
 
     /// Ends the owner's use: from here on no reader keeps what it read, and no canceller's bit arrives.
     #[inline]
-    pub(crate) fn vacate(&self, published: bool) {
+    pub(crate) fn vacate(&self, published: bool) -> Free {
         if published {
             // The waker holds the task's memory.
             drop(self.take_waker());
         }
         let state = self.state.load(Ordering::Relaxed);
         // A canceller may set a bit between the load and the store. It is lost, as it should be: the task is over.
-        sync::store(&self.state, (state & !FLAGS).wrapping_add(GENERATION));
+        let free = (state & !FLAGS).wrapping_add(GENERATION);
+        sync::store(&self.state, free);
+        Free(free)
     }
 
     /// The owner is polled, after that pulse. Only the owner calls this.

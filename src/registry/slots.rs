@@ -4,7 +4,7 @@
 //! batch with all others, under a lock that is taken once in a thousand tasks. There are never more slots than tasks
 //! lived at once, and two batches a thread.
 
-use super::slot::Slot;
+use super::slot::{Free, Slot};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,18 +16,20 @@ const CHUNKS_A_BLOCK: usize = 1024;
 const BLOCKS: usize = 4096;
 
 type Chunk = OnceLock<Box<[Slot]>>;
+/// Free slots, each with its generation: who takes one need not read it.
+type Batch = Vec<(&'static Slot, Free)>;
 
 static TABLE: [OnceLock<Box<[Chunk]>>; BLOCKS] = [const { OnceLock::new() }; BLOCKS];
 /// How many chunks were made.
 static MADE: AtomicUsize = AtomicUsize::new(0);
-static SHARED: Mutex<Vec<Vec<&'static Slot>>> = Mutex::new(Vec::new());
+static SHARED: Mutex<Vec<Batch>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static OWN: Own = const { Own(RefCell::new(Vec::new())) };
+    static OWN: Own = const { Own(RefCell::new(Batch::new())) };
 }
 
 /// The free slots of this thread, the last one the warmest.
-struct Own(RefCell<Vec<&'static Slot>>);
+struct Own(RefCell<Batch>);
 
 impl Drop for Own {
     fn drop(&mut self) {
@@ -40,19 +42,19 @@ impl Drop for Own {
 
 /// A free slot.
 #[inline]
-pub(crate) fn take() -> &'static Slot {
+pub(crate) fn take() -> (&'static Slot, Free) {
     let own = OWN.try_with(|own| own.0.borrow_mut().pop());
     match own {
-        Ok(Some(slot)) => slot,
+        Ok(Some(taken)) => taken,
         _ => take_batch(),
     }
 }
 
 #[cold]
-fn take_batch() -> &'static Slot {
+fn take_batch() -> (&'static Slot, Free) {
     let batch = shared().pop();
     let mut batch = batch.unwrap_or_else(make);
-    let slot = batch.pop().expect("no empty batch is ever shared");
+    let taken = batch.pop().expect("no empty batch is ever shared");
     let kept = OWN.try_with(|own| {
         let mut own = own.0.borrow_mut();
         own.append(&mut batch);
@@ -61,33 +63,33 @@ fn take_batch() -> &'static Slot {
         // The thread is past its thread-local storage.
         shared().push(batch);
     }
-    slot
+    taken
 }
 
 /// Gives a slot back.
 #[inline]
-pub(crate) fn give(slot: &'static Slot) {
+pub(crate) fn give(slot: &'static Slot, free: Free) {
     let kept = OWN.try_with(|own| {
         let mut own = own.0.borrow_mut();
         if own.len() >= 2 * BATCH {
             share(&mut own);
         }
-        own.push(slot);
+        own.push((slot, free));
     });
     if kept.is_err() {
-        shared().push(vec![slot]);
+        shared().push(vec![(slot, free)]);
     }
 }
 
 #[cold]
-fn share(own: &mut Vec<&'static Slot>) {
+fn share(own: &mut Batch) {
     // The oldest: the newest are in this processor's cache.
     let batch = own.drain(..BATCH).collect();
     shared().push(batch);
 }
 
 #[cold]
-fn make() -> Vec<&'static Slot> {
+fn make() -> Batch {
     // Under the lock, so that chunks are made one after the other.
     let shared = shared();
     let number = MADE.load(Ordering::Relaxed);
@@ -99,7 +101,7 @@ fn make() -> Vec<&'static Slot> {
         block[number % CHUNKS_A_BLOCK].get_or_init(|| (0..BATCH).map(|_| Slot::new()).collect());
     MADE.store(number + 1, Ordering::Release);
     drop(shared);
-    chunk.iter().rev().collect()
+    chunk.iter().rev().map(|slot| (slot, Free::NEW)).collect()
 }
 
 /// Every slot that was ever made.
@@ -151,6 +153,6 @@ pub(crate) fn chunk(number: usize) -> &'static [Slot] {
     chunk.expect("a chunk is counted after it is made")
 }
 
-fn shared() -> MutexGuard<'static, Vec<Vec<&'static Slot>>> {
+fn shared() -> MutexGuard<'static, Vec<Batch>> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }

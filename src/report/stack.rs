@@ -138,5 +138,5 @@ fn is_library(frame: &Frame) -> bool {
 /// Where a task is polled, dropped or run.
 fn is_task(frame: &Frame) -> bool {
     let file = frame.file.as_deref().unwrap_or_default();
-    file.ends_with("src/registry/tracked.rs")
+    file.contains("src/registry/tracked")
 }

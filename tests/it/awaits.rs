@@ -85,29 +85,42 @@ mod chains {
 
     #[test]
     fn a_dump_says_what_tasks_await_and_they_go_on() {
+        alone(|| they_go_on(quiet()));
+    }
+
+    /// A task with a span is in a box, of which the chain says nothing.
+    #[cfg(feature = "otel")]
+    #[test]
+    fn a_dump_says_what_tasks_with_spans_await() {
         alone(|| {
-            run(quiet(), async |tasks, dumper| {
-                let (ask, request) = oneshot::channel();
-                let server = tasks.spawn("server", serve(request));
-                let is_parked = || {
-                    let rows = kind(&dumper, "server").rows;
-                    rows[0].state == TaskState::Running && rows[0].on_thread.is_none()
-                };
-                until(is_parked).await;
-                let server_awaits = chain(&kind(&dumper, "server"));
-                assert_eq!(server_awaits.len(), 3, "{server_awaits:?}");
-                assert!(
-                    server_awaits[0].ends_with(" oneshot.rs"),
-                    "{server_awaits:?}"
-                );
-                for (frame, name) in server_awaits[1..].iter().zip(["answer", "serve"]) {
-                    assert!(frame.contains(name), "{server_awaits:?}");
-                }
-                let text = dumper.dump().to_text();
-                assert!(text.contains(", awaiting "), "{text}");
-                ask.send(()).unwrap();
-                server.await.unwrap();
-            });
+            let telemetry = headcount::telemetry::Telemetry::builder();
+            let telemetry = telemetry.sample_ratio(1.0).discard().build().unwrap();
+            they_go_on(quiet().telemetry(&telemetry));
+        });
+    }
+
+    fn they_go_on(builder: Builder) {
+        run(builder, async |tasks, dumper| {
+            let (ask, request) = oneshot::channel();
+            let server = tasks.spawn("server", serve(request));
+            let is_parked = || {
+                let rows = kind(&dumper, "server").rows;
+                rows[0].state == TaskState::Running && rows[0].on_thread.is_none()
+            };
+            until(is_parked).await;
+            let server_awaits = chain(&kind(&dumper, "server"));
+            assert_eq!(server_awaits.len(), 3, "{server_awaits:?}");
+            assert!(
+                server_awaits[0].ends_with(" oneshot.rs"),
+                "{server_awaits:?}"
+            );
+            for (frame, name) in server_awaits[1..].iter().zip(["answer", "serve"]) {
+                assert!(frame.contains(name), "{server_awaits:?}");
+            }
+            let text = dumper.dump().to_text();
+            assert!(text.contains(", awaiting "), "{text}");
+            ask.send(()).unwrap();
+            server.await.unwrap();
         });
     }
 

@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg headcount_loom --cfg tokio_unstable" cargo test --lib --release --no-default-features
 //! --target-dir target/loom loom`
 
-use super::{Entry, Reading, Slot};
+use super::{Entry, Free, Reading, Slot};
 use crate::registry::cancels;
 use crate::registry::loom_notice::{Notice, notice};
 use ::loom::sync::Arc;
@@ -29,7 +29,7 @@ fn switching_at_most(times: usize, model: impl Fn() + Send + Sync + 'static) {
 /// A slot in which task 1 lives, and a canceller's look at it.
 fn occupied() -> (Arc<Slot>, Reading) {
     let slot = Arc::new(Slot::new());
-    slot.occupy(entry(1));
+    slot.occupy(Free::NEW, entry(1));
     let reading = slot.read().expect("it is live");
     (slot, reading)
 }
@@ -129,8 +129,8 @@ fn a_question_to_a_task_that_is_over_does_not_reach_the_next_nor_cost_it_its_can
         slot.publish(&waker);
         let shared = Arc::clone(&slot);
         let late = thread::spawn(move || ask(&shared, &reading));
-        slot.vacate(true);
-        slot.occupy(entry(2));
+        let free = slot.vacate(true);
+        slot.occupy(free, entry(2));
         assert!(!slot.was_asked(), "task 2 was not asked");
         let next = slot.read().expect("it is live");
         let shared = Arc::clone(&slot);
@@ -175,8 +175,8 @@ fn who_cancels_a_task_that_is_over_does_not_cancel_the_next_in_its_slot() {
         slot.publish(&waker);
         let shared = Arc::clone(&slot);
         let late = thread::spawn(move || cancel(&shared, &reading));
-        slot.vacate(true);
-        slot.occupy(entry(2));
+        let free = slot.vacate(true);
+        slot.occupy(free, entry(2));
         slot.publish(&waker);
         assert!(!slot.is_cancelling(), "task 2 was not cancelled");
         late.join().expect("no panic");
@@ -195,8 +195,8 @@ fn who_cancels_a_task_that_is_over_does_not_cost_the_next_its_cancel() {
         slot.publish(&waker);
         let shared = Arc::clone(&slot);
         let late = thread::spawn(move || cancel(&shared, &reading));
-        slot.vacate(true);
-        slot.occupy(entry(2));
+        let free = slot.vacate(true);
+        slot.occupy(free, entry(2));
         let next = slot.read().expect("it is live");
         let shared = Arc::clone(&slot);
         let canceller = thread::spawn(move || assert!(cancel(&shared, &next)));
@@ -215,8 +215,8 @@ fn a_slot_that_is_free_holds_no_waker() {
         drop(waker);
         let shared = Arc::clone(&slot);
         let late = thread::spawn(move || cancel(&shared, &reading));
-        slot.vacate(true);
-        slot.occupy(entry(2));
+        let free = slot.vacate(true);
+        slot.occupy(free, entry(2));
         let (second, waker) = notice();
         slot.publish(&waker);
         drop(waker);
@@ -243,8 +243,8 @@ fn a_reading_is_of_one_task() {
                 );
             }
         });
-        slot.vacate(false);
-        slot.occupy(entry(2));
+        let free = slot.vacate(false);
+        slot.occupy(free, entry(2));
         reader.join().expect("no panic");
     });
 }

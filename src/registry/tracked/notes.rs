@@ -2,14 +2,17 @@
 
 use crate::registry::cancels;
 
+#[cfg(all(test, headcount_loom))]
+mod loom;
+
 /// The word of `cancels` when the slot was last looked into; in its spare bits, what is true of the row. One word: every
 /// eight bytes that a task is larger cost its spawn two to five nanoseconds.
-#[derive(Debug)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Notes(u64);
 
 pub(super) const LIVE: u64 = 1;
-/// It was polled before.
-pub(super) const POLLED: u64 = 1 << 1;
+/// It was not polled yet.
+pub(super) const FRESH: u64 = 1 << 1;
 /// The slot has the waker.
 pub(super) const PUBLISHED: u64 = 1 << 2;
 /// The root has an observer.
@@ -17,19 +20,29 @@ pub(super) const PUBLISHED: u64 = 1 << 2;
 pub(super) const OBSERVED: u64 = 1 << 3;
 /// It is polled within the poll of another task: by a `LocalSet`, or a runtime that a task drives.
 const NESTED: u64 = 1 << 4;
+/// Its first poll is to be timed.
+pub(super) const TIMED: u64 = 1 << 5;
+/// It started when its group was being cancelled: it ends at its first poll.
+pub(super) const REFUSED: u64 = 1 << 6;
 
 // === impl Notes ===
 
 impl Notes {
-    /// Of one that lives and has looked for nothing.
+    /// Of one that starts, with the word of the moment before.
     #[inline]
-    pub(super) fn new() -> Self {
-        Self(cancels::NEVER | LIVE)
+    pub(super) fn new(word: u64) -> Self {
+        let seen = if cancels::is_under_way(word) {
+            cancels::NEVER
+        } else {
+            word
+        };
+        Self(seen | LIVE | FRESH)
     }
 
+    /// Whether one of these bits is set.
     #[inline]
-    pub(super) fn has(&self, bit: u64) -> bool {
-        self.0 & bit != 0
+    pub(super) fn has(&self, bits: u64) -> bool {
+        self.0 & bits != 0
     }
 
     #[inline]
@@ -47,10 +60,10 @@ impl Notes {
         self.0 & !cancels::SPARE
     }
 
-    /// Whether there is nothing to look for: the word is the same, and the row is not nested.
+    /// Whether there is nothing to look for: the word is the same, and the row was polled and is not nested.
     #[inline]
     pub(super) fn is_calm(&self, word: u64) -> bool {
-        self.0 & !(cancels::SPARE & !NESTED) == word
+        self.0 & !(cancels::SPARE & !(NESTED | FRESH)) == word
     }
 
     /// A word is seen only when no walk is under way: else it is to be looked for again.
@@ -61,6 +74,6 @@ impl Notes {
             word
         };
         let nested = if is_nested { NESTED } else { 0 };
-        self.0 = seen | (self.0 & cancels::SPARE & !NESTED) | POLLED | nested;
+        self.0 = seen | (self.0 & cancels::SPARE & !(NESTED | FRESH | TIMED | REFUSED)) | nested;
     }
 }

@@ -5,7 +5,7 @@ use crate::Runtime;
 use crate::registry::kind::{self, Options};
 use crate::registry::observer::Observer;
 use crate::registry::root::Root;
-use crate::registry::tracked::Row;
+use crate::registry::tracked::{Entered, Row};
 use crate::task::{TaskKind, TaskOutcome};
 use std::panic::Location;
 use std::sync::Arc;
@@ -62,9 +62,10 @@ fn a_task_that_outlives_its_runtime_is_told_of_all_the_same() {
             ..Options::of(TaskKind::Async)
         };
         let found = kind::intern(kind::ROOT_PATH, "outlives", Location::caller(), &options);
-        let mut row = Row::start(found, root.scope);
-        row.observe(&*observer, None);
-        let id = row.id();
+        let entered = Entered::start(found, root.scope);
+        let (entered, span) = entered.observed(&*observer, None);
+        let id = entered.id();
+        let mut row = Row::new(entered, span);
         assert!(inner.hanging.get(id).is_some(), "it lives");
         let kept = (!is_gone).then_some(root);
         std::thread::scope(|scope| {

@@ -132,6 +132,90 @@ fn a_future_that_panics_in_poll_and_again_in_its_drop_ends_its_row() {
     });
 }
 
+/// What cannot be shown.
+#[derive(Debug)]
+struct Unshown;
+
+impl std::fmt::Display for Unshown {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("shown")
+    }
+}
+
+/// Returns at once what panics when it is dropped, and panics itself then.
+struct Returns(Bomb);
+
+impl Future for Returns {
+    type Output = Bomb;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Bomb> {
+        Poll::Ready(Bomb)
+    }
+}
+
+#[test]
+fn a_task_that_panics_after_it_returned_ends_its_row() {
+    alone(|| {
+        let report = quiet().build().unwrap().run(async |tasks| {
+            let unshown = tasks.try_spawn("unshown", async { Err::<(), _>(Unshown) });
+            assert_eq!(panic_of(unshown).await.message(), "shown");
+            let returned = in_time(tasks.spawn("returns", Returns(Bomb))).await;
+            let Err(TaskError::Panicked(panic)) = returned else {
+                panic!("the future is dropped before its output is given");
+            };
+            assert_eq!(panic.message(), "dropped");
+            assert_nothing_left(&tasks);
+        });
+        assert_eq!(
+            told(&report),
+            "clean 0: main ended; 0 of 0 ended; 0 cancelled"
+        );
+    });
+}
+
+/// A subscriber that panics when it is told of a task.
+struct Panics;
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "headcount::task"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        panic!("told")
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_subscriber_that_panics_costs_no_task_its_end() {
+    alone(|| {
+        tracing::subscriber::set_global_default(Panics).unwrap();
+        let report = quiet().build().unwrap().run(async |tasks| {
+            let failed = tasks.try_spawn("failed", async { Err::<(), _>("broken") });
+            assert_eq!(in_time(failed).await.unwrap(), Err("broken"));
+            let panicked = tasks.spawn("panicked", async { panic!("in the task") });
+            assert_eq!(panic_of::<()>(panicked).await.message(), "in the task");
+            assert_nothing_left(&tasks);
+        });
+        assert_eq!(
+            told(&report),
+            "clean 0: main ended; 0 of 0 ended; 0 cancelled"
+        );
+    });
+}
+
 #[test]
 fn the_runtime_outlives_drops_that_panic_while_it_closes() {
     alone(|| {
