@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -16,6 +17,8 @@ pub(crate) const DEFAULT: &str = include_str!("default.toml");
 
 /// The longest file that is read.
 const LONGEST: u64 = 1024 * 1024;
+/// The most syntax errors that are looked at together.
+const COMPARED: usize = 100;
 
 impl Config {
     /// The configuration of a file, or the embedded default.
@@ -48,9 +51,16 @@ impl Config {
         // is there twice: then the rest is as it was written.
         let mut guessed = false;
         for error in &errors {
+            let at = place(text, error);
             let twice = error.message() == "duplicate key";
             guessed |= !twice;
-            syntax_problem(&problems, text, error, twice);
+            // Each is compared with all others, so of very many all are shown.
+            let is_implied = twice
+                && errors.len() <= COMPARED
+                && errors.iter().any(|other| implies(text, other, &at));
+            if !is_implied {
+                syntax_problem(&problems, text, error, at, twice);
+            }
         }
         let config = (!guessed).then(|| read_document(origin, &document, &problems));
         problems.into_result(origin, text)?;
@@ -112,13 +122,39 @@ fn not_utf8(origin: &str, bytes: &[u8], valid: usize) -> ConfigError {
         .expect_err("a problem was just added")
 }
 
-fn syntax_problem(problems: &Problems, text: &str, error: &toml::de::Error, twice: bool) {
+fn place(text: &str, error: &toml::de::Error) -> Range<usize> {
     let end = text.len();
-    let at = error.span().map_or(end..end, |span| {
+    error.span().map_or(end..end, |span| {
         // The parser may point past the end, or into a character.
         let start = text.floor_char_boundary(span.start.min(end));
         start..text.ceil_char_boundary(span.end.clamp(start, end))
-    });
+    })
+}
+
+/// Whether the key at `key`, which is there twice, is so only because its table is, as `table` says. A table that is
+/// there twice is read as one, so each key that both have is an error too.
+fn implies(text: &str, table: &toml::de::Error, key: &Range<usize>) -> bool {
+    let header = place(text, table);
+    let line = text[..header.start].rfind('\n').map_or(0, |at| at + 1);
+    if key.start <= header.end || !text[line..].trim_start().starts_with('[') {
+        return false;
+    }
+    let between = text[header.end..key.start].lines().skip(1);
+    let mut between = between.map(str::trim_start);
+    let is_again = |line: &str| {
+        let rest = line.strip_prefix(&text[key.clone()]);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    !between.any(|line| line.starts_with('[') || is_again(line))
+}
+
+fn syntax_problem(
+    problems: &Problems,
+    text: &str,
+    error: &toml::de::Error,
+    at: Range<usize>,
+    twice: bool,
+) {
     if twice {
         let name = super::problem::printable(text[at.clone()].trim());
         let what = format!("`{name}` is there twice");
