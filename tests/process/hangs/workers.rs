@@ -2,10 +2,13 @@
 
 use crate::host::Host;
 use crate::{FOR_EVER, begun};
+use std::future::{Future, poll_fn};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex};
+use std::task::Poll;
 use std::thread;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
@@ -117,8 +120,9 @@ pub(crate) fn file_in_pool(host: &Host<'_>) {
 }
 
 async fn read_settings(path: String) {
-    begun();
-    tokio::fs::read(path).await.ok(); // mark: file-in-pool
+    let mut reading = pin!(tokio::fs::read(path));
+    begun_when_polled(reading.as_mut()).await;
+    reading.await.ok(); // mark: file-in-pool
 }
 
 pub(crate) fn stdin_in_pool(host: &Host<'_>) {
@@ -126,8 +130,20 @@ pub(crate) fn stdin_in_pool(host: &Host<'_>) {
 }
 
 async fn read_commands() {
+    let mut stdin = tokio::io::stdin();
+    let mut reading = pin!(stdin.read_u8());
+    begun_when_polled(reading.as_mut()).await;
+    reading.await.ok(); // mark: stdin-in-pool
+}
+
+/// The thread of the pool, which the first poll starts, is there when this is told.
+async fn begun_when_polled(mut future: Pin<&mut impl Future>) {
+    poll_fn(|cx| {
+        assert!(future.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
     begun();
-    tokio::io::stdin().read_u8().await.ok(); // mark: stdin-in-pool
 }
 
 /// A synchronous client that brings its own runtime.
