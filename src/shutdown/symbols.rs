@@ -44,8 +44,8 @@ pub(super) struct Symbols {
 }
 
 type Job = Box<dyn FnOnce() + Send>;
-/// The calls of a thread's stack.
-pub(super) type Calls = (ThreadKey, Vec<String>);
+/// The calls of a thread's stack, and whether it did not move while it was read.
+pub(super) type Root = (ThreadKey, Vec<String>, bool);
 
 enum Named {
     Stack(usize, Trace),
@@ -96,8 +96,8 @@ impl Symbols {
         names
     }
 
-    /// Looks up what those threads were started with. None of them is disturbed.
-    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Calls> {
+    /// Looks up what those threads were started with. None of them is disturbed, so of one that runs nothing may be told.
+    pub(super) fn roots(&mut self, threads: Vec<ThreadKey>) -> UnboundedReceiver<Root> {
         let (tell, told) = unbounded_channel();
         self.run(move || {
             let tids: Vec<u32> = threads.iter().map(|key| key.tid).collect();
@@ -108,7 +108,7 @@ impl Symbols {
                 stack.addresses.drain(..inner);
                 let frames = stack::frames(&stack).into_iter();
                 let calls = frames.map(|frame| frame.to_string()).collect();
-                if tell.send((key, calls)).is_err() {
+                if tell.send((key, calls, stack.is_exact)).is_err() {
                     return;
                 }
             }
