@@ -17,7 +17,7 @@ pub(crate) const DEFAULT: &str = include_str!("default.toml");
 
 /// The longest file that is read.
 const LONGEST: u64 = 1024 * 1024;
-/// The most syntax errors that are looked at together.
+/// The most keys that are there twice and are looked at together.
 const COMPARED: usize = 100;
 
 impl Config {
@@ -49,19 +49,21 @@ impl Config {
         let (document, errors) = DeTable::parse_recoverable(text);
         // What the parser makes of a text with a syntax error is a guess, except for a key that
         // is there twice: then the rest is as it was written.
-        let mut guessed = false;
-        for error in &errors {
-            let at = place(text, error);
-            let twice = error.message() == "duplicate key";
-            guessed |= !twice;
+        let (twice, other): (Vec<_>, Vec<_>) = errors.iter().partition(|error| is_twice(error));
+        for error in &other {
+            let what = format!("not TOML: {}", error.message());
+            problems.add(place(text, error), "", what, "");
+        }
+        let twice: Vec<Range<usize>> = twice.iter().map(|error| place(text, error)).collect();
+        for at in &twice {
             // Each is compared with all others, so of very many all are shown.
-            let is_implied = twice
-                && errors.len() <= COMPARED
-                && errors.iter().any(|other| implies(text, other, &at));
-            if !is_implied {
-                syntax_problem(&problems, text, error, at, twice);
+            if twice.len() > COMPARED || !twice.iter().any(|table| implies(text, table, at)) {
+                let name = super::problem::printable(text[at.clone()].trim());
+                let what = format!("`{name}` is there twice");
+                problems.add(at.clone(), "", what, "write each key and each table once");
             }
         }
+        let guessed = !other.is_empty();
         let config = (!guessed).then(|| read_document(origin, &document, &problems));
         problems.into_result(origin, text)?;
         Ok(config.expect("without a syntax error the document was read"))
@@ -122,6 +124,10 @@ fn not_utf8(origin: &str, bytes: &[u8], valid: usize) -> ConfigError {
         .expect_err("a problem was just added")
 }
 
+fn is_twice(error: &toml::de::Error) -> bool {
+    error.message() == "duplicate key"
+}
+
 fn place(text: &str, error: &toml::de::Error) -> Range<usize> {
     let end = text.len();
     error.span().map_or(end..end, |span| {
@@ -131,10 +137,9 @@ fn place(text: &str, error: &toml::de::Error) -> Range<usize> {
     })
 }
 
-/// Whether the key at `key`, which is there twice, is so only because its table is, as `table` says. A table that is
-/// there twice is read as one, so each key that both have is an error too.
-fn implies(text: &str, table: &toml::de::Error, key: &Range<usize>) -> bool {
-    let header = place(text, table);
+/// Whether `key` is there twice only because `header` is: a table that is there twice is read as one, so each key that
+/// both have is an error too.
+fn implies(text: &str, header: &Range<usize>, key: &Range<usize>) -> bool {
     let line = text[..header.start].rfind('\n').map_or(0, |at| at + 1);
     if key.start <= header.end || !text[line..].trim_start().starts_with('[') {
         return false;
@@ -146,23 +151,6 @@ fn implies(text: &str, table: &toml::de::Error, key: &Range<usize>) -> bool {
         rest.is_some_and(|rest| rest.trim_start().starts_with('='))
     };
     !between.any(|line| line.starts_with('[') || is_again(line))
-}
-
-fn syntax_problem(
-    problems: &Problems,
-    text: &str,
-    error: &toml::de::Error,
-    at: Range<usize>,
-    twice: bool,
-) {
-    if twice {
-        let name = super::problem::printable(text[at.clone()].trim());
-        let what = format!("`{name}` is there twice");
-        problems.add(at, "", what, "write each key and each table once");
-    } else {
-        let what = format!("not TOML: {}", error.message());
-        problems.add(at, "", what, "");
-    }
 }
 
 fn read_document(
