@@ -29,7 +29,7 @@ pub(crate) fn awaits(chain: &Chain) -> Vec<Frame> {
         let file = frame.file.as_deref().unwrap_or("");
         if file.ends_with("src/audit/asking.rs") {
             awaits.clear();
-        } else if file.contains("src/registry/tracked") {
+        } else if frame.is_of_task() {
             break;
         } else if !is_machinery(file) {
             match awaits.last_mut() {
@@ -113,6 +113,13 @@ fn short(file: &str) -> String {
 // === impl Frame ===
 
 impl Frame {
+    /// Whether this is where a task is polled, dropped or run.
+    pub(crate) fn is_of_task(&self) -> bool {
+        const FILES: [&str; 2] = ["src/registry/tracked.rs", "src/registry/tracked/row.rs"];
+        let file = self.file.as_deref().unwrap_or_default();
+        FILES.iter().any(|own| file.ends_with(own))
+    }
+
     /// Whether `outer` is the same function, or of the same library.
     fn is_inside(&self, outer: &Self) -> bool {
         let library = |frame: &Self| {

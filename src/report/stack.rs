@@ -34,7 +34,7 @@ fn functions(stack: &[Frame]) -> Vec<String> {
         0
     };
     let stack = &stack[first..];
-    let task = stack.iter().position(is_task);
+    let task = stack.iter().position(Frame::is_of_task);
     let own = &stack[..task.unwrap_or(stack.len())];
     // What calls a task is what calls every task.
     let around = own
@@ -133,10 +133,4 @@ fn is_library(frame: &Frame) -> bool {
         Some(file) => FILES.iter().any(|start| file.starts_with(start)),
         None => true,
     }
-}
-
-/// Where a task is polled, dropped or run.
-fn is_task(frame: &Frame) -> bool {
-    let file = frame.file.as_deref().unwrap_or_default();
-    file.contains("src/registry/tracked")
 }
