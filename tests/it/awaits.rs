@@ -88,7 +88,7 @@ mod chains {
         alone(|| they_go_on(quiet()));
     }
 
-    /// A task with a span is in a box, of which the chain says nothing.
+    /// The chain says nothing of what makes the span.
     #[cfg(feature = "otel")]
     #[test]
     fn a_dump_says_what_tasks_with_spans_await() {
