@@ -1,4 +1,4 @@
-//! Notes which compiler builds, for `headcount_build_info`.
+//! Records the compiler version, for `headcount_build_info`.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ fn main() {
     let version = version
         .ok()
         .and_then(|output| String::from_utf8(output.stdout).ok());
-    // "rustc 1.95.0 (hash date)"
+    // The output looks like "rustc 1.95.0 (hash date)".
     let version = version.as_deref().and_then(|text| text.split(' ').nth(1));
     println!(
         "cargo::rustc-env=HEADCOUNT_RUSTC={}",

@@ -1,5 +1,5 @@
-//! A service with three things that do not end: a task that ignores the drain, a task that somebody spawned past
-//! headcount, and a thread that is blocked. Stop it with Ctrl-C and read all three in the report; the exit code is 3.
+//! A service that leaves three things behind: a task that ignores the drain, a task that a dependency spawned with plain
+//! `tokio::spawn`, and a blocked thread. Stop it with Ctrl-C: the report names all three, and the exit code is 3.
 
 use headcount::ThreadKind;
 

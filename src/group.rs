@@ -1,53 +1,69 @@
-//! [`TaskGroup`]: what users hold to start tasks, and to drain, cancel and await them together.
+//! [`TaskGroup`], the handle through which a service starts tasks and threads, and drains, cancels
+//! and awaits them together.
+//!
+//! A group is a thin handle on a scope of the registry. Spawning a task writes only the spawning
+//! thread's own counters and one slot. Draining and cancelling run on the control runtime, so they
+//! make progress even when every worker of the work runtime is blocked.
+//!
+//! A group collects no results: await the [`TaskHandle`] of a task for its output.
 
+mod control_side;
 mod counters;
 mod drain;
+mod draining;
 mod handle;
+mod readiness;
 mod snapshot;
 mod spawn;
 mod thread;
 
-pub use counters::{GroupDurations, TaskCounters};
-pub use drain::Drained;
+pub(crate) use control_side::{ControlSide, ControlThread};
+pub use counters::TaskCounters;
 pub(crate) use drain::{Drain, cancel_all};
 pub use handle::TaskHandle;
-pub use snapshot::{Snapshot, TaskRow, UntrackedRow};
+pub use snapshot::Snapshot;
 pub use spawn::Spawn;
-#[cfg(feature = "admin")]
-pub(crate) use thread::thread_infos;
-pub use thread::{SpawnThread, ThreadSpawner};
+pub use thread::SpawnThread;
 
 use crate::registry::kind;
 use crate::registry::root::{Event, Root};
-use crate::registry::scope::{self, Scope, Watch};
-use crate::threads::{self, ThreadHandle, ThreadKind};
+use crate::registry::scope::{self, Owned, Scope, Watch};
 use std::fmt::{self, Display};
 use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::task::coop;
 
-/// Tasks that are drained, cancelled and awaited together. Groups nest; clones are the same group.
+/// A set of tasks that are drained, cancelled and awaited together.
 ///
-/// Every task started here is counted, named, and listed until its future is dropped, however that happens. A task's
-/// name is a *kind* ("accept", "connection"), never an id: kinds are interned for the life of the process and bounded
-/// at 4,096; what comes after is `_other`. Names are cut at 64 bytes.
+/// Groups nest. Clones refer to the same group.
+///
+/// Every task started in a group is counted and listed by name until its future is dropped, whether
+/// it completes, panics, is cancelled, or is dropped with the runtime.
+///
+/// A task's name is a *kind* ("accept", "connection"), never an id. Names are cut at 64 bytes. A
+/// combination of group, name, spawn site and options is interned for the lifetime of the process.
+/// At most 4,096 of them are kept; further ones are counted under the name `_other`.
 ///
 /// # Guarantee, and its limit
 ///
-/// A row ends when the task's future has been dropped. While a group is awaited no end is missed. A task that holds
-/// its thread (a busy loop, a blocking call) cannot be cancelled by anybody; it is then reported, not ended.
+/// A task counts as live until its future has been dropped. Waiting on a group never misses a task
+/// that ends. A task that blocks its thread (a busy loop, a blocking call) cannot be cancelled: it
+/// is reported, not ended.
 ///
-/// # Comparison to `TaskTracker`, `JoinSet` and `CancellationToken`
+/// At most 65,536 groups can exist at a time, nested at most 128 deep. A group beyond these limits
+/// shares its parent's tasks and state, and headcount logs a warning.
 ///
-/// `spawn` takes a plain future, so it stands in for `tokio::spawn`, `TaskTracker::spawn` and `JoinSet::spawn`.
-/// Use a `JoinSet` where you need the results in the order in which the tasks end, or where dropping the set must
-/// abort its tasks: dropping a group leaves them running. Use a `CancellationToken` where one task has several reasons
-/// to stop: a group knows only "drain" and "cancel".
+/// # Comparison with `TaskTracker`, `JoinSet` and `CancellationToken`
+///
+/// `spawn` takes a plain future, so it replaces `tokio::spawn`, `TaskTracker::spawn` and
+/// `JoinSet::spawn`. Use a `JoinSet` if you need the results in the order in which the tasks end,
+/// or if dropping the set must abort its tasks: dropping a group leaves its tasks running. Use a
+/// `CancellationToken` if one task has several reasons to stop: a group knows only "drain" and
+/// "cancel".
 ///
 /// # Examples
 ///
@@ -60,7 +76,7 @@ use tokio::task::coop;
 ///
 /// let worker = http.clone();
 /// http.spawn("worker", async move { worker.draining().await });
-/// assert_eq!(http.drain().await.left(), 0);
+/// assert_eq!(http.drain().await, 0);
 /// # });
 /// # assert_eq!(report.exit_code(), 0);
 /// # }
@@ -70,36 +86,31 @@ pub struct TaskGroup {
     inner: Arc<Inner>,
 }
 
+/// The state that all clones of a group share.
 struct Inner {
+    /// The group's node in the registry. It outlives the group, and may then serve another one.
     scope: &'static Scope,
+    /// The guard of the scope; `None` for the root group, whose scope the root owns.
+    #[expect(dead_code, reason = "it is held, not read")]
+    own: Option<Owned>,
     root: Arc<Root>,
-    /// The work runtime.
+    /// The work runtime, on which the tasks run.
     handle: Handle,
-    /// The control runtime, whose clock runs when no worker does.
     control: ControlSide,
     budgets: Budgets,
-    /// Whether this handle's end is the end of the scope.
-    owns_scope: bool,
 }
 
-/// How long a group's drain and cancel may take when nothing else is said.
+/// The default budgets of a group's drain and cancel: those of the shutdown's layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budgets {
     pub(crate) drain: Duration,
     pub(crate) cancel: Duration,
 }
 
-/// The control runtime, and what keeps its thread alive as long as a group lives.
-#[derive(Debug, Clone)]
-pub(crate) struct ControlSide {
-    pub(crate) handle: Handle,
-    #[expect(dead_code, reason = "it is held, not read")]
-    pub(crate) keep: Arc<dyn std::any::Any + Send + Sync>,
-}
-
 // === impl TaskGroup ===
 
 impl TaskGroup {
+    /// Creates the root group of a watched runtime.
     pub(crate) fn root(
         root: Arc<Root>,
         handle: Handle,
@@ -109,146 +120,161 @@ impl TaskGroup {
         Self {
             inner: Arc::new(Inner {
                 scope: root.scope,
+                own: None,
                 root,
                 handle,
                 control,
                 budgets,
-                owns_scope: false,
             }),
         }
     }
 
-    /// Starts a task. Works from any thread.
+    /// Creates a new group inside this one.
     ///
-    /// While the group drains the task is accepted and counted; after the shutdown has cancelled all tasks it is
-    /// refused: the future is dropped unpolled and the handle gives [`TaskError::Refused`](crate::TaskError::Refused).
-    #[track_caller]
-    pub fn spawn<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        self.task(name).spawn(future)
-    }
-
-    /// Starts a task whose `Err` counts as `failed`, and is logged.
-    #[track_caller]
-    pub fn try_spawn<F, T, E>(&self, name: &str, future: F) -> TaskHandle<Result<T, E>>
-    where
-        F: Future<Output = Result<T, E>> + Send + 'static,
-        T: Send + 'static,
-        E: Display + Send + 'static,
-    {
-        self.task(name).try_spawn(future)
-    }
-
-    /// Runs a closure on the runtime's blocking pool.
+    /// It drains before this group's own tasks, and before the groups that were created here
+    /// earlier; [`TaskGroup::drain_after`] changes that order. A group that is created while its
+    /// parent drains or is cancelled is born in that state.
     ///
-    /// Once it runs nothing can end it but itself: ask [`TaskGroup::is_draining`] in it. One that has not started is
-    /// cancelled like any task.
-    #[track_caller]
-    pub fn spawn_blocking<F, T>(&self, name: &str, work: F) -> TaskHandle<T>
-    where
-        F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        self.task(name).spawn_blocking(work)
-    }
-
-    /// Starts a task that stays on this thread.
+    /// Every call creates a separate group, even under a name that is already in use: groups with
+    /// the same path share counters, but drain and cancel separately. A group costs no thread and
+    /// no task. Its memory is reused once its last handle is dropped and its tasks have ended.
     ///
-    /// # Panics
+    /// # Examples
     ///
-    /// Outside of a [`tokio::task::LocalSet`], as `tokio::task::spawn_local` does.
-    #[track_caller]
-    pub fn spawn_local<F>(&self, name: &str, future: F) -> TaskHandle<F::Output>
-    where
-        F: Future + 'static,
-        F::Output: 'static,
-    {
-        self.task(name).spawn_local(future)
-    }
-
-    /// Starts a thread that is known by its full name and spawn site.
-    ///
-    /// A [`ThreadKind::Tracked`] thread is waited for in the last layer of the shutdown, and reported as lingering when
-    /// it does not end: let it ask [`TaskGroup::is_draining`]. A [`ThreadKind::Daemon`] may die with the process.
-    /// [`TaskGroup::thread`] starts one that can be told to stop, and helped out of what it waits for.
-    ///
-    /// # Panics
-    ///
-    /// When the system refuses a thread, as `std::thread::spawn` does.
-    #[track_caller]
-    pub fn spawn_thread<F, T>(&self, name: &str, kind: ThreadKind, work: F) -> ThreadHandle<T>
-    where
-        F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        let root = self.inner.root.number;
-        threads::start(root, name, kind.class(), Location::caller(), work)
-            .unwrap_or_else(|error| panic!("failed to start thread '{name}': {error}"))
-    }
-
-    /// A task with options: `tasks.task("accept").required().spawn(future)`.
-    #[must_use = "a task starts when it is spawned"]
-    pub fn task<'a>(&'a self, name: &'a str) -> Spawn<'a> {
-        Spawn::new(self, name)
-    }
-
-    /// A new group in this one. It drains before this group's own tasks do, and before the groups made earlier.
-    ///
-    /// Every call makes a group of its own, also under a name that another has; they share counters, not fate. A group
-    /// costs no thread and no task, and its memory is used again.
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let http = tasks.group("http");
+    /// let tls = http.group("tls");
+    /// assert_eq!(tls.name(), "http/tls");
+    /// # });
+    /// ```
     #[must_use]
     #[track_caller]
     pub fn group(&self, name: &str) -> Self {
         let inner = &*self.inner;
         let path = kind::intern_path(inner.scope.path(), name);
-        let scope = scope::create(Some(inner.scope), inner.root.number, path);
+        match scope::create_below(inner.scope, path) {
+            Some(own) => self.with_scope(own),
+            None => self.clone(),
+        }
+    }
+
+    /// Returns the groups inside this one that have this path.
+    #[cfg(feature = "admin")]
+    pub(crate) fn named(&self, path: &str) -> Vec<Self> {
+        let inner = &*self.inner;
+        let owned = inner.scope.named(path).into_iter();
+        owned.map(|own| self.with_scope(own)).collect()
+    }
+
+    /// Returns a handle on a scope of this group's root.
+    fn with_scope(&self, own: Owned) -> Self {
+        let inner = &*self.inner;
         Self {
             inner: Arc::new(Inner {
-                scope,
+                scope: own.scope(),
+                own: Some(own),
                 root: Arc::clone(&inner.root),
                 handle: inner.handle.clone(),
                 control: inner.control.clone(),
                 budgets: inner.budgets,
-                owns_scope: scope.number != inner.scope.number,
             }),
         }
     }
 
-    /// How long this group may drain. Tasks left then are cancelled, and the groups after it get their turn.
+    /// Sets how long this group may drain.
     ///
-    /// Without it a group may use what the drain layer has left, and others wait for it at most their fair share.
+    /// Tasks that are left then are cancelled, and the next group drains. In a shutdown a group
+    /// never gets more than what the drain layer has left.
+    ///
+    /// Default: no budget of its own. The group then gets an equal share of the time that the drain
+    /// layer has left. After that the next group starts to drain too, and this one keeps draining
+    /// until the layer ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs").drain_budget(Duration::from_millis(20));
+    /// let deaf = jobs.spawn("deaf", std::future::pending::<()>());
+    /// assert_eq!(jobs.drain().await, 0);
+    /// assert!(deaf.await.unwrap_err().is_cancelled());
+    /// # });
+    /// ```
     #[must_use = "it gives the group back"]
     pub fn drain_budget(self, budget: Duration) -> Self {
         self.inner.scope.set_drain_budget(budget);
         self
     }
 
-    /// Declares that this group drains only when `other`, a group of the same parent, has.
+    /// Makes this group drain after `other`, a group of the same parent.
+    ///
+    /// `other` gets its drain budget or its share of the drain layer first; this group does not
+    /// wait longer for it.
     ///
     /// # Panics
     ///
-    /// When that would be a cycle, or when the two have not the same parent.
+    /// Panics if the two groups do not have the same parent, or if the order would form a cycle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # headcount::testing::check(async |tasks| {
+    /// let app = tasks.group("app");
+    /// let http = app.group("http");
+    /// let db = app.group("db").drain_after(&http);
+    /// # let order = Arc::new(Mutex::new(Vec::new()));
+    /// for group in [&db, &http] {
+    ///     let (group, order) = (group.clone(), Arc::clone(&order));
+    ///     group.clone().spawn("worker", async move {
+    ///         group.draining().await;
+    ///         order.lock().unwrap().push(group.name());
+    ///     });
+    /// }
+    /// app.drain().await;
+    /// assert_eq!(*order.lock().unwrap(), ["app/http", "app/db"]);
+    /// # });
+    /// ```
     #[must_use = "it gives the group back"]
     pub fn drain_after(self, other: &Self) -> Self {
         assert!(
             self.inner.scope.drain_after(other.inner.scope),
-            "group '{}' cannot drain after '{}': they need the same parent, and no cycle",
+            "group '{}' cannot drain after '{}': both need the same parent, and the order must have no cycle",
             self.name(),
             other.name(),
         );
         self
     }
 
-    /// The names of the groups from the root down, joined by `/`; empty for the root.
+    /// Returns the path of the group: the group names from the root down, joined by `/`; empty for
+    /// the root.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.inner.scope.name()
     }
 
-    /// Whether the group was told to drain. One load: fit for loops of threads and blocking closures.
+    /// Returns whether the group has been told to drain.
+    ///
+    /// It is a single atomic load, cheap enough to check in the loop of a thread or a blocking
+    /// closure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// let group = jobs.clone();
+    /// let busy = jobs.spawn_blocking("busy", move || {
+    ///     while !group.is_draining() {
+    ///         std::thread::yield_now();
+    ///     }
+    /// });
+    /// jobs.drain().await;
+    /// assert!(busy.await.is_ok());
+    /// # });
+    /// ```
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.inner.scope.is_draining()
@@ -256,33 +282,59 @@ impl TaskGroup {
 
     /// Waits until the group is told to drain.
     ///
-    /// A task that awaits it again and again after that gives its thread back from time to time, as with what tokio has
-    /// to await ([`tokio::task::coop`]), so it can be cancelled.
+    /// It completes at once if the group already drains, even if the task has used up its budget of
+    /// tokio's cooperative scheduling ([`tokio::task::coop`]). A task that awaits it in a loop
+    /// still yields to its worker, so it can be cancelled.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// This method is cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// let group = jobs.clone();
+    /// let worker = jobs.spawn("worker", async move {
+    ///     group.draining().await;
+    ///     "saved"
+    /// });
+    /// jobs.drain().await;
+    /// assert_eq!(worker.await?, "saved");
+    /// # Ok::<(), headcount::TaskError>(())
+    /// # });
+    /// ```
     pub async fn draining(&self) {
-        let scope = self.inner.scope;
-        // Made before the look at the flag, so that a call in between completes it; and it is enough: the group may work
-        // again before a task that nobody waits for has looked.
-        let mut told = pin!(scope.told_to_drain().notified());
-        poll_fn(|cx| {
-            let turn = ready!(coop::poll_proceed(cx));
-            if !scope.is_draining() {
-                ready!(told.as_mut().poll(cx));
-            }
-            turn.made_progress();
-            Poll::Ready(())
-        })
-        .await;
+        draining::told(self.inner.scope).await;
     }
 
-    /// The future's output, or `None` when the group is told to drain first; then the future is dropped.
+    /// Runs `future` until it completes or the group is told to drain, and returns its output, or
+    /// `None` if the drain came first.
+    ///
+    /// The future is dropped in either case before this returns. If both are ready in the same
+    /// poll, the drain wins.
     ///
     /// # Cancel safety
     ///
-    /// As safe as `future`.
+    /// This method is as cancel safe as `future`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// assert_eq!(jobs.until_draining(async { 42 }).await, Some(42));
+    ///
+    /// let group = jobs.clone();
+    /// let worker = jobs.spawn("worker", async move {
+    ///     group.until_draining(std::future::pending::<()>()).await
+    /// });
+    /// jobs.drain().await;
+    /// assert_eq!(worker.await?, None);
+    /// # Ok::<(), headcount::TaskError>(())
+    /// # });
+    /// ```
     pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut draining = pin!(self.draining());
         let mut future = pin!(future);
@@ -295,16 +347,34 @@ impl TaskGroup {
         .await
     }
 
-    /// Tells the group, and those in it, to drain, and waits for their tasks, at most the group's drain budget or the
-    /// drain layer's. Groups in it drain first, the last created first.
+    /// Drains the group and the groups inside it, waits for their tasks to end, and returns the
+    /// number of tasks that are still alive, without daemons.
     ///
-    /// With nothing left the group works again, for new tasks. Tasks left at the end of a budget set by
-    /// [`TaskGroup::drain_budget`] are cancelled.
+    /// Groups inside it drain first, the last created first. The wait lasts at most the group's
+    /// drain budget, or the budget of the drain layer if it has none. If a budget was set with
+    /// [`TaskGroup::drain_budget`], the tasks left at its end are cancelled, except those with a
+    /// longer budget of their own, and this waits for them for at most the cancel layer's budget.
+    /// Daemons are not waited for.
+    ///
+    /// If no task is left, and the service is not shutting down, the group is open again for new
+    /// tasks afterwards and no longer draining.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the drain; it goes on, on headcount's control thread.
-    pub async fn drain(&self) -> Drained {
+    /// Dropping the future does not stop the drain, which runs on headcount's control thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// let group = jobs.clone();
+    /// jobs.spawn("worker", async move { group.draining().await });
+    /// assert_eq!(jobs.drain().await, 0);
+    /// assert!(!jobs.is_draining(), "it is open again");
+    /// # });
+    /// ```
+    pub async fn drain(&self) -> u64 {
         let group = self.clone();
         let budget = self
             .inner
@@ -315,70 +385,147 @@ impl TaskGroup {
             .await
     }
 
-    /// Cancels every task of the group, and of those in it, at its next await, and waits for their ends, at most the
-    /// cancel layer's budget. With nothing left the group works again. The thread that polls it asks them, at about 0.1 µs
-    /// a task; the control side does what that one could not.
+    /// Cancels every task of the group and of the groups inside it, waits for them to end, and
+    /// returns the number of tasks that are still alive, without daemons.
+    ///
+    /// Each task is dropped at its next await. Tasks that are spawned meanwhile are cancelled too.
+    /// The wait lasts at most the budget of the cancel layer; daemons are cancelled but not waited
+    /// for.
+    ///
+    /// If no task is left, and the service is not shutting down, the group is open again for new
+    /// tasks afterwards.
+    ///
+    /// The first poll marks and wakes the tasks on the calling thread, at about 0.1 µs per task.
+    /// The control thread repeats the walk for tasks that the first one missed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not undo the cancel.
-    pub async fn cancel(&self) -> Drained {
+    /// Dropping the future after its first poll does not undo the cancellation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// let deaf = jobs.spawn("deaf", std::future::pending::<()>());
+    /// assert_eq!(jobs.cancel().await, 0);
+    /// assert!(deaf.await.unwrap_err().is_cancelled());
+    /// # });
+    /// ```
+    pub async fn cancel(&self) -> u64 {
         let group = self.clone();
         let budget = self.inner.budgets.cancel;
-        // Here, because a worker that wakes a task puts it into its own queue, and every other thread into one that all
-        // share, at twice the cost. The control side goes on when nobody can here.
+        // On the calling thread, because a worker wakes a task into its own local queue, while any
+        // other thread uses the shared injection queue, at twice the cost. The control side repeats
+        // the walk later.
         let walked = drain::ask_to_end(self.scope());
         self.on_control(async move { drain::cancel_group(&group, budget, walked).await })
             .await
     }
 
-    /// Waits until no task lives in the group or those in it. It does not tell them to end, and does not wait for
-    /// daemons, blocked threads, or untracked tasks.
+    /// Waits until no task is live in the group and the groups inside it.
+    ///
+    /// It does not ask the tasks to end, and it has no time limit. It does not wait for daemons,
+    /// threads or untracked tasks.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// This method is cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// for _ in 0..3 {
+    ///     jobs.spawn("job", tokio::task::yield_now());
+    /// }
+    /// jobs.wait().await;
+    /// assert_eq!(jobs.counters()[0].completed, 3);
+    /// # });
+    /// ```
     pub async fn wait(&self) {
         empty(&self.inner.scope.watch()).await;
     }
 
-    /// Begins the shutdown of the whole service, with a reason for the report. The first reason is kept.
+    /// Begins the shutdown of the whole service, with a reason that the report shows.
+    ///
+    /// It returns at once. If a shutdown has already begun, its first reason is kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let runtime = headcount::Runtime::builder().print(false).build()?;
+    /// let report = runtime.run(async |tasks| {
+    ///     tasks.stop("sold out");
+    ///     tasks.draining().await;
+    /// });
+    /// assert!(report.to_text(false).contains("sold out"));
+    /// # Ok::<(), headcount::BuildError>(())
+    /// ```
     pub fn stop(&self, reason: &str) {
-        self.inner.root.tell(Event::Requested(reason.to_owned()));
+        self.inner.root.notify(Event::Requested(reason.to_owned()));
     }
 
-    /// Whether the service should get work: no shutdown has begun, no required task has ended, and none misses its
-    /// heartbeat. This is what a readiness probe answers; it fails before the first group is told to drain.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        let root = &self.inner.root;
-        !root.is_stopping() && !root.has_lost_required() && !root.has_stalled_required()
-    }
-
-    /// Says that the task that runs on this thread is well: its heartbeat, if it has declared one by
-    /// [`Spawn::heartbeat`]. Fit for loops: it counts under a lock that few share. It does nothing outside of a tracked
-    /// task, and in one that has declared none.
+    /// Records a heartbeat of the task that is running on the calling thread.
+    ///
+    /// The task declares its interval with [`Spawn::heartbeat`]. Outside of a tracked task, and in
+    /// a task that has declared no heartbeat, this does nothing. It is cheap enough for loops: it
+    /// takes one lock, which is rarely contended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// use headcount::TaskGroup;
+    ///
+    /// let every = std::time::Duration::from_secs(60);
+    /// let import = tasks.task("import").heartbeat(every).spawn(async {
+    ///     for _row in 0..1000 {
+    ///         TaskGroup::beat();
+    ///     }
+    /// });
+    /// assert!(import.await.is_ok());
+    /// # });
+    /// ```
     pub fn beat() {
         crate::registry::heartbeats::beat();
     }
 
-    /// Every live task of the group and those in it, and for the root the untracked ones.
+    /// Returns every live task of the group and of the groups inside it, and for the root group the
+    /// untracked tasks by spawn site.
     ///
-    /// Stops nobody. Tasks that start or end meanwhile may be missed or listed; each is listed once at most.
+    /// It stops no task and no thread. A task that starts or ends meanwhile may or may not be
+    /// listed; no task is listed twice.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// let import = jobs.spawn("import", std::future::pending::<()>());
+    /// let snapshot = tasks.snapshot();
+    /// let listed = snapshot.tasks().find(|task| task.name == "import");
+    /// assert_eq!(listed.map(|task| task.group), Some("jobs"));
+    /// # import.cancel();
+    /// # import.await.unwrap_err();
+    /// # });
+    /// ```
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(self)
     }
 
-    async fn on_control(&self, work: impl Future<Output = Drained> + Send + 'static) -> Drained {
+    /// Runs `work` on the control runtime and returns its result, the number of live tasks. Dropping the future leaves
+    /// `work` running.
+    async fn on_control(&self, work: impl Future<Output = u64> + Send + 'static) -> u64 {
         #[expect(
             clippy::disallowed_methods,
             reason = "on our own control runtime, not on the work runtime"
         )]
         let done = self.inner.control.handle.spawn(work);
-        // It fails only when the control runtime is gone: then the shutdown is over.
-        done.await
-            .unwrap_or_else(|_| Drained::new(self.inner.scope.live()))
+        // It fails only if the control runtime is gone, which means that the shutdown is over.
+        done.await.unwrap_or_else(|_| self.inner.scope.live())
     }
 
     pub(crate) fn scope(&self) -> &'static Scope {
@@ -393,7 +540,8 @@ impl TaskGroup {
         &self.inner.handle
     }
 
-    /// A row for the future of `main`, which runs on no worker.
+    /// Wraps the future of `main` so that it is listed as a task. It runs on the calling thread,
+    /// not on a worker.
     #[track_caller]
     pub(crate) fn track_main<F, T, E>(
         &self,
@@ -416,15 +564,7 @@ impl fmt::Debug for TaskGroup {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if self.owns_scope {
-            self.scope.release();
-        }
-    }
-}
-
-/// Waits until the watched scope, and all below it, are empty.
+/// Waits until the watched scope and all scopes below it have no live task, daemons excepted.
 pub(crate) async fn empty(watch: &Watch) {
     poll_fn(|cx| match watch.poll(cx.waker()) {
         0 => Poll::Ready(()),

@@ -2,36 +2,59 @@
 //!
 //! # Glossary
 //!
-//! *Task*: a tracked tokio task, blocking closure or child process. *Group*: tasks that drain together; groups nest.
-//! *Tracked, untracked*: spawned through headcount, or by a bare `tokio::spawn`. *Drain*: stop taking work, finish what is
-//! in hand. *Cancel*: drop the future at its next await. *Close*: end the runtime and its threads. *Budget*: how long a
-//! layer or a task may take. *Audit*: compare the threads with the *baseline*, those of the start. *Live*: not ended.
-//! *Ready*: should get work. *Daemon*: a thread or task that may die with the process. *Lingering*: alive after it should
-//! be gone. *Report*: what a shutdown found. *Hold*: keep `/metrics` open until the report was scraped. *Unclean*: of a run
-//! that ended without a report. *Restart*, *backoff*: starting a child process again, and the wait before.
+//! - *Task*: a tracked tokio task, blocking closure or child process.
+//! - *Group*: tasks that drain together. Groups nest.
+//! - *Tracked*: spawned through headcount. *Untracked*: spawned with plain `tokio::spawn`.
+//! - *Live*: spawned and not ended. *Ready*: should receive work.
+//! - *Drain*: to stop accepting work and finish the work in progress.
+//! - *Cancel*: to drop a task's future at its next await.
+//! - *Close*: to end the runtime and its threads.
+//! - *Layer*: one of the three steps of a shutdown: drain, cancel, close.
+//! - *Budget*: the longest time that a layer, a group or a task may take.
+//! - *Audit*: the comparison of the threads with the *baseline*, the threads that ran at the start.
+//! - *Daemon*: a thread or task that is allowed to end with the process.
+//! - *Lingering*: still alive after it should have ended.
+//! - *Report*: the result of a shutdown.
+//! - *Hold*: to keep `/metrics` open after the shutdown until the report has been scraped.
+//! - *Unclean*: said of a run that ended without a report.
+//! - *Black box*: a file on a tmpfs that shows what a run was doing, even if it was killed.
+//! - *Restart*: to start a child process again. *Backoff*: the delay before a restart.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)
 )]
 
-mod audit;
+pub(crate) mod control;
+pub(crate) mod dump;
+pub(crate) mod watch;
+
+pub(crate) mod stacks;
+
 #[cfg(feature = "admin")]
-mod control;
+pub(crate) mod admin;
+#[cfg(feature = "otel")]
+pub(crate) mod http_client;
+
+mod audit;
 pub mod group;
+mod inspect;
+mod recorder;
 mod registry;
 pub mod report;
 pub mod runtime;
-/// The command: its interface is the command line.
+/// The implementation of the `headcount` command. Its interface is the command line, not this
+/// module.
 #[cfg(feature = "service")]
 #[doc(hidden)]
 pub mod service;
 mod shutdown;
-#[cfg(feature = "json")]
 pub mod state;
 pub mod task;
 #[cfg(feature = "admin")]
 pub mod telemetry;
 pub mod testing;
+pub mod text;
 pub mod threads;
 
 pub use group::{Spawn, TaskGroup, TaskHandle};
@@ -39,3 +62,7 @@ pub use report::Report;
 pub use runtime::{Attached, BuildError, Builder, Runtime, attach, run};
 pub use task::{TaskError, TaskKind, TaskState};
 pub use threads::{ThreadHandle, ThreadKind};
+
+#[cfg(all(test, not(headcount_loom)))]
+#[path = "../tests/it/alone.rs"]
+mod alone;

@@ -1,86 +1,157 @@
-//! The shutdown report: what a shutdown found, as data, and as text for a terminal; and [`dump`]: what lives before.
+//! The shutdown report, and [`dump`]s of a running process, as data and as text.
 //!
-//! It only describes. What to do about a finding is decided before, by the pipeline.
+//! A [`Report`] is the result of every shutdown: which tasks, threads and child processes did not
+//! end in time, and why as far as that can be seen. A [`Dump`] lists everything that is alive at
+//! one moment.
+//!
+//! The types only describe; the shutdown decides what is done about a finding. In JSON a duration is
+//! a number of seconds, and the name of its field ends in `_seconds`. Structs and enums may gain
+//! fields and variants.
 
+mod alike;
+mod chain;
 pub mod dump;
 mod flush;
+pub(crate) mod mishaps;
+pub(crate) mod not_observed;
+pub(crate) mod row;
 pub(crate) mod stack;
+pub(crate) mod tally;
 mod terminal;
 #[cfg(test)]
 mod tests;
+pub(crate) mod verdict;
+mod words;
 
-pub use crate::audit::frame::Frame;
+pub use crate::stacks::frame::Frame;
+pub(crate) use chain::awaiting;
 pub use dump::Dump;
 pub use flush::{Flush, FlushResult};
-pub(crate) use terminal::{awaiting, count, millis as milliseconds, seconds as brief};
+pub(crate) use row::UntrackedTasks;
+pub use row::{ChildRow, KindRow, PanicRow, TaskRow, ThreadRow, UntrackedRow};
+pub(crate) use words::{
+    count, mark, millis as milliseconds, on_thread, path, seconds as brief, times,
+};
 
-use crate::task::{TaskId, TaskKind, TaskOutcome};
-use crate::threads::ThreadClass;
+use crate::task::{TaskKind, TaskOutcome};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
-/// The version of the report's form: it grows when a field changes its meaning or goes.
+/// The version of the report's data. It is raised when a field changes its meaning or is removed,
+/// not when one is added.
 pub const SCHEMA: u32 = 1;
 
-/// What a shutdown found. A shutdown cannot fail: it returns this.
+/// The result of a shutdown. A shutdown cannot fail: it always returns a report.
 ///
-/// As the result of `main` it sets the exit code. With the feature `json` it serializes; durations are seconds.
+/// As the result of `main` it sets the exit code. [`Display`](std::fmt::Display) and
+/// [`Report::to_text`] give it as a tree for a terminal. In JSON, durations are seconds.
 ///
-/// Exit codes: 0 nothing lingers · 1 a required task failed, or `main` did · 3 something lingers · 70 headcount had to
-/// end the process. A task that lingers comes before one that failed.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// Exit codes: 0 nothing lingers · 1 a required task or `main` failed · 3 something lingers · 4
+/// something had to be cancelled, dropped or killed, and [`strict`](Self::strict) is set · 70
+/// headcount had to end the process. If several apply, the highest is used.
+///
+/// The report describes what was seen, and that has limits:
+///
+/// - A part that cannot be observed is `None` or has an entry in
+///   [`not_observed`](Self::not_observed).
+/// - What a task awaits and where a thread is are known only with the feature `stacks`.
+/// - Tasks of one group, name and spawn site are one finding with a count; the thread, stack and
+///   awaits in it are those of one of them.
+///
+/// # Examples
+///
+/// ```
+/// let runtime = headcount::Runtime::builder().name("orders").print(false).build()?;
+/// let report = runtime.run(async |tasks| tasks.stop("sold out"));
+/// assert!(report.is_clean());
+/// assert_eq!((report.exit_code(), report.lingering_tasks()), (0, 0));
+/// assert!(report.to_text(false).contains("sold out"));
+/// assert!(report.to_json().contains(r#""service":"orders""#));
+/// # assert_eq!(report.schema, headcount::report::SCHEMA);
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The name given to the service.
+    /// The name of the service, as given to the runtime.
     pub service: String,
-    /// The process.
+    /// The id of the process.
     pub pid: u32,
-    /// Why the shutdown began: the first reason.
+    /// The reason why the shutdown began. If there were several, the first.
     pub reason: Reason,
-    /// What it came to.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Whether a required task, or `main`, ended otherwise than completed before the shutdown.
+    /// True if `main` or a required task failed before the shutdown: if it ended in any way other
+    /// than completed.
     pub required_failed: bool,
-    /// From the beginning of the shutdown to the end of the last layer.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "total_seconds", serialize_with = "seconds")
-    )]
+    /// True if it is a failure that something had to be cancelled, dropped or killed: see
+    /// [`Builder::strict`](crate::Builder::strict).
+    pub strict: bool,
+    /// The time from the beginning of the shutdown to the end of its last layer.
+    #[serde(rename = "total_seconds", serialize_with = "seconds")]
     pub total: Duration,
-    /// The time before the drain in which the service was not ready but served.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "pre_drain_seconds", serialize_with = "seconds")
-    )]
+    /// The time before the drain in which the service was not ready, but still served requests.
+    #[serde(rename = "pre_drain_seconds", serialize_with = "seconds")]
     pub pre_drain: Duration,
-    /// The first layer.
+    /// Layer 1: tasks are told to drain.
     pub drain: DrainLayer,
-    /// The second layer.
+    /// Layer 2: the remaining tasks are cancelled.
     pub cancel: CancelLayer,
-    /// The third layer.
+    /// Layer 3: threads end, and the audit.
     pub close: CloseLayer,
-    /// What could not be seen, and why.
+    /// The number of tasks that failed in the whole run, by group and name: they returned `Err` and
+    /// were spawned by a `try_` method. At most 100 names, those of most tasks; the others are
+    /// counted as `_other`. The same holds for the next two fields.
+    pub failed_tasks: BTreeMap<String, u64>,
+    /// The number of tasks that panicked in the whole run, by group and name.
+    pub panicked_tasks: BTreeMap<String, u64>,
+    /// The number of times that a child process was given up in the whole run, by group and name:
+    /// it failed and was not started again.
+    pub given_up_processes: BTreeMap<String, u64>,
+    /// The number of records that were pushed to a collector and lost in the whole run, by signal
+    /// (`traces`, `logs`, `metrics`) and reason (`queue_full`, `refused`, `shutdown`). Runtimes that
+    /// share an exporter share these numbers.
+    pub lost_records: BTreeMap<String, BTreeMap<String, u64>>,
+    /// One sentence that names the first culprit, its place, what it is stuck in, and for how long it
+    /// held the stop; it ends with the number of further culprits. `None` if there is none.
+    pub verdict: Option<String>,
+    /// The child processes that tasks ran when the shutdown began, as
+    /// [`telemetry::Child`](https://docs.rs/headcount/latest/headcount/telemetry/struct.Child.html)
+    /// was told of them.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub processes: Vec<ChildRow>,
+    /// The parts that could not be observed, each with the reason, as sentences.
     pub not_observed: Vec<String>,
-    /// What was done with this report before the process ended. The copies that are saved and pushed meanwhile have none.
+    /// The steps that saved and pushed this report before the process ended. The copies that are
+    /// saved and pushed by those steps have none.
     pub flush: Vec<Flush>,
 }
 
-/// Why a shutdown began.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The reason why a shutdown began.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::report::Reason;
+///
+/// let runtime = headcount::Runtime::builder().print(false).build()?;
+/// let report = runtime.run(async |_tasks| Err::<(), _>("the port is taken"));
+/// assert_eq!(report.reason, Reason::MainFailed("the port is taken".to_owned()));
+/// assert_eq!(report.reason.to_string(), "main failed: the port is taken");
+/// assert_eq!(report.reason.word(), "main_failed");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// A signal, by number.
+    /// The process received the signal with this number.
     Signal(i32),
-    /// The API was called, with this text.
+    /// The shutdown was requested through the API, with this text.
     Requested(String),
     /// `main`'s future returned.
     MainEnded,
@@ -90,305 +161,268 @@ pub enum Reason {
     MainPanicked(String),
     /// A task that was spawned as required ended.
     RequiredEnded {
-        /// Group and name.
+        /// The path of the task: its group and its name.
         task: String,
-        /// How it ended.
+        /// The way in which it ended.
         outcome: TaskOutcome,
     },
 }
 
-/// What a shutdown came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
+/// The outcome of a shutdown, or of a run that ended without one.
+///
+/// It does not cover failures before the shutdown: see [`Report::required_failed`].
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use headcount::report::Outcome;
+///
+/// let budget = Duration::from_millis(20);
+/// let runtime = headcount::Runtime::builder().drain_budget(budget).print(false).build()?;
+/// let report = runtime.run(async |tasks| {
+///     tasks.spawn("deaf", std::future::pending::<()>());
+/// });
+/// assert_eq!(report.outcome, Outcome::Cancelled);
+/// assert_eq!(report.outcome.as_str(), "cancelled");
+/// assert!(Outcome::Cancelled < Outcome::Lingering, "from the best to the worst");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// All ended by themselves.
+    /// Everything ended by itself.
     Clean,
-    /// Some had to be cancelled or dropped; nothing lingers.
+    /// Some tasks had to be cancelled or dropped, or processes killed; nothing lingers.
     Cancelled,
-    /// Something is alive that should be gone.
+    /// Something is still alive that should be gone.
     Lingering,
-    /// Headcount had to end the process, because it would not end by itself.
+    /// Headcount had to end the process, because it did not end by itself.
     Forced,
+    /// The run ended without a report. Never the outcome of a [`Report`]: only of the
+    /// [previous run](crate::state::PreviousRun).
+    Unclean,
 }
 
-/// A layer's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// The time that a layer took, and its budget.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// let budget = Duration::from_secs(3);
+/// let runtime = headcount::Runtime::builder().drain_budget(budget).print(false).build()?;
+/// let timing = runtime.run(async |_tasks| {}).drain.timing;
+/// assert_eq!(timing.budget, budget);
+/// assert!(timing.took < timing.budget && !timing.cut);
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Timing {
-    /// How long it took.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "took_seconds", serialize_with = "seconds")
+    /// The time it took.
+    #[serde(
+        rename = "took_seconds",
+        serialize_with = "seconds",
+        deserialize_with = "of_seconds"
     )]
     pub took: Duration,
-    /// How long it might have taken.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "budget_seconds", serialize_with = "seconds")
+    /// The time it was allowed to take.
+    #[serde(
+        rename = "budget_seconds",
+        serialize_with = "seconds",
+        deserialize_with = "of_seconds"
     )]
     pub budget: Duration,
-    /// Whether a second signal, or the deadline, cut it short.
+    /// True if a second signal cut it short.
     pub cut: bool,
 }
 
-/// Layer 1: the groups are told to drain.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// Layer 1: the groups are told to drain, and their tasks end by themselves.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// let budget = Duration::from_millis(100);
+/// let runtime = headcount::Runtime::builder().drain_budget(budget).print(false).build()?;
+/// let report = runtime.run(async |tasks| {
+///     let group = tasks.clone();
+///     tasks.spawn("worker", async move { group.draining().await });
+///     tasks.spawn("deaf", std::future::pending::<()>());
+/// });
+/// assert_eq!((report.drain.tasks, report.drain.ended), (2, 1));
+/// assert_eq!(report.drain.ignored[0].name, "deaf");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct DrainLayer {
-    /// Its time.
+    /// Its duration and its budget.
     pub timing: Timing,
-    /// Tracked tasks that lived when the layer began or were spawned in it, daemons left out.
+    /// Tracked tasks that were alive when the layer began or were spawned in it, without daemons.
     pub tasks: u64,
-    /// Those of them that ended by themselves.
+    /// The number of them that ended by themselves.
     pub ended: u64,
-    /// The others, oldest first.
-    pub ignored: Vec<TaskFinding>,
-    /// Tasks that panicked in it.
-    pub panicked: Vec<PanicFinding>,
+    /// The other tasks that had their chance: first those that held a thread, then the oldest.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub ignored: Vec<KindRow>,
+    /// The tasks that did not end because they were not polled since they were told, or never
+    /// started. They are not to blame: [`KindRow::held_by`] says what is, if that is known.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub not_polled: Vec<KindRow>,
+    /// Tasks that panicked in this layer.
+    pub panicked: Vec<PanicRow>,
 }
 
-/// Layer 2: every task left is cancelled, then the runtime is closed to all.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// Layer 2: every remaining task is cancelled, then the runtime is closed, which drops untracked
+/// tasks too.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// let budget = Duration::from_millis(20);
+/// let runtime = headcount::Runtime::builder().drain_budget(budget).print(false).build()?;
+/// let report = runtime.run(async |tasks| {
+///     tasks.spawn("deaf", std::future::pending::<()>());
+/// });
+/// assert_eq!(report.cancel.cancelled, 1);
+/// assert!(report.cancel.lingering.is_empty(), "it was dropped");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct CancelLayer {
-    /// Its time.
+    /// Its duration and its budget.
     pub timing: Timing,
-    /// Tracked tasks that were dropped, those cancelled at the end of a budget of theirs among them.
+    /// Tracked tasks that were dropped, including those that were cancelled at the end of their own
+    /// drain budget.
     pub cancelled: u64,
-    /// Untracked tasks that were dropped, by spawn site; `None` when they are not observed.
-    pub untracked: Option<Vec<UntrackedFinding>>,
-    /// Tasks that panicked in it or later, as when the drop of one does.
-    pub panicked: Vec<PanicFinding>,
-    /// Tracked tasks that live on, daemons among them, oldest first.
-    pub lingering: Vec<TaskFinding>,
-    /// How many tasks, untracked ones among them, live on only because every worker is held by another task, so that
-    /// none is free to drop them.
+    /// Untracked tasks that were alive when the drain was over, by spawn site; `None` if they are not
+    /// observed. One that ended by itself in this layer counts as dropped.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub untracked: Option<Vec<UntrackedRow>>,
+    /// Tasks that panicked in this layer or later, for example while they were dropped.
+    pub panicked: Vec<PanicRow>,
+    /// Tracked tasks that are still alive when the last layer is over, including daemons: first
+    /// those that hold a thread, then the oldest.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub lingering: Vec<KindRow>,
+    /// Tracked tasks that are still alive only because no thread is free to end them. They do not
+    /// linger by themselves.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub not_polled: Vec<KindRow>,
+    /// Tracked tasks that were alive when this layer was over, and have ended in the next one.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub late: Vec<KindRow>,
+    /// The number of tasks, tracked and untracked, that are still alive only because all workers
+    /// are held by other tasks, so that none is free to drop them.
     pub starved: u64,
 }
 
-/// Layer 3: the runtime's threads end, and every thread and child is looked at.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// Layer 3: the runtime's threads end, and every thread and child process is compared with the
+/// baseline taken at start.
+///
+/// # Examples
+///
+/// ```
+/// let runtime = headcount::Runtime::builder().worker_threads(2).print(false).build()?;
+/// let report = runtime.run(async |_tasks| {});
+/// assert!(report.close.ended >= 2, "the workers have ended");
+/// assert!(report.close.threads.is_empty() && report.close.children.is_empty());
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct CloseLayer {
-    /// Its time.
+    /// Its duration and its budget.
     pub timing: Timing,
-    /// Threads that ended since the shutdown began.
+    /// The number of threads that have ended since the shutdown began.
     pub ended: u64,
-    /// Threads that live and may: headcount's own, daemons, those that were there before, and those of a rule.
+    /// The number of live threads that may be alive: headcount's own, daemons, those of the
+    /// baseline, and those that a rule expects.
     pub expected: u64,
-    /// Those of them that only a rule excuses, by the rule's reason.
-    pub excused: Vec<ExcusedThreads>,
-    /// Threads that live and should not.
-    pub threads: Vec<ThreadFinding>,
-    /// What their stacks say of several of them together: who waits for one lock, and for whom.
+    /// The number of threads that only a [`ThreadRule`](crate::threads::ThreadRule) expects, by the
+    /// reason that the rule gives. They are among the expected ones.
+    ///
+    /// In JSON: a list of objects with `count` and `reason`.
+    #[serde(serialize_with = "row::json::excused")]
+    pub excused: BTreeMap<String, u64>,
+    /// Expected threads, those of the baseline included, that were blocked at the end of the layer in
+    /// a call that is not a wait for work, such as a write to a full pipe. They do not linger, but
+    /// what they have in hand is lost with the process. Not observed on a runtime that the
+    /// application owns.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub blocked: Vec<ThreadRow>,
+    /// Threads that are still alive and should not be.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub threads: Vec<ThreadRow>,
+    /// Threads that are still alive, and of which only their stacks say whether a rule expects them.
+    /// The stacks were not symbolized in time, so they count neither as lingering nor as expected.
+    #[serde(serialize_with = "row::json::in_report")]
+    pub undecided: Vec<ThreadRow>,
+    /// Findings about several threads together, as sentences: threads that wait for one lock, its
+    /// owner if it is known, and deadlocks.
     pub hints: Vec<String>,
-    /// Child processes that live.
-    pub children: Vec<ChildFinding>,
-}
-
-/// Threads of other libraries that live, and that a [`ThreadRule`](crate::threads::ThreadRule) expects to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct ExcusedThreads {
-    /// How many.
-    pub count: u64,
-    /// Why, in the words of the rule.
-    pub reason: String,
-}
-
-/// Tasks of one kind and spawn site.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct TaskFinding {
-    /// The path of the group; empty for the root.
-    pub group: String,
-    /// The name.
-    pub name: String,
-    /// What runs it.
-    pub kind: TaskKind,
-    /// Whether nobody waits for it.
-    pub daemon: bool,
-    /// `file:line:column`.
-    pub spawned: String,
-    /// How many.
-    pub count: u64,
-    /// The first five of them.
-    #[cfg_attr(feature = "json", serde(serialize_with = "ids"))]
-    pub ids: Vec<TaskId>,
-    /// The age of the oldest.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "age_seconds", serialize_with = "seconds")
-    )]
-    pub age: Duration,
-    /// How long it had been draining.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "draining_seconds", serialize_with = "maybe_seconds")
-    )]
-    pub draining: Option<Duration>,
-    /// The thread that one of them held at the end of the layer, by name and number.
-    pub on_thread: Option<String>,
-    /// How long that one had been in one poll, or dropped: at most so long, and seldom more than a tenth of a second less.
-    /// `None` for closures, and where nobody watches polls.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "held_seconds", serialize_with = "maybe_seconds")
-    )]
-    pub held: Option<Duration>,
-    /// The kernel's number of that thread.
-    pub tid: Option<u32>,
-    /// The stack of that thread, as [`ThreadFinding::stack`] is: of the drain's tasks at the end of the drain, of those
-    /// that lived on at the end of the last layer.
-    pub stack: Vec<Frame>,
-    /// As [`ThreadFinding::stack_note`].
-    pub stack_note: Option<String>,
-    /// What the first of them awaited when the drain was over: a chain for each thing that it waited for, the innermost
-    /// await first. Empty when nothing would have woken it; `None` when it did not answer: it was in a poll, or runs
-    /// blocking work, or headcount was built without `stacks`.
-    pub awaits: Option<Vec<Vec<Frame>>>,
-}
-
-/// Tasks of one kind and spawn site that panicked in the same way while the service stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct PanicFinding {
-    /// The path of the group; empty for the root.
-    pub group: String,
-    /// The name.
-    pub name: String,
-    /// `file:line:column`.
-    pub spawned: String,
-    /// What it said.
-    pub message: String,
-    /// Where, as `file:line:column`.
-    pub location: Option<String>,
-    /// How many.
-    pub count: u64,
-}
-
-/// Untracked tasks of one spawn site.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct UntrackedFinding {
-    /// `file:line:column`; empty where only an estimate of the number is known.
-    pub spawned: String,
-    /// How many were dropped.
-    pub dropped: u64,
-    /// How many live on.
-    pub lingering: u64,
-}
-
-/// A thread that lives and should not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct ThreadFinding {
-    /// The full name where it was registered, else what the kernel knows: at most 15 bytes.
-    pub name: String,
-    /// The kernel's number.
-    pub tid: u32,
-    /// What it was registered as.
-    pub class: ThreadClass,
-    /// Since its start.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "age_seconds", serialize_with = "seconds")
-    )]
-    pub age: Duration,
-    /// What it used of a processor.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "cpu_seconds", serialize_with = "seconds")
-    )]
-    pub cpu: Duration,
-    /// `running`, `sleeping`, … in the kernel's sense.
-    pub state: String,
-    /// What the kernel says that it waits for: `blocked in recv(fd 4 → tcp 127.0.0.1:5432)`, `on CPU`; and where its
-    /// stack tells more of a futex, that: `waiting for a mutex (futex 0x7f12ab00)`, `parked`.
-    pub waits: String,
-    /// `file:line:column` of its start, for tracked threads.
-    pub started: Option<String>,
-    /// The tracked task that it holds.
-    pub task: Option<String>,
-    /// What was done to end it, of what it opted in to: "nudged 412 times", "its closer was called".
-    pub tried: Vec<String>,
-    /// Whether it was not there when the shutdown began.
-    pub appeared_while_stopping: bool,
-    /// Its stack, the innermost function first, inlined ones among them; without what the standard library puts around
-    /// the function that a thread is started with. At most 128 frames.
-    pub stack: Vec<Frame>,
-    /// What the stack is not: `approximate`, when the thread may have moved on while it was read, or part of it was
-    /// guessed; `incomplete`, when it does not reach down to where threads begin; `without names`.
-    pub stack_note: Option<String>,
-    /// Why there is no stack.
-    pub no_stack: Option<String>,
-}
-
-/// A child process that lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct ChildFinding {
-    /// Its number.
-    pub pid: u32,
-    /// Its command line, at most 200 characters.
-    pub command: String,
+    /// Child processes that are still alive.
+    pub children: Vec<ChildRow>,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// The exit code of the process.
+    /// Returns the exit code for the process. `main` uses it if it returns the report.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.outcome {
-            Outcome::Forced => 70,
+            Outcome::Forced | Outcome::Unclean => 70,
+            Outcome::Lingering | Outcome::Cancelled if self.strict && self.had_to_force() => 4,
             Outcome::Lingering => 3,
             Outcome::Clean | Outcome::Cancelled if self.required_failed => 1,
             Outcome::Clean | Outcome::Cancelled => 0,
         }
     }
 
-    /// Whether all ended by themselves.
+    /// Returns whether everything ended by itself. A service that failed before the shutdown may be
+    /// clean, too: see [`Report::required_failed`].
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.outcome == Outcome::Clean
     }
 
-    /// The report as a tree, with colours or without. Lines end with `\n`.
+    /// Returns whether anything had to be cancelled, dropped or killed.
+    pub(crate) fn had_to_force(&self) -> bool {
+        !self.drain.ignored.is_empty()
+            || self.cancel.cancelled > 0
+            || self.cancel.dropped() > 0
+            || self
+                .processes
+                .iter()
+                .any(|process| !process.killed.is_empty())
+    }
+
+    /// Returns the report as a tree, with ANSI colours or without. Lines end with `\n`.
     #[must_use]
     pub fn to_text(&self, colours: bool) -> String {
         terminal::render(self, colours)
     }
 
-    /// The report in one line of JSON.
-    #[cfg(feature = "json")]
+    /// Returns the report as one line of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // It fails for maps whose keys are no text, and the report has no map.
+        // Serialization fails only for maps with keys that are not strings; the report has none.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// How many tracked tasks live on, daemons among them.
+    /// Returns the number of tasks that linger: tracked ones, including daemons, and untracked ones.
+    /// Tasks that are alive only because no thread is free to end them are not counted.
     #[must_use]
     pub fn lingering_tasks(&self) -> u64 {
-        let tracked: u64 = self.cancel.lingering.iter().map(|task| task.count).sum();
-        let untracked = self.cancel.untracked.iter().flatten();
-        tracked + untracked.map(|site| site.lingering).sum::<u64>()
+        self.cancel.lingering()
     }
 }
 
@@ -399,6 +433,7 @@ impl fmt::Display for Report {
 }
 
 impl Termination for Report {
+    /// Returns [`Report::exit_code`] as the exit code of `main`. It prints nothing.
     fn report(self) -> ExitCode {
         ExitCode::from(self.exit_code())
     }
@@ -407,10 +442,11 @@ impl Termination for Report {
 // === impl Reason ===
 
 impl Reason {
-    /// Every word that [`Reason::word`] gives.
-    pub(crate) const WORDS: [&str; 8] = [
+    /// All words that [`Reason::word`] returns, to create metrics in advance.
+    pub(crate) const WORDS: [&str; 9] = [
         "SIGTERM",
         "SIGINT",
+        "SIGHUP",
         "signal",
         "requested",
         "main_ended",
@@ -419,22 +455,24 @@ impl Reason {
         "required_ended",
     ];
 
-    /// The word that metrics use: without what only this shutdown has, such as a task's name.
+    /// Returns the word that metrics use. It leaves out details such as a task's name, so the
+    /// number of words is bounded.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         Self::WORDS[match self {
             Self::Signal(signal_hook::consts::SIGTERM) => 0,
             Self::Signal(signal_hook::consts::SIGINT) => 1,
-            Self::Signal(_) => 2,
-            Self::Requested(_) => 3,
-            Self::MainEnded => 4,
-            Self::MainFailed(_) => 5,
-            Self::MainPanicked(_) => 6,
-            Self::RequiredEnded { .. } => 7,
+            Self::Signal(signal_hook::consts::SIGHUP) => 2,
+            Self::Signal(_) => 3,
+            Self::Requested(_) => 4,
+            Self::MainEnded => 5,
+            Self::MainFailed(_) => 6,
+            Self::MainPanicked(_) => 7,
+            Self::RequiredEnded { .. } => 8,
         }]
     }
 
-    /// Whether a required part failed, and the exit code must say so.
+    /// Returns whether `main` or a required task failed, so that the exit code must not be 0.
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::MainFailed(_) | Self::MainPanicked(_) => true,
@@ -465,7 +503,16 @@ impl fmt::Display for Reason {
 // === impl Outcome ===
 
 impl Outcome {
-    /// The word that reports and metrics use.
+    /// All outcomes, from the best to the worst.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Clean,
+        Self::Cancelled,
+        Self::Lingering,
+        Self::Forced,
+        Self::Unclean,
+    ];
+
+    /// Returns the word that reports and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -473,78 +520,60 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Lingering => "lingering",
             Self::Forced => "forced",
+            Self::Unclean => "unclean",
         }
+    }
+
+    /// Returns the outcome with that word. `None` for `running`, which is not an outcome, and for a
+    /// word of a later version.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
     }
 }
 
 // === impl CancelLayer ===
 
 impl CancelLayer {
-    /// How many untracked tasks were dropped, of which some may be estimated.
+    /// Returns the number of tasks that linger, tracked and untracked: those that are still alive,
+    /// without those for which no worker is free.
+    pub(crate) fn lingering(&self) -> u64 {
+        let count = |tasks: &[KindRow]| tasks.iter().map(|task| task.count).sum::<u64>();
+        count(&self.lingering) + self.lingering_untracked()
+    }
+
+    /// Returns the number of untracked tasks that are still alive, without those for which no worker is
+    /// free. It is not known which ones those are.
+    pub(crate) fn lingering_untracked(&self) -> u64 {
+        let live: u64 = self.untracked.iter().flatten().map(|site| site.live).sum();
+        let waiting = self.not_polled.iter();
+        let tracked = waiting.filter(|task| task.kind != TaskKind::Blocking);
+        let starved = self
+            .starved
+            .saturating_sub(tracked.map(|task| task.count).sum());
+        live.saturating_sub(starved)
+    }
+
+    /// Returns the number of untracked tasks that were dropped. It may contain an estimate.
     pub(crate) fn dropped(&self) -> u64 {
         let sites = self.untracked.iter().flatten();
         sites.map(|site| site.dropped).sum()
     }
 }
 
-// === impl TaskFinding ===
-
-impl TaskFinding {
-    /// Group and name.
-    #[must_use]
-    pub fn path(&self) -> String {
-        path(&self.group, &self.name)
-    }
-}
-
-/// ` ×3`, and nothing for one.
-pub(crate) fn times(count: u64) -> String {
-    match count {
-        1 => String::new(),
-        n => format!(" ×{n}"),
-    }
-}
-
-/// ` (blocking)`, and nothing for ordinary tasks.
-pub(crate) fn mark(kind: TaskKind) -> &'static str {
-    match kind {
-        TaskKind::Blocking => " (blocking)",
-        TaskKind::Local => " (local)",
-        TaskKind::Async | TaskKind::Main => "",
-    }
-}
-
-/// `, on thread "x" (tid 17) for 7.1s`, and nothing where no thread is known.
-pub(crate) fn on_thread(thread: Option<&str>, held: Option<Duration>) -> String {
-    let held = held.map_or_else(String::new, |held| format!(" for {}", brief(held)));
-    thread.map_or_else(String::new, |thread| format!(", on thread {thread}{held}"))
-}
-
-/// A group's path and a name.
-pub(crate) fn path(group: &str, name: &str) -> String {
-    match group {
-        "" => name.to_owned(),
-        group => format!("{group}/{name}"),
-    }
-}
-
-#[cfg(feature = "json")]
-fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes a duration as seconds. The fraction is kept, to about a microsecond for durations of
+/// hours.
+pub(crate) fn seconds<S: serde::Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-#[cfg(feature = "json")]
-fn maybe_seconds<S: serde::Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match duration {
-        Some(duration) => serializer.serialize_some(&duration.as_secs_f64()),
-        None => serializer.serialize_none(),
-    }
-}
-
-#[cfg(feature = "json")]
-fn ids<S: serde::Serializer>(ids: &[TaskId], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(ids.iter().map(|id| id.get()))
+/// Reads a duration from seconds. An invalid number reads as zero; only a value that is not a number
+/// is an error.
+pub(crate) fn of_seconds<'d, D: serde::Deserializer<'d>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let seconds = <f64 as serde::Deserialize>::deserialize(deserializer)?;
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }

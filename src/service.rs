@@ -1,22 +1,49 @@
-//! The service: runs declared tasks on the library, of which it uses public items only.
+//! The service: runs the tasks of a configuration on the library.
+//!
+//! `cli` is the entry point. It loads a `config::Config`, and `run` turns the settings into a
+//! [`Runtime`] and spawns the declared tasks. Reports, shutdown and admin server are those of the
+//! library.
+//!
+//! The service uses public items of the library only, so anything that it does can be done by a user
+//! of the library as well. A test checks that.
 
 pub mod cli;
 pub(crate) mod config;
 pub(crate) mod endpoint;
+mod exit_code;
 pub(crate) mod exports;
+mod own_limit;
 pub(crate) mod process;
 pub(crate) mod resources;
+mod secrets;
+mod signals;
+
+#[cfg(test)]
+mod tests;
 
 pub use process::guardian_main;
 
 use crate::{BuildError, Report, Runtime, TaskGroup};
 use cli::ReportFormat;
-use config::{Config, Kind, StateFolder};
+use config::{Config, ControlSocket, Kind, StateFolder};
 use exports::Exports;
 use std::collections::BTreeMap;
 
-/// Runs the service until it is stopped.
-fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report, BuildError> {
+/// Runs the service until it is stopped, and returns the report of its shutdown.
+///
+/// Calls `announce` once the service runs: its ports are bound and its threads are started.
+///
+/// # Errors
+///
+/// Returns an error if the runtime could not be built, for example because the admin address is in
+/// use. No task was started then.
+fn run(
+    config: &Config,
+    format: ReportFormat,
+    exports: Exports,
+    announce: impl FnOnce(),
+) -> Result<Report, BuildError> {
+    own_limit::raise_files();
     let shutdown = &config.shutdown;
     let mut builder = Runtime::builder()
         .name(&config.name)
@@ -26,12 +53,17 @@ fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report
         .close_budget(shutdown.close)
         .deadline(shutdown.deadline)
         .scrape_hold(shutdown.scrape_hold)
-        .version(env!("CARGO_PKG_VERSION"));
+        .strict(shutdown.strict)
+        .version(env!("CARGO_PKG_VERSION"))
+        .unready("start", "not over yet");
     builder = match &config.state.folder {
         StateFolder::Auto => builder.default_state_folder(),
         StateFolder::At(folder) => builder.state_folder(folder),
         StateFolder::Off => builder,
     };
+    if let Some(keep) = config.state.black_box {
+        builder = builder.black_box(keep);
+    }
     if let Some(path) = &config.state.textfile {
         builder = builder.textfile(path);
     }
@@ -48,21 +80,44 @@ fn run(config: &Config, format: ReportFormat, exports: Exports) -> Result<Report
     for host in &config.admin.allowed_hosts {
         builder = builder.admin_host(host);
     }
+    builder = match &config.admin.control_socket {
+        ControlSocket::Auto => builder.default_control_socket(),
+        ControlSocket::At(path) => builder.control_socket(path),
+        ControlSocket::Off => builder,
+    };
     if format == ReportFormat::Json {
         builder = builder.print_json();
     }
     let runtime = exports.of(builder).build()?;
+    announce();
     if let Some(address) = runtime.admin_address() {
         tracing::info!("admin server: http://{address}/");
     }
+    if let Some(path) = runtime.control_socket() {
+        tracing::debug!("control socket: {}", path.display());
+    }
     Ok(runtime.run(async |tasks| {
-        start(config, &tasks);
+        let given_up = start(config, &tasks);
+        tasks.set_ready("start");
+        let Some(names) = tasks.until_draining(given_up).await else {
+            return Ok(());
+        };
+        let what = format!("no process is left to run; given up: {}", names.join(", "));
+        if config.ends_when_given_up {
+            return Err(what);
+        }
+        tracing::error!("{what}");
+        tasks.set_unready("processes", &what);
         tasks.draining().await;
+        Ok(())
     }))
 }
 
-/// Spawns every declared task.
-fn start(config: &Config, tasks: &TaskGroup) {
+/// Spawns every declared task. Returns a future that waits until no process is left to run and one was
+/// given up; see [`process::start_all`].
+///
+/// Processes are started last, since their readiness may depend on an endpoint task.
+fn start(config: &Config, tasks: &TaskGroup) -> impl Future<Output = Vec<String>> + use<> {
     let mut endpoints = BTreeMap::new();
     let mut processes = BTreeMap::new();
     for task in &config.tasks {
@@ -81,6 +136,6 @@ fn start(config: &Config, tasks: &TaskGroup) {
             }
         }
     }
-    let is_up = |name: &str| endpoints.get(name).map(|endpoint| endpoint.up.clone());
-    process::start_all(processes, is_up, tasks);
+    let is_up = |name: &str| endpoints.get(name).cloned();
+    process::start_all(&config.name, processes, &is_up, tasks)
 }

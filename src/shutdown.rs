@@ -1,252 +1,149 @@
-//! The pipeline: a shutdown begins for a reason, drains, cancels, closes, and ends with a report, within one deadline.
+//! The shutdown: drains, cancels, closes and reports within one deadline; and the control thread that
+//! runs it.
 //!
-//! All of it runs on threads of its own with a clock of its own, so it goes on when no worker does and when `main` is
-//! wedged. It cannot fail: whatever happens, it returns a [`Report`].
+//! The control side is a set of plain OS threads with a current-thread tokio runtime of their own,
+//! separate from the work runtime. It therefore keeps running when every worker is blocked or
+//! `main` hangs. Signals, the API and the events of the root reach it as [`Message`]s; the first
+//! one that is a reason to stop starts the [`pipeline`]. Until then the [`watch`] looks for blocked
+//! workers and missed heartbeats.
+//!
+//! A shutdown cannot fail: the pipeline always returns a [`Report`]. The one exception is the
+//! [`Watchdog`], which ends the process at the deadline without a report.
+//!
+//! The threads, in the order in which they start. None is joined: each may be blocked in code of
+//! the application or in the kernel.
+//!
+//! ```text
+//! thread              starts with                       ends when
+//! headcount-print     Control::start                    the last clone of the Output is dropped
+//! headcount-watchdog  Control::start                    the Watchdog has no reference left
+//! headcount-signal    Control::start, if plan.signals   Watching is dropped
+//! headcount-control   Control::start                    the last sender of the inbox is dropped
+//! headcount-log       the first log event               as headcount-print
+//! headcount-last      arming the watchdog               as headcount-watchdog
+//! others              a step of the shutdown            their work is done
+//! ```
+//!
+//! Code of the application does not run on the control thread: its subscriber is called by
+//! `headcount-log`, destructors of its tasks by workers and `headcount-close`, and closers by
+//! `headcount-closer`. A destructor or subscriber that blocks therefore costs at most a budget.
 
 mod cancel;
 mod close;
-pub(crate) mod course;
-pub(crate) mod dump;
-pub(crate) mod ending;
-pub(crate) mod hold;
-mod last_resort;
-mod lingering;
-mod live_line;
+mod context;
+mod drain;
+mod evidence;
+mod exit_hooks;
+mod last_scrape;
+mod layer;
 mod panics;
 mod pipeline;
-mod roots;
-mod signals;
-mod symbols;
-mod traces;
-mod vigil;
-pub(crate) mod voice;
-mod watchdog;
-
-pub(crate) use close::UnknownThreads;
+mod stop_threads;
+mod thread_rules;
 
 use crate::audit::Baseline;
-use crate::group::ControlSide;
-use crate::registry::kind::Kind;
-use crate::registry::root::{Event, PanicText, Root};
-use crate::report::dump::Phase;
+use crate::control::exit_hook::ExitHooks;
+use crate::control::message::Message;
+use crate::control::output::Output;
+use crate::control::owned_runtime::OwnedRuntime;
+use crate::control::plan::Plan;
+use crate::control::progress::Progress;
+use crate::control::signals;
+use crate::control::watchdog::Watchdog;
+use crate::dump::last_words::last_words;
+use crate::dump::symbols::Symbolizer;
+use crate::dump::{Dumper, Dumps};
+use crate::group::{ControlSide, ControlThread};
+use crate::registry::root::Root;
+use crate::report::mishaps::Mishaps;
 use crate::report::{Reason, Report};
-use crate::threads::{self, ThreadClass, ThreadRule};
-use course::Course;
-use dump::{Dumper, Dumps};
-use ending::Endings;
+use crate::threads;
+use crate::watch;
+use context::Context;
 use panics::Panics;
-use pipeline::{Pipeline, last_words};
-use std::collections::{HashMap, HashSet};
 use std::io;
-use std::panic::Location;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use symbols::Symbols;
-use tokio::runtime::{Handle, Runtime};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{oneshot, watch};
-use vigil::Vigil;
-use voice::{Stream, Voice};
-use watchdog::Watchdog;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-/// What the control side hears of.
-#[derive(Debug)]
-pub(crate) enum Message {
-    Signal(i32),
-    Stop(Reason),
-    UntrackedSite(&'static Kind),
-    Panicked(&'static Kind, PanicText),
-}
-
-/// How a shutdown is done.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) service: String,
-    pub(crate) pre_drain: Duration,
-    pub(crate) drain: Duration,
-    pub(crate) cancel: Duration,
-    pub(crate) close: Duration,
-    pub(crate) deadline: Duration,
-    pub(crate) print: Print,
-    pub(crate) signals: bool,
-    /// Whether the process may be ended when it would not end by itself.
-    pub(crate) may_exit: bool,
-    pub(crate) unknown_threads: UnknownThreads,
-    /// Which of those are excused, besides what is [`threads::shipped`].
-    pub(crate) expected: Vec<ThreadRule>,
-    /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
-    pub(crate) hold_limit: Option<Duration>,
-    /// Whether the drain waits for untracked tasks too.
-    pub(crate) wait_for_untracked: bool,
-    /// How long `/metrics` may be kept open for a last scrape.
-    pub(crate) scrape_hold: Duration,
-}
-
-/// Where the report goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Print {
-    Nowhere,
-    /// As text on standard error.
-    Text,
-    /// As a line of JSON on standard output.
-    #[cfg(feature = "json")]
-    Json,
-}
-
-/// The work runtime, for those who may close it, and what is known of `main`.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    /// Empty when somebody else owns it, and while `main` runs on it.
-    pub(crate) runtime: Mutex<Option<Runtime>>,
-    pub(crate) is_ours: bool,
-    /// Whether the thread of `main` is still on the runtime.
-    pub(crate) main_runs: watch::Sender<bool>,
-    /// Whether the thread of `main` may leave the runtime, which then has nobody to run its tasks.
-    pub(crate) released: watch::Sender<bool>,
-}
-
-/// Where the shutdown stands, for dumps and the watchdog's last words; and its course, for those who may wait for a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Standing {
-    phase: AtomicU8,
-    course: Course,
-}
-
-/// The control side of one root. Dropping it ends its threads.
+/// The control side of one root. Dropping it ends its threads, except those that are blocked.
+///
+/// The owner of the runtime and every group of it hold one in an `Arc` ([`ControlSide`]), so the
+/// thread lives until the last of them is gone, even long after the shutdown. Dropping it closes
+/// the inbox, because the listener of the root holds a weak sender only.
 #[derive(Debug)]
 pub(crate) struct Control {
+    /// The sender for requests of the API. The signal thread has a clone.
     inbox: UnboundedSender<Message>,
+    /// The control runtime. Groups run their drains and cancels on it.
     handle: Handle,
+    /// The receiver of the report, until it is taken by the caller of `run` or `shutdown`.
     report: Mutex<Option<oneshot::Receiver<Report>>>,
+    /// Shared with the context, which arms it. It is disarmed from the thread of `main`.
     watchdog: Arc<Watchdog>,
+    /// Signal handling, until [`Control::release`]. `None` from the start if it is disabled.
     signals: Mutex<Option<signals::Watching>>,
+    /// Takes dumps on the calling thread, so it works after the control thread has ended.
     dumper: Dumper,
-    #[cfg_attr(
-        not(feature = "admin"),
-        expect(dead_code, reason = "nobody else looks at it")
-    )]
-    standing: Arc<Standing>,
-    #[cfg(feature = "json")]
-    voice: Voice,
-}
-
-// === impl Owned ===
-
-impl Owned {
-    pub(crate) fn new(runtime: Option<Runtime>) -> Self {
-        Self {
-            is_ours: runtime.is_some(),
-            runtime: Mutex::new(runtime),
-            main_runs: watch::channel(false).0,
-            released: watch::channel(false).0,
-        }
-    }
-
-    pub(crate) fn take(&self) -> Option<Runtime> {
-        self.runtime
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-
-    /// Ends the runtime, if it is here, and waits for none of its threads: whoever is last may be in a task, where that
-    /// must not be done.
-    pub(crate) fn shutdown_background(&self) {
-        if let Some(runtime) = self.take() {
-            runtime.shutdown_background();
-        }
-    }
-
-    pub(crate) fn has_runtime(&self) -> bool {
-        let runtime = self.runtime.lock();
-        runtime.unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    pub(crate) fn put(&self, runtime: Runtime) {
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.shutdown_background();
-    }
-}
-
-// === impl Standing ===
-
-impl Standing {
-    pub(crate) const PHASES: [Phase; 5] = [
-        Phase::Running,
-        Phase::Draining,
-        Phase::Cancelling,
-        Phase::Closing,
-        Phase::Done,
-    ];
-
-    fn set(&self, phase: Phase) {
-        self.course.enter(phase);
-        self.phase.store(phase as u8, Ordering::SeqCst);
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        Self::PHASES[usize::from(self.phase.load(Ordering::SeqCst))]
-    }
-
-    pub(crate) fn course(&self) -> &Course {
-        &self.course
-    }
-
-    fn publish(&self, report: &Arc<Report>) {
-        self.course.publish(report);
-    }
-
-    /// Whether a layer is under way that the second signal cuts short.
-    fn is_before_cancel(&self) -> bool {
-        matches!(self.phase(), Phase::Running | Phase::Draining)
-    }
-
-    /// When that is, in last words.
-    fn when(&self) -> &'static str {
-        match self.phase() {
-            Phase::Running => "before the first layer",
-            Phase::Draining => "in layer 'drain'",
-            Phase::Cancelling => "in layer 'cancel'",
-            Phase::Closing => "in layer 'close'",
-            Phase::Done => "after the last layer",
-        }
-    }
+    /// Written by the pipeline alone.
+    progress: Arc<Progress>,
+    /// Shared with the pipeline and the parts, so that all output of one root stays in order.
+    output: Output,
 }
 
 // === impl Control ===
 
+impl ControlThread for Control {}
+
 impl Control {
-    /// Starts the control side: from here on signals are answered and the shutdown can begin.
+    /// Starts the control side. When it returns, signals are handled and a shutdown can begin.
+    ///
+    /// The watchdog and the signal thread are started before the control thread. Messages that
+    /// arrive before the control thread runs wait in the inbox.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system refuses a thread, a signal handler or a runtime.
+    ///
+    /// The listener is set before the control thread runs and before the first task can exist, so
+    /// no event of the root is missed. The watch gives its first pulse here for the same reason.
+    ///
+    /// If a step fails, dropping what was started before ends those threads, and signals have their
+    /// default effect again.
     pub(crate) fn start(
         plan: Plan,
         root: &Arc<Root>,
         baseline: Baseline,
-        owned: &Arc<Owned>,
+        owned: &Arc<OwnedRuntime>,
         work: Handle,
-        endings: Endings,
+        hooks: ExitHooks,
     ) -> io::Result<Self> {
         let (inbox, messages) = unbounded_channel();
-        let voice = Voice::start(root.number)?;
-        #[cfg(feature = "json")]
-        let said = voice.clone();
-        let phase = Arc::new(Standing::default());
-        let dumper = Dumper::new(&plan.service, root, &baseline, &phase, owned.is_ours);
+        let output = Output::start(root.number)?;
+        let progress = Arc::new(Progress::default());
+        let symbolizer = Symbolizer::new(root.number);
+        let dumper = Dumper::new(
+            &plan.service,
+            root,
+            &baseline,
+            &progress,
+            (&work, owned.is_ours),
+            &symbolizer,
+        );
         let watchdog = Arc::new(Watchdog::start(
             root.number,
-            endings.list.clone(),
-            last_words(&plan, &dumper, &phase),
+            hooks.list.clone(),
+            last_words(&plan, &dumper, &progress),
         )?);
         let signals = plan
             .signals
             .then(|| {
-                let dumps = Dumps::new(dumper.clone(), voice.clone(), plan.print);
-                signals::watch(root.number, inbox.clone(), move || dumps.begin())
+                let dumps = Dumps::new(dumper.clone(), output.clone(), plan.print);
+                signals::watch(root.number, plan.hangup, inbox.clone(), move || {
+                    dumps.begin();
+                })
             })
             .transpose()?;
         listen(root, &inbox);
@@ -254,38 +151,30 @@ impl Control {
             .enable_time()
             .build()?;
         let handle = runtime.handle().clone();
-        let vigil = Vigil::new(root, &work, owned.is_ours, plan.hold_limit);
-        begin_vigil(&handle, vigil, &voice);
-        let standing = Arc::clone(&phase);
+        let watched = (&work, owned.is_ours);
+        let means = (&output, &symbolizer);
+        watch::begin(&handle, root, watched, plan.hold_limit, means);
         let (reporting, report) = oneshot::channel();
-        let pipeline = Pipeline {
+        let context = Context {
             plan,
             root: Arc::clone(root),
             baseline,
             owned: Arc::clone(owned),
             work,
-            voice,
-            phase,
+            output: output.clone(),
+            progress: Arc::clone(&progress),
             watchdog: Arc::clone(&watchdog),
-            endings,
+            hooks,
+            symbolizer,
             messages,
+            begun: Instant::now(),
             signals_seen: 0,
-            main_stays: false,
             panics: Panics::default(),
-            children: HashSet::new(),
-            symbols: Symbols::new(root.number),
-            calls: HashMap::new(),
+            mishaps: Mishaps::begin(),
         };
-        let site = Location::caller();
-        threads::start(
-            root.number,
-            "headcount-control",
-            ThreadClass::Control,
-            site,
-            move || {
-                runtime.block_on(control(pipeline, reporting));
-            },
-        )?;
+        threads::start_own(root.number, "headcount-control", move || {
+            runtime.block_on(control(context, reporting));
+        })?;
         Ok(Self {
             inbox,
             handle,
@@ -293,42 +182,42 @@ impl Control {
             watchdog,
             signals: Mutex::new(signals),
             dumper,
-            standing,
-            #[cfg(feature = "json")]
-            voice: said,
+            progress,
+            output,
         })
     }
 
-    #[cfg(feature = "admin")]
-    pub(crate) fn standing(&self) -> &Arc<Standing> {
-        &self.standing
+    /// Returns the progress of the shutdown, for metrics, the admin server and the parts.
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
-    /// For groups: they keep the control thread alive as long as they may need it.
+    /// Returns the handle that groups use. It keeps the control thread alive as long as a group may
+    /// need it.
     pub(crate) fn side(self: &Arc<Self>) -> ControlSide {
-        ControlSide {
-            handle: self.handle.clone(),
-            keep: Arc::<Self>::clone(self),
-        }
+        ControlSide::new(self.handle.clone(), Arc::<Self>::clone(self))
     }
 
+    /// Returns the handle for dumps. It stays valid after this value is dropped.
     pub(crate) fn dumper(&self) -> &Dumper {
         &self.dumper
     }
 
-    /// Emits a log event, which may block, elsewhere.
-    #[cfg(feature = "json")]
-    pub(crate) fn log(&self, event: impl FnOnce() + Send + 'static) {
-        self.voice.log(event);
+    /// Returns the output that the parts of the runtime share.
+    pub(crate) fn output(&self) -> &Output {
+        &self.output
     }
 
-    /// Begins the shutdown, unless it has begun.
+    /// Begins the shutdown, unless it has begun. Does not block: the inbox is unbounded. Every
+    /// thread may call it, a worker in a poll too. Later requests are counted in the progress; the
+    /// first reason stays.
     pub(crate) fn stop(&self, reason: Reason) {
-        // Nobody hears it after the end.
+        // Fails only if the control thread has ended.
         self.inbox.send(Message::Stop(reason)).ok();
     }
 
-    /// The report, for the first who asks.
+    /// Returns the receiver of the report on the first call, and `None` afterwards. The receiver
+    /// fails only if the control thread panicked: otherwise it reports before it ends.
     pub(crate) fn report(&self) -> Option<oneshot::Receiver<Report>> {
         self.report
             .lock()
@@ -336,7 +225,12 @@ impl Control {
             .take()
     }
 
-    /// The process may live on after the shutdown: no deadline, and signals have their default effect.
+    /// Lets the process outlive the shutdown: disarms the deadline, and restores the default effect
+    /// of signals.
+    ///
+    /// Called on the thread of `main` once it has the report. The signal thread ends here, so a
+    /// SIGTERM that arrives later ends the process as it would without headcount, unless another
+    /// root still handles signals.
     pub(crate) fn release(&self) {
         self.watchdog.disarm();
         self.signals
@@ -346,62 +240,33 @@ impl Control {
     }
 }
 
-/// Has what the root tells put into the inbox.
+/// Forwards the root's events to the inbox.
+///
+/// The listener runs on the thread where the event happens, usually a worker, so it only sends. It
+/// upgrades the weak sender and sends: no lock, no wait.
 fn listen(root: &Root, inbox: &UnboundedSender<Message>) {
-    // Not a strong one: the pipeline keeps the root, and would wait for itself.
+    // A weak sender: the context keeps the root alive, so a strong one would keep the context's
+    // own channel open forever.
     let events = inbox.downgrade();
     root.listen(move |event| {
         if let Some(events) = events.upgrade() {
-            // Nobody hears it after the end.
+            // Fails only if the control thread has ended.
             events.send(Message::from(event)).ok();
         }
     });
 }
 
-/// The vigil ends with the control thread, whose runtime runs it.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "on our own control runtime, not on the work runtime"
-)]
-fn begin_vigil(control: &Handle, vigil: Vigil, voice: &Voice) {
-    let (news, heard) = unbounded_channel();
-    drop(control.spawn(vigil.teller(voice).run(heard)));
-    drop(control.spawn(vigil.run(news)));
-}
-
-/// Waits for a reason, and then stops the service. Ends when the [`Control`] is gone.
-async fn control(mut pipeline: Pipeline, reporting: oneshot::Sender<Report>) {
-    let Some(reason) = pipeline.wait_for_reason().await else {
+/// Waits for a reason, then stops the service. Returns when the [`Control`] is gone.
+///
+/// The report is sent before the wait for the end, because the receiver drops the `Control` only
+/// after it has received it. The clone is real: the progress keeps the published report. After the
+/// report the thread goes on serving groups, which may drain and cancel even then.
+async fn control(mut context: Context, reporting: oneshot::Sender<Report>) {
+    let Some(reason) = context.wait_for_reason().await else {
         return;
     };
-    let report = pipeline.run(reason).await;
-    // Whoever asked may have given up.
+    let report = pipeline::run(&mut context, reason).await;
+    // The receiver may have been dropped.
     reporting.send(Arc::unwrap_or_clone(report)).ok();
-    pipeline.serve_on().await;
+    context.serve_on().await;
 }
-
-impl From<Event> for Message {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::UntrackedSite(kind) => Self::UntrackedSite(kind),
-            Event::Panicked(kind, text) => Self::Panicked(kind, text),
-            Event::Requested(reason) => Self::Stop(Reason::Requested(reason)),
-            Event::RequiredEnded(kind, outcome) => Self::Stop(Reason::RequiredEnded {
-                task: pipeline::path(kind),
-                outcome,
-            }),
-        }
-    }
-}
-
-impl Print {
-    fn stream(self) -> Stream {
-        match self {
-            #[cfg(feature = "json")]
-            Self::Json => Stream::Stdout,
-            Self::Nowhere | Self::Text => Stream::Stderr,
-        }
-    }
-}
-
-type Messages = UnboundedReceiver<Message>;

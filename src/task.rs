@@ -1,17 +1,37 @@
-//! What a task is to its observers: an id, a kind, a state, an outcome; and the error of one that gave no result.
+//! The vocabulary of tasks: id, kind, state and outcome, and the error of a task without a result.
 //!
-//! It knows nothing of where tasks are kept (`registry`) or how they are started (`group`).
+//! These types are plain data that snapshots, reports and metrics share. They depend neither on
+//! where live tasks are kept (`registry`) nor on how tasks are started (`group`).
 
 use std::any::Any;
 use std::fmt;
 
-/// The number of one task: unique in the process, never used again.
+/// A number that identifies one task. It is unique in the process and never reused.
 ///
-/// Tokio uses its task ids again; this one is ours.
+/// It is not tokio's [`task::Id`](tokio::task::Id), which is unique only among the tasks that are
+/// running.
+///
+/// # Examples
+///
+/// ```
+/// # use std::collections::HashSet;
+/// # headcount::testing::check(async |tasks| {
+/// let first = tasks.spawn("first", std::future::pending::<()>());
+/// let second = tasks.spawn("second", std::future::pending::<()>());
+/// let ids: HashSet<_> = tasks.snapshot().tasks().map(|task| task.id.get()).collect();
+/// assert_eq!(ids.len(), 3, "one of main, too");
+/// # first.cancel();
+/// # second.cancel();
+/// # let _ = (first.await, second.await);
+/// # });
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub(crate) u64);
 
-/// The span of another process that a task is a part of: the W3C's `traceparent` header.
+/// The identity of a span in another process, as in the W3C `traceparent` header.
+///
+/// Give it to [`Spawn::traceparent`](crate::Spawn::traceparent) to make a task's span a child of
+/// that span.
 ///
 /// # Examples
 ///
@@ -31,90 +51,178 @@ pub struct Traceparent {
     pub(crate) flags: u8,
 }
 
-/// A text that is no `traceparent`.
+/// The error of parsing a [`Traceparent`] from a text in another format, or with a trace or span id
+/// of zero.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::task::{InvalidTraceparent, Traceparent};
+///
+/// let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-00";
+/// let error: InvalidTraceparent = zero.parse::<Traceparent>().unwrap_err();
+/// assert!(error.to_string().starts_with("parse the traceparent"));
+/// ```
 #[cfg(feature = "otel")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("read a traceparent: it is not of the form 00-TRACE-SPAN-FLAGS")]
+#[error("parse the traceparent: expected 00-TRACE-SPAN-FLAGS in lower-case hexadecimal digits")]
 #[non_exhaustive]
 pub struct InvalidTraceparent;
 
-/// What runs a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The way in which a task is run.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::TaskKind;
+///
+/// let snapshot = tasks.snapshot();
+/// let main = snapshot.tasks().next();
+/// assert_eq!(main.map(|task| task.kind), Some(TaskKind::Main));
+/// assert_eq!(TaskKind::Main.as_str(), "main");
+/// # });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TaskKind {
     /// A future on the runtime's workers.
     Async,
-    /// A future pinned to one thread, by [`TaskGroup::spawn_local`](crate::TaskGroup::spawn_local).
+    /// A future that stays on one thread, spawned by
+    /// [`TaskGroup::spawn_local`](crate::TaskGroup::spawn_local).
     Local,
     /// A closure on the runtime's blocking pool. It cannot be cancelled once it runs.
     Blocking,
-    /// The future given to [`run`](crate::run()).
+    /// The future of `main`, given to [`run`](crate::run()) or
+    /// [`Runtime::run`](crate::Runtime::run). It runs on the calling thread.
     Main,
 }
 
-/// Where a live task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The state of a live task.
+///
+/// If several variants apply, the last of them in this list is the state.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::TaskState;
+///
+/// let jobs = tasks.group("jobs");
+/// let own = jobs.clone();
+/// let worker = jobs.spawn("worker", async move {
+///     own.draining().await;
+///     own.snapshot().tasks().next().map(|task| task.state)
+/// });
+/// jobs.drain().await;
+/// assert_eq!(worker.await?, Some(TaskState::Draining));
+/// assert_eq!(TaskState::Draining.as_str(), "draining");
+/// # Ok::<(), headcount::TaskError>(())
+/// # });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TaskState {
-    /// Spawned, never polled.
+    /// The task has been spawned and never polled.
     Created,
-    /// Polled at least once.
+    /// The task has been polled at least once.
     Running,
-    /// It has missed the [`heartbeat`](crate::Spawn::heartbeat) that it declared.
+    /// The task is late with the [`heartbeat`](crate::Spawn::heartbeat) that it declared.
     Stalled,
-    /// Its group was told to drain.
+    /// The task's group has been told to drain.
     Draining,
-    /// Asked to be dropped at its next await.
+    /// The task has been asked to end and is dropped at its next await.
     Cancelling,
 }
 
-/// How a task ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The way in which a task ended.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::report::Reason;
+/// use headcount::task::TaskOutcome;
+///
+/// let runtime = headcount::Runtime::builder().print(false).build()?;
+/// let report = runtime.run(async |tasks| {
+///     tasks.task("accept").required().spawn(async { None::<u8>.expect("a socket") });
+///     tasks.draining().await;
+/// });
+/// let outcome = match report.reason {
+///     Reason::RequiredEnded { outcome, .. } => outcome,
+///     other => panic!("{other}"),
+/// };
+/// assert_eq!(outcome, TaskOutcome::Panicked);
+/// assert_eq!(outcome.as_str(), "panicked");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TaskOutcome {
-    /// Its future returned.
+    /// The task returned.
     Completed,
-    /// Its future returned `Err`, and it was spawned by a `try_` method.
+    /// The task returned `Err` and was spawned by a `try_` method.
     Failed,
-    /// Its future, or the drop of it, panicked.
+    /// The task panicked, or the drop of its future did.
     Panicked,
-    /// It was dropped before it returned.
+    /// The task was dropped before it returned.
     Cancelled,
 }
 
-/// Why a task gave no result.
+/// The reason for which a task gave no result.
 ///
-/// The message fits after "failed to": what happened, and for a panic its message and location.
+/// The message says what happened to the task; for a panic it includes the panic's message and
+/// location.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::TaskError;
+///
+/// let deaf = tasks.spawn("deaf", std::future::pending::<()>());
+/// deaf.cancel();
+/// let error = deaf.await.unwrap_err();
+/// assert!(matches!(error, TaskError::Cancelled));
+/// assert!(error.is_cancelled() && !error.is_panic());
+/// assert_eq!(error.to_string(), "task was cancelled");
+/// # });
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// It was cancelled: by its handle, its group, or the shutdown.
+    /// The task was cancelled by its handle, its group or the shutdown, or was dropped with its
+    /// runtime.
     #[error("task was cancelled")]
     Cancelled,
-    /// It panicked.
+    /// The task panicked.
     #[error("task panicked: {0}")]
     Panicked(Panic),
-    /// It was spawned after the shutdown had cancelled all tasks, and was never polled.
-    #[error("task was refused: the service has cancelled its tasks")]
+    /// The task was spawned after the shutdown had begun to cancel all tasks. It was never polled.
+    #[error("task was refused: the shutdown has already cancelled all tasks")]
     Refused,
 }
 
-/// A panic of a task: message, location where the panic hook saw it, and payload.
+/// A panic of a task: its message, its location if the panic hook recorded it, and its payload.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::TaskError;
+///
+/// let broken = tasks.spawn("broken", async { None::<u8>.expect("a free seat") });
+/// let Err(TaskError::Panicked(panic)) = broken.await else {
+///     panic!("it did not panic");
+/// };
+/// assert_eq!(panic.message(), "a free seat");
+/// assert!(panic.location().is_some_and(|place| place.starts_with(file!())));
+/// assert!(panic.into_payload().is::<String>());
+/// # });
+/// ```
 pub struct Panic(Box<PanicInner>);
 
 struct PanicInner {
@@ -126,7 +234,7 @@ struct PanicInner {
 // === impl TaskId ===
 
 impl TaskId {
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -147,7 +255,10 @@ impl fmt::Debug for TaskId {
 
 // === impl Traceparent ===
 
-/// By <https://www.w3.org/TR/trace-context/#traceparent-header>.
+/// Parses the header value as <https://www.w3.org/TR/trace-context/#traceparent-header> defines it.
+///
+/// A later version than `00` may have further fields, which are ignored. Flags are kept as they
+/// are.
 #[cfg(feature = "otel")]
 impl std::str::FromStr for Traceparent {
     type Err = InvalidTraceparent;
@@ -165,7 +276,7 @@ impl std::str::FromStr for Traceparent {
         };
         let (version, trace) = (number(version, 2)?, number(trace, 32)?);
         let (span, flags) = (number(span, 16)?, number(flags, 2)?);
-        // A later version may have more parts; 255 is none.
+        // A later version may have more fields; version 255 is invalid.
         if version == 255 || trace == 0 || span == 0 || version == 0 && !rest.is_empty() {
             return Err(InvalidTraceparent);
         }
@@ -177,6 +288,7 @@ impl std::str::FromStr for Traceparent {
     }
 }
 
+/// Formats the header value, always as version `00`.
 #[cfg(feature = "otel")]
 impl fmt::Display for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,7 +303,7 @@ impl fmt::Display for Traceparent {
 // === impl TaskKind, TaskState, TaskOutcome ===
 
 impl TaskKind {
-    /// The word that reports use.
+    /// Returns the lower-case name that reports use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -204,7 +316,16 @@ impl TaskKind {
 }
 
 impl TaskState {
-    /// The word that reports and metrics use.
+    /// Every state, in the order of the variants.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Created,
+        Self::Running,
+        Self::Stalled,
+        Self::Draining,
+        Self::Cancelling,
+    ];
+
+    /// Returns the lower-case name that reports and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -218,7 +339,7 @@ impl TaskState {
 }
 
 impl TaskOutcome {
-    /// The word that reports and metrics use.
+    /// Returns the lower-case name that reports and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -233,28 +354,32 @@ impl TaskOutcome {
 // === impl TaskError ===
 
 impl TaskError {
-    /// Whether the task was dropped before it returned.
+    /// Returns whether the task was cancelled. It is false for a task that was refused.
     #[must_use]
     pub const fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled)
     }
 
-    /// Whether the task panicked.
+    /// Returns whether the task panicked.
     #[must_use]
     pub const fn is_panic(&self) -> bool {
         matches!(self, Self::Panicked(_))
     }
 }
 
+/// Returns the payload of a panic as text, if it is a string.
+pub(crate) fn payload_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&'static str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a payload that is not a string")
+}
+
 // === impl Panic ===
 
 impl Panic {
+    /// Creates a panic from its payload. The message is a copy of the payload if that is a string.
     pub(crate) fn new(payload: Box<dyn Any + Send>, location: Option<String>) -> Self {
-        let message = payload
-            .downcast_ref::<&'static str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a payload that is no text".to_owned());
+        let message = payload_text(&*payload).to_owned();
         Self(Box::new(PanicInner {
             message,
             location,
@@ -262,19 +387,23 @@ impl Panic {
         }))
     }
 
-    /// What was given to `panic!`, when it was text.
+    /// Returns the message that was given to `panic!`, or a placeholder if the payload is not a
+    /// string.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// `file:line:column`, unless somebody replaced the process's panic hook after the runtime started.
+    /// Returns the location of the panic as `file:line:column`.
+    ///
+    /// It is `None` if the panic hook that headcount installs with the first runtime did not run,
+    /// for example because another hook has replaced it.
     #[must_use]
     pub fn location(&self) -> Option<&str> {
         self.0.location.as_deref()
     }
 
-    /// The payload, for [`std::panic::resume_unwind`].
+    /// Returns the payload, for [`std::panic::resume_unwind`].
     #[must_use]
     pub fn into_payload(self) -> Box<dyn Any + Send> {
         self.0.payload

@@ -1,9 +1,17 @@
-//! [`check`]: a test that fails when it leaves a task, a thread or a child process behind, and names it.
+//! Leak checks for tests: a test fails if it leaves a task, a thread or a child process behind.
+//!
+//! [`check`] runs the test's async closure on a runtime of its own and then shuts that runtime
+//! down. Everything that the report finds still alive was left behind, and the failure names it
+//! with its spawn site. [`Check`] has the settings, [`Ignore`] the exceptions.
+//!
+//! The runtime is a multi-thread one, so a test cannot pause tokio's clock. Open files and sockets
+//! are not checked.
 
+use crate::audit::ownership::UnknownThreads;
+use crate::control::plan::Plan;
 use crate::group::TaskGroup;
-use crate::report::{Report, TaskFinding, ThreadFinding, awaiting, brief, on_thread, stack};
+use crate::report::{KindRow, Report, ThreadRow, awaiting, brief, on_thread, stack};
 use crate::runtime::{Dumper, MainOutput, Runtime};
-use crate::shutdown::{Plan, UnknownThreads};
 use crate::task::Panic;
 use crate::threads::ThreadClass;
 use std::collections::HashSet;
@@ -12,30 +20,56 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// What may be left behind, as a value: put what your suite needs in a `const`.
+/// The longest time for the names of stacks. A busy machine needs seconds in a debug build.
+const NAMES: Duration = Duration::from_secs(60);
+
+/// An exception from the check: something that a test may leave behind.
+///
+/// It is a plain value, so a test suite can keep its exceptions in a `const`.
+///
+/// # Examples
 ///
 /// ```
-/// use headcount::testing::Ignore;
+/// use headcount::testing::{Check, Ignore};
 ///
 /// const OURS: &[Ignore] = &[
 ///     Ignore::Thread("pool-worker"),
 ///     Ignore::Untracked("/h2-"),
 /// ];
+///
+/// Check::new().ignore(OURS).run(async |tasks| {
+///     let answer = tasks.spawn("answer", async { 42 });
+///     assert_eq!(answer.await.unwrap(), 42);
+/// });
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ignore {
-    /// Tracked tasks whose group and name, `http/accept`, is this.
+    /// Tracked tasks with exactly this path of group and name, such as `http/accept`.
     Task(&'static str),
-    /// Untracked tasks whose spawn site, `path/file.rs:line:column`, holds this text.
+    /// Untracked tasks with a spawn site, `path/file.rs:line:column`, that contains this text.
     Untracked(&'static str),
-    /// Threads whose name begins with this. The kernel knows 15 bytes of a name that was not registered.
+    /// Threads with a name that begins with this text. The kernel keeps only 15 bytes of the name
+    /// of a thread that is not registered.
     Thread(&'static str),
-    /// Child processes whose command line holds this text.
+    /// Child processes with a command line that contains this text.
     Child(&'static str),
 }
 
-/// The settings of a check.
+/// The settings of a check. Start from [`Check::new`], and end with [`Check::run`].
+///
+/// # Examples
+///
+/// ```
+/// use headcount::testing::Check;
+/// use std::time::Duration;
+///
+/// Check::new().grace(Duration::from_secs(2)).worker_threads(4).run(async |tasks| {
+///     let answer = tasks.spawn("answer", async { 42 });
+///     assert_eq!(answer.await.unwrap(), 42);
+///     assert_eq!(tokio::runtime::Handle::current().metrics().num_workers(), 4);
+/// });
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "it checks nothing until `run`"]
 pub struct Check {
@@ -46,33 +80,53 @@ pub struct Check {
     whole_process: bool,
 }
 
-/// What a check hears of the thread that runs the test.
+/// A message from the thread that runs the test.
 enum Heard {
+    /// The runtime has been built. The dumper serves to name what is alive if the test hangs.
     Started(Dumper),
+    /// The runtime has been shut down, with the panic of the test's body, if it panicked.
     Ended(Box<Report>, Option<Panic>),
-    /// It panicked outside of the test's body.
+    /// The thread panicked outside of the test's body. The payload is that of the panic.
     Broke(Box<dyn std::any::Any + Send>),
 }
 
-/// Runs a test on a runtime of its own, and fails it when something is left behind.
+/// Runs a test on a runtime of its own, and fails it if it leaves something behind.
 ///
-/// When `test` returns, everything is told to drain; what still lives after the grace of 1 s was left behind: tracked
-/// tasks and blocking closures, untracked tasks, threads, child processes. What is left is named with its spawn site.
-/// A test that hangs fails after 60 s, and all that lives is named. [`Check`] has settings for all of it.
+/// When `test` returns, everything is told to drain. Whatever is still alive after the grace
+/// period, 1 s by default, was left behind: tracked tasks and blocking closures, untracked tasks,
+/// threads, child processes. The failure names each with its spawn site. A test that hangs fails
+/// after 60 s, and the failure lists everything that is still alive. All of this can be changed
+/// with [`Check`].
 ///
 /// # Guarantee, and its limit
 ///
-/// Tests that run in parallel in one process do not see each other's leaks: a thread belongs to the test that started
-/// it, at whatever remove. That is told by a mark in the thread's signal mask, so it needs Linux, and a thread that sets
-/// its own signal mask escapes. A child process belongs to the test when a thread of the test forked it and lives when
-/// the test ends; [`Check::whole_process`] has no such limits, for tests that are alone in their process.
-/// Untracked tasks are seen with `--cfg tokio_unstable`; without it their number is estimated and their place unknown.
+/// Tests that run in parallel in one process do not see each other's leaks. A thread belongs to the
+/// test that started it, directly or through other threads. It is recognized by a mark in its
+/// signal mask, which a thread inherits from its creator: this needs Linux, and misses a thread
+/// that sets its own mask. On other systems unknown threads are not checked. A child process
+/// belongs to the test if the thread of the test that forked it is still alive when the test ends.
+/// [`Check::whole_process`] has neither limit, for a test that is alone in its process.
+///
+/// Untracked tasks are read from tokio's own list of tasks. Their spawn sites are known with
+/// `--cfg tokio_unstable` only; without it the failure has the types of their futures.
 ///
 /// # Panics
 ///
-/// When something is left behind, when the test hangs, when it returns `Err`; with the test's own panic when it panics.
+/// Panics if something is left behind, if the test hangs, if it returns `Err`, or if no thread can
+/// be created. If the test itself panics, that panic is resumed.
 ///
 /// # Examples
+///
+/// A test that awaits what it starts passes:
+///
+/// ```
+/// headcount::testing::check(async |tasks| {
+///     let answer = tasks.spawn("answer", async { 42 });
+///     assert_eq!(answer.await.unwrap(), 42);
+/// });
+/// ```
+///
+/// A test that leaves a task behind fails:
 ///
 /// ```should_panic
 /// headcount::testing::check(async |tasks| {
@@ -91,7 +145,7 @@ where
 // === impl Check ===
 
 impl Check {
-    /// The default settings.
+    /// Creates a check with the default settings.
     pub fn new() -> Self {
         Self {
             ignored: Vec::new(),
@@ -102,42 +156,93 @@ impl Check {
         }
     }
 
-    /// Leaves these out of account.
+    /// Adds exceptions: what they match may be left behind. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use headcount::testing::{Check, Ignore};
+    ///
+    /// let check = Check::new().ignore(&[Ignore::Task("forgotten")]);
+    /// check.grace(Duration::from_millis(20)).run(async |tasks| {
+    ///     tasks.spawn("forgotten", std::future::pending::<()>());
+    /// });
+    /// ```
     pub fn ignore(mut self, ignored: &[Ignore]) -> Self {
         self.ignored.extend_from_slice(ignored);
         self
     }
 
-    /// How long what the test started may take to end. Default: 1 s. A test that leaves nothing behind does not wait.
+    /// Sets how long each layer of the shutdown may take after the test has returned. Default: 1 s.
+    ///
+    /// It is the time for tasks to drain, then for cancelled tasks to end, then for threads and
+    /// children to end. A test that leaves nothing behind does not wait.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// How long the test may run before it fails as hung. Default: 60 s.
+    /// Sets how long the test may run before it fails as hung. Default: 60 s.
+    ///
+    /// Three times the grace period is added for the shutdown. The thread of a test that hangs is
+    /// left behind.
+    ///
+    /// # Examples
+    ///
+    /// ```should_panic
+    /// # use std::time::Duration;
+    /// let check = headcount::testing::Check::new().grace(Duration::from_millis(20));
+    /// check.time_limit(Duration::from_millis(20)).run(async |_tasks| {
+    ///     std::future::pending::<()>().await;
+    /// });
+    /// ```
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
         self
     }
 
-    /// How many workers. Default: 2.
+    /// Sets the number of the runtime's workers, at least 1. Default: 2.
     pub fn worker_threads(mut self, workers: usize) -> Self {
         self.worker_threads = workers;
         self
     }
 
-    /// Every thread and child of the process that was not there before belongs to the test. For tests that are alone
-    /// in their process, as under `cargo nextest`.
+    /// Makes every thread and child process that appears during the test belong to it. Default:
+    /// off.
+    ///
+    /// Use it for a test that is alone in its process, as under `cargo nextest`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// headcount::testing::Check::new().whole_process().run(async |_tasks| {
+    ///     let thread = std::thread::spawn(|| 42);
+    ///     assert_eq!(thread.join().unwrap(), 42);
+    /// });
+    /// ```
     pub fn whole_process(mut self) -> Self {
         self.whole_process = true;
         self
     }
 
-    /// Runs the test. See [`check`].
+    /// Runs the test as [`check`] does, with these settings.
     ///
     /// # Panics
     ///
-    /// As [`check`] does.
+    /// Panics in the cases that [`check`] lists.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let check = headcount::testing::Check::new();
+    /// check.run(async |tasks| {
+    ///     let jobs = tasks.group("jobs");
+    ///     jobs.spawn("import", async {}).await?;
+    ///     assert_eq!(jobs.counters()[0].completed, 1);
+    ///     Ok::<(), headcount::TaskError>(())
+    /// });
+    /// ```
     #[track_caller]
     pub fn run<F, T>(self, test: F)
     where
@@ -147,12 +252,12 @@ impl Check {
         let (tell, heard) = channel();
         let name = std::thread::current().name().unwrap_or("test").to_owned();
         let settings = self.clone();
-        // A thread of its own, which a test that hangs may keep.
+        // A separate thread, so that the caller can fail while a test that hangs keeps that thread.
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let broke = tell.clone();
             let ran = catch_unwind(AssertUnwindSafe(|| settings.run_here(test, &tell)));
             if let Err(payload) = ran {
-                // The test waits for it.
+                // It fails only if the caller has given up on the test.
                 broke.send(Heard::Broke(payload)).ok();
             }
         });
@@ -170,12 +275,14 @@ impl Check {
                         || "nothing had started".to_owned(),
                         |dumper| dumper.dump().tree(),
                     );
-                    panic!("test hangs: it still runs after {limit}; alive:\n{alive}");
+                    panic!("test hangs: still running after {limit}; alive:\n{alive}");
                 }
             }
         }
     }
 
+    /// Runs the test on the calling thread, and reports to the caller of [`Check::run`] through
+    /// `tell`.
     fn run_here<F, T>(&self, test: F, tell: &Sender<Heard>)
     where
         F: AsyncFnOnce(TaskGroup) -> T,
@@ -188,20 +295,25 @@ impl Check {
             .worker_threads(self.worker_threads)
             .drain_budget(self.grace)
             .cancel_budget(self.grace)
-            .close_budget(self.grace);
-        let plan: &mut Plan = builder.plan_mut();
+            .close_budget(self.grace)
+            .deadline(self.grace.saturating_mul(3).saturating_add(NAMES * 2));
+        let plan: &mut Plan = &mut builder.plan;
         plan.may_exit = false;
-        plan.wait_for_untracked = true;
+        // Without names a thread of a library cannot be told from one that leaks.
+        plan.names = NAMES;
+        plan.untracked = Some(Duration::MAX);
         plan.unknown_threads = unknown_threads;
         let runtime = builder
             .build()
             .unwrap_or_else(|error| panic!("failed to {error}"));
-        // Whoever hears it may have given up.
+        // It fails if the caller has given up on the test.
         tell.send(Heard::Started(runtime.dumper())).ok();
         let (report, panic) = runtime.run_to_end(test);
         tell.send(Heard::Ended(Box::new(report), panic)).ok();
     }
 
+    /// Returns how the audit treats unknown threads, after marking the calling thread if marks are
+    /// used.
     fn own_threads(&self) -> UnknownThreads {
         #[cfg(target_os = "linux")]
         if !self.whole_process {
@@ -216,6 +328,7 @@ impl Check {
         }
     }
 
+    /// Fails the test if it panicked, returned an error or left something behind.
     #[track_caller]
     fn judge(&self, report: &Report, panic: Option<Panic>) {
         if let Some(panic) = panic {
@@ -224,17 +337,21 @@ impl Check {
         if let crate::report::Reason::MainFailed(error) = &report.reason {
             panic!("test failed: {error}");
         }
-        let left = self.left_behind(report).expect("a String takes any text");
+        let left = self
+            .left_behind(report)
+            .expect("writing to a String cannot fail");
         assert!(left.is_empty(), "test left behind:\n{left}");
     }
 
+    /// Lists what the test left behind, one line or block each; empty if there is nothing.
     fn left_behind(&self, report: &Report) -> Result<String, fmt::Error> {
         let mut text = String::new();
         let mut named = HashSet::new();
         let lingering = &report.cancel.lingering;
-        // Those that live on first: of the two stacks theirs is the later one.
+        // A task can be in both lists. The tasks that are still alive come first, because their
+        // stack is the later one.
         for task in lingering.iter().chain(&report.drain.ignored) {
-            let is_named = !named.insert((&task.spawned, task.path()));
+            let is_named = !named.insert((task.spawned, task.path()));
             if is_named
                 || self.ignores(|rule| matches!(rule, Ignore::Task(path) if *path == task.path()))
             {
@@ -244,21 +361,29 @@ impl Check {
             writeln!(text, "{}", task_left(task, lives))?;
         }
         for site in report.cancel.untracked.iter().flatten() {
-            let at = site.spawned.as_str();
+            let at = site.spawned.map(ToString::to_string).unwrap_or_default();
             if !self.ignores(|rule| matches!(rule, Ignore::Untracked(part) if at.contains(part))) {
-                let place = if at.is_empty() {
-                    "somewhere: build with tokio_unstable to see where"
-                } else {
-                    at
+                let place = match (at.as_str(), &site.future) {
+                    ("", Some(future)) => future.clone(),
+                    ("", None) => {
+                        "spawned at an unknown place: build with `--cfg tokio_unstable` to see it"
+                            .to_owned()
+                    }
+                    (at, _) => format!("spawned {at}"),
                 };
-                let count = site.dropped + site.lingering;
-                writeln!(text, "  untracked task ×{count}  spawned {place}")?;
+                let count = site.dropped + site.live;
+                writeln!(text, "  untracked task ×{count}  {place}")?;
+                for awaits in site.awaiting() {
+                    writeln!(text, "    {awaits}")?;
+                }
             }
         }
         let mut untracked_live = report.cancel.untracked.iter().flatten();
-        let untracked_live = untracked_live.any(|site| site.lingering > 0);
-        for thread in &report.close.threads {
-            // A thread that a task holds is named with the task. A worker that none holds is ours, and on its way out: the
+        let untracked_live = untracked_live.any(|site| site.live > 0);
+        // No name in time, and no rule: better a failed test than a leak that passes.
+        for thread in report.close.threads.iter().chain(&report.close.undecided) {
+            // A thread that a task blocks is named with the task. A worker that no task blocks
+            // belongs to the check's own runtime and is about to end; it is late because the
             // machine is busy.
             let held = thread.task.is_some();
             let is_idle = thread.class == ThreadClass::Worker && !untracked_live;
@@ -293,28 +418,34 @@ impl Default for Check {
     }
 }
 
-fn task_left(task: &TaskFinding, lives: bool) -> String {
-    let (path, kind, age) = (task.path(), task.kind.as_str(), brief(task.age));
-    let lives = if lives {
-        ", and could not be cancelled"
-    } else {
-        ""
+/// Describes a task that was left behind. `lives` is true if it is still alive after the cancel.
+fn task_left(task: &KindRow, lives: bool) -> String {
+    let (path, kind, age) = (task.path(), task.kind.as_str(), brief(task.oldest));
+    let lives = match (lives, task.is_dropping()) {
+        (true, true) => ", cancelled, and its drop has not returned",
+        (true, false) => ", and could not be cancelled",
+        (false, _) => "",
     };
-    let on = on_thread(task.on_thread.as_deref(), task.held);
-    let (count, spawned, awaiting) = (task.count, &task.spawned, awaiting(task.awaits.as_deref()));
+    let on = on_thread(task.on_thread.as_deref(), task.held());
+    let (count, spawned, awaiting) = (
+        task.count,
+        task.spawned,
+        awaiting(task.awaits(), task.always_ready()),
+    );
     let head = format!(
         "  task {path} ×{count} ({kind})  age {age}{on}{lives}, spawned {spawned}{awaiting}"
     );
     head + &stack::below(&task.stack, task.stack_note.as_deref(), None)
 }
 
-fn thread_left(thread: &ThreadFinding) -> String {
+/// Describes a thread that was left behind.
+fn thread_left(thread: &ThreadRow) -> String {
     let (name, class, age) = (&thread.name, thread.class.as_str(), brief(thread.age));
     let started = thread
         .started
         .as_ref()
         .map_or_else(String::new, |at| format!(", started {at}"));
-    let waits = &thread.waits;
+    let waits = thread.waits();
     let head = format!("  thread \"{name}\" ({class})  {waits}, age {age}{started}");
     let (note, none) = (thread.stack_note.as_deref(), thread.no_stack.as_deref());
     head + &stack::below(&thread.stack, note, none)

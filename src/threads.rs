@@ -1,18 +1,26 @@
-//! Threads that are known: those that headcount started, those of the runtime it owns, and those that users declare.
+//! Registered threads: those that headcount starts, those of the runtime that it owns, and those
+//! that a service declares.
 //!
-//! A thread is known by registration, from inside the thread; its name proves nothing, because an unnamed thread has
-//! the name of the one that started it. What nobody registered is `unknown`; `audit` finds those.
+//! A thread is registered from inside, by its kernel thread id, until it ends. Names are not used
+//! to identify a thread, because an unnamed thread inherits the name of its creator. A thread
+//! without a registration has the class [`Unknown`](ThreadClass::Unknown); the audit finds it in
+//! `/proc`, and a [`ThreadRule`] can declare it as expected.
+//!
+//! The number of unknown threads of a single runtime cannot be determined: the kernel does not
+//! expose which thread started which.
 
 mod expected;
 mod idle;
 mod known;
 mod stop;
+mod trial;
 
 pub use expected::ThreadRule;
-pub(crate) use expected::shipped;
+pub(crate) use expected::{IDLE, is_of_tokio, shipped};
 pub(crate) use known::{Known, Registration, all, each_that_can_stop, forget_own};
 pub(crate) use stop::DueCloser;
 pub use stop::Stop;
+pub(crate) use trial::{await_end, try_start};
 
 use std::fmt;
 use std::io;
@@ -20,30 +28,50 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The name of a runtime's threads. Those of the control side are `headcount-` and something else.
+/// The name of a work runtime's threads. Threads of the control side have other names that start
+/// with `headcount-`.
 pub(crate) const WORK: &str = "headcount-work";
 
-/// How long a runtime's threads may take to start.
+/// The longest wait for the workers of a new runtime to register, and the pause between two looks.
 const START: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_micros(20);
 
-/// What a user says of a thread when starting it.
+/// The part that the shutdown gives to a thread, chosen when the thread is started.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::ThreadKind;
+///
+/// let hash = tasks.spawn_thread("hash", ThreadKind::Tracked, || 42);
+/// assert_eq!(hash.join().unwrap(), 42);
+/// // The shutdown does not wait for this one.
+/// tasks.spawn_thread("idle", ThreadKind::Daemon, std::thread::park);
+/// # });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ThreadKind {
-    /// It must be gone at the end of the shutdown, or it is reported as lingering.
+    /// The last layer of the shutdown waits for the thread, and reports it as lingering if it does
+    /// not end.
     Tracked,
-    /// It may die with the process.
+    /// The thread is not waited for, and ends with the process.
     Daemon,
 }
 
-/// What a thread is, as far as somebody registered it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The role of a thread, as it was registered.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::threads::ThreadClass;
+///
+/// assert_eq!(ThreadClass::Telemetry.as_str(), "telemetry");
+/// assert_eq!(ThreadClass::ALL.last(), Some(&ThreadClass::Unknown));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ThreadClass {
     /// The thread that called [`run`](crate::run()).
@@ -52,68 +80,66 @@ pub enum ThreadClass {
     Worker,
     /// A thread of the runtime's blocking pool.
     Blocking,
-    /// One of headcount's own.
+    /// A thread of headcount itself.
     Control,
-    /// One of the telemetry exporters.
+    /// A thread of a telemetry exporter.
     Telemetry,
-    /// One that may die with the process.
+    /// A thread that is allowed to end with the process: see [`ThreadKind::Daemon`].
     Daemon,
-    /// One that must end.
+    /// A thread that must end before the process does: see [`ThreadKind::Tracked`].
     Tracked,
-    /// Nobody registered it.
+    /// A thread that was never registered.
     Unknown,
 }
 
-/// How many threads live, by class.
+/// The number of live threads by class.
 ///
-/// While threads come and go it may be off by those that do so at the moment: one that starts or ends is unknown until
-/// it has registered, and after it no longer is. No number is ever below zero, and all are exact when nothing moves.
+/// All numbers are exact while no thread starts or ends. A thread that is about to register, or has
+/// just deregistered, counts as unknown.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::threads::ThreadClass;
+///
+/// let counts = tasks.thread_counts();
+/// assert_eq!(counts.of(ThreadClass::Main), Some(1));
+/// assert_eq!(counts.of(ThreadClass::Unknown), None, "not observed for one runtime");
+/// assert_eq!(counts.total(), counts.iter().map(|(_, live)| live).sum::<u64>());
+/// # });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ThreadCounts {
     /// In the order of [`ThreadClass::ALL`].
     registered: [u64; ThreadClass::ALL.len() - 1],
+    /// `None` if not observed.
     unknown: Option<u64>,
 }
 
-/// One live thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct ThreadInfo {
-    /// The kernel's number.
-    pub tid: u32,
-    /// The full name where it is registered, else what the kernel knows: at most 15 bytes, and its creator's when it was
-    /// never named.
-    pub name: String,
-    /// What it is registered as.
-    pub class: ThreadClass,
-    /// Whether it belongs to the runtime that was asked.
-    pub own: bool,
-    /// Where it was started, for threads that headcount started.
-    #[cfg_attr(feature = "json", serde(serialize_with = "site"))]
-    pub started: Option<&'static Location<'static>>,
-    /// Since its start.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "age_seconds", serialize_with = "seconds")
-    )]
-    pub age: Duration,
-    /// What it used of a processor.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "cpu_seconds", serialize_with = "seconds")
-    )]
-    pub cpu: Duration,
-    /// `running`, `sleeping`, … in the kernel's sense.
-    pub state: &'static str,
-}
-
-/// The handle of a thread that was started by [`TaskGroup::spawn_thread`](crate::TaskGroup::spawn_thread).
+/// The join handle of a thread, made by [`TaskGroup::spawn_thread`](crate::TaskGroup::spawn_thread)
+/// and [`SpawnThread::spawn`](crate::group::SpawnThread::spawn).
 ///
-/// Dropping it leaves the thread running and known.
+/// Dropping it leaves the thread running and registered.
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// use headcount::ThreadKind;
+///
+/// let broken = tasks.spawn_thread("broken", ThreadKind::Tracked, || {
+///     None::<u8>.expect("a free seat")
+/// });
+/// while !broken.is_finished() {
+///     tokio::task::yield_now().await;
+/// }
+/// assert!(broken.join().is_err());
+/// # });
+/// ```
 pub struct ThreadHandle<T>(JoinHandle<T>);
 
-/// What a thread is started with.
+/// The registration and the settings of a thread that is about to start.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) root: u64,
@@ -127,6 +153,7 @@ pub(crate) struct Start {
 // === impl ThreadKind ===
 
 impl ThreadKind {
+    /// Returns the class that a thread of this kind is registered with.
     pub(crate) fn class(self) -> ThreadClass {
         match self {
             Self::Tracked => ThreadClass::Tracked,
@@ -138,7 +165,7 @@ impl ThreadKind {
 // === impl ThreadClass ===
 
 impl ThreadClass {
-    /// Every class, the unknown last.
+    /// Every class, in the order of the variants. `Unknown` is the last.
     pub const ALL: [Self; 8] = [
         Self::Main,
         Self::Worker,
@@ -150,7 +177,7 @@ impl ThreadClass {
         Self::Unknown,
     ];
 
-    /// The word that reports and metrics use.
+    /// Returns the lower-case name that reports and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -169,8 +196,10 @@ impl ThreadClass {
 // === impl ThreadCounts ===
 
 impl ThreadCounts {
-    /// How many of a class live; `None` where that is not observed: the unknown of one runtime, because nobody tells
-    /// whose they are, and the unknown of systems other than Linux.
+    /// Returns the number of live threads of a class, or `None` if it is not observed.
+    ///
+    /// Only `Unknown` can be `None`: in the counts of a single runtime, because the kernel does not
+    /// expose which runtime a thread belongs to, and on systems other than Linux.
     #[must_use]
     pub fn of(&self, class: ThreadClass) -> Option<u64> {
         match self.registered.get(class as usize) {
@@ -179,13 +208,14 @@ impl ThreadCounts {
         }
     }
 
-    /// Every class that is observed, with how many of it live.
+    /// Returns every observed class with its number of live threads, in the order of
+    /// [`ThreadClass::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (ThreadClass, u64)> {
         let classes = ThreadClass::ALL.into_iter();
         classes.filter_map(|class| Some((class, self.of(class)?)))
     }
 
-    /// How many live in all, as far as they are observed.
+    /// Returns the sum over all observed classes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.iter().map(|(_, live)| live).sum()
@@ -195,11 +225,13 @@ impl ThreadCounts {
 // === impl ThreadHandle ===
 
 impl<T> ThreadHandle<T> {
-    /// Waits for the thread to end.
+    /// Blocks the calling thread until the thread has ended, and returns its result.
+    ///
+    /// It blocks a worker if it is called in an async task.
     ///
     /// # Errors
     ///
-    /// The payload of the thread's panic.
+    /// Returns the panic's payload if the thread panicked.
     pub fn join(self) -> std::thread::Result<T> {
         self.0.join()
     }
@@ -208,7 +240,8 @@ impl<T> ThreadHandle<T> {
         self.0.thread()
     }
 
-    /// Whether the thread's closure has returned.
+    /// Returns whether the thread's closure has returned. The thread itself may take a moment
+    /// longer to end.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
@@ -223,24 +256,42 @@ impl<T> fmt::Debug for ThreadHandle<T> {
     }
 }
 
-/// How many threads of the process live, by class. It takes about a microsecond, however many there are.
+/// Returns the number of live threads of the process, by class.
+///
+/// It takes about a microsecond, however many threads there are.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::threads::{self, ThreadClass};
+///
+/// let runtime = headcount::Runtime::builder().print(false).worker_threads(2).build()?;
+/// assert_eq!(threads::live().of(ThreadClass::Worker), Some(2));
+/// # drop(runtime);
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
 #[must_use]
 pub fn live() -> ThreadCounts {
     let before = known::live();
     let all = os_count();
     let mut counts = known::live();
-    // One that registered or ended between the readings is no unknown thread.
+    // The larger of the two readings, so that a thread that registered or ended in between does not
+    // count as unknown.
     let registered = before.total().max(counts.total());
     counts.unknown = all.map(|all| all.saturating_sub(registered));
     counts
 }
 
-/// How many threads of a root live, by class.
+/// Returns the number of live registered threads of a root, by class.
 pub(crate) fn live_of(root: u64) -> ThreadCounts {
     known::live_of(root)
 }
 
-/// A folder has a link from each folder in it, one from itself and one from its parent; each thread is a folder.
+/// Returns the number of threads of the process, as the kernel counts them; `None` if `/proc` is
+/// not available.
+///
+/// `/proc/self/task` has one directory per thread. The link count of a directory is 2 plus the
+/// number of its subdirectories, so a single `stat` is enough.
 fn os_count() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
@@ -252,7 +303,8 @@ fn os_count() -> Option<u64> {
     None
 }
 
-/// Starts a thread that is registered as long as it lives.
+/// Starts a thread that is registered until it ends. It has the default stack size and cannot be
+/// asked to stop.
 pub(crate) fn start<T: Send + 'static>(
     root: u64,
     name: &str,
@@ -271,9 +323,30 @@ pub(crate) fn start<T: Send + 'static>(
     start.spawn(work)
 }
 
+/// Starts a thread of headcount's own, of class [`ThreadClass::Control`], that belongs to `root`.
+/// Reports and dumps show the caller as its start site.
+///
+/// Dropping the handle detaches the thread. Most callers do: a thread that may block forever must
+/// never be joined.
+///
+/// # Errors
+///
+/// Fails if the system refuses a thread. The caller then does without, or does the work itself.
+#[track_caller]
+pub(crate) fn start_own<T: Send + 'static>(
+    root: u64,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<ThreadHandle<T>> {
+    start(root, name, ThreadClass::Control, Location::caller(), work)
+}
+
 // === impl Start ===
 
 impl Start {
+    /// Starts the thread. It registers itself before it runs `work`.
+    ///
+    /// A panic of `work` is logged and then continues in the new thread, so `join` returns it.
     pub(crate) fn spawn<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -282,7 +355,7 @@ impl Start {
         if let Some(bytes) = self.stack_size {
             builder = builder.stack_size(bytes);
         }
-        // The system takes no name with a zero in it.
+        // `Builder::spawn` panics if the name contains a NUL character.
         let name: String = self.name.chars().filter(|c| *c != '\0').collect();
         let (root, class, started, stop) = (self.root, self.class, self.started, self.stop);
         let thread = builder.name(name).spawn(move || {
@@ -308,17 +381,22 @@ impl Start {
     }
 }
 
-/// Runs what a thread was started with. In a stack it stands between that and what all threads have in common, and names
-/// the closure, whatever was inlined.
+/// Runs the closure of a thread.
+///
+/// In a stack trace this frame separates the closure from the frames that every thread starts with.
+/// Its generic parameter names the closure, even if the closure itself was inlined.
 #[inline(never)]
 fn __headcount_begin<F: FnOnce() -> T, T>(work: F) -> T {
     let result = work();
-    // Without it the call above may become a jump, and leave no trace.
+    // Keeps the call above from becoming a tail call, which would leave no frame.
     std::hint::black_box(());
     result
 }
 
-/// The same, for work that hears when it must end. Where there are both, the inner one counts.
+/// Runs the closure of a thread that can be asked to stop, as `__headcount_begin` does for other
+/// threads.
+///
+/// A stack may contain both frames. The inner one then marks the beginning of the user's code.
 #[inline(never)]
 pub(crate) fn __headcount_begin_with<F: FnOnce(&Stop) -> T, T>(work: F, stop: &Stop) -> T {
     let result = work(stop);
@@ -326,8 +404,8 @@ pub(crate) fn __headcount_begin_with<F: FnOnce(&Stop) -> T, T>(work: F, stop: &S
     result
 }
 
-/// Registers the calling thread, which somebody else started, as long as it lives. One that is registered stays as it
-/// is.
+/// Registers the calling thread, which headcount did not start, until it ends. An existing
+/// registration is kept.
 pub(crate) fn adopt_own(
     root: u64,
     name: &str,
@@ -341,14 +419,19 @@ pub(crate) fn adopt_own(
     });
 }
 
-/// Registers a thread that a runtime starts. One of the work runtime is blocking until it is seen to be a worker.
-/// [`forget_own`] ends it.
+/// Registers the calling thread, which a runtime has just started, until [`forget_own`] is called
+/// on it.
+///
+/// Tokio starts workers and blocking threads through the same hook. A thread of the work runtime is
+/// therefore registered as `Blocking` first, and becomes a `Worker` in [`note_worker`].
 pub(crate) fn register_pooled(root: u64, class: ThreadClass) {
     known::register(Known::own(root, class));
 }
 
-/// Waits until the workers that a runtime has just started have said that they are. Afterwards a task may keep one of
-/// them before it parks for the first time, and it would pass for a thread of the blocking pool.
+/// Waits until the workers of a new runtime are known as such, for at most [`START`].
+///
+/// A worker becomes known when it parks for the first time. If tasks were spawned before that, one
+/// of them could block a worker that still counts as a thread of the blocking pool.
 pub(crate) fn await_workers(root: u64, workers: usize) {
     let begun = Instant::now();
     let some_lack = || live_of(root).of(ThreadClass::Worker) < Some(workers as u64);
@@ -357,8 +440,12 @@ pub(crate) fn await_workers(root: u64, workers: usize) {
     }
 }
 
-/// Notes that the calling thread works for the runtime of a root. Cheap when that is known. A thread that is something
-/// else stays what it is when it works for a current-thread runtime: it does not end with it.
+/// Records that the calling thread is a worker of a root's runtime, if it is registered as a
+/// blocking thread of it.
+///
+/// A thread of any other class keeps its class, such as the main thread that runs a current-thread
+/// runtime: it does not end with the runtime. This is called at every park, and costs one
+/// thread-local read once the class is known.
 #[inline]
 pub(crate) fn note_worker(root: u64) {
     if known::own_class(root) == Some(ThreadClass::Blocking) {
@@ -366,8 +453,10 @@ pub(crate) fn note_worker(root: u64) {
     }
 }
 
-/// Notes that work which is no task has ended on the calling thread: if it was a worker's, the thread belongs to the
-/// blocking pool from here on. A worker whose task blocks in place leaves its place to another thread.
+/// Records that work other than a task has ended on the calling thread. If the thread was a worker
+/// and no longer is one, it belongs to the blocking pool from here on.
+///
+/// This happens after `block_in_place`: tokio moves the worker to another thread meanwhile.
 #[cfg(tokio_unstable)]
 pub(crate) fn note_end_of_work(root: u64) {
     let was_worker = known::own_class(root) == Some(ThreadClass::Worker);
@@ -376,34 +465,20 @@ pub(crate) fn note_end_of_work(root: u64) {
     }
 }
 
-/// Whether the calling thread runs blocking work of a root: one of its pool that is no worker. A worker always has an
-/// index, also inside `block_in_place`.
+/// Returns whether the calling thread belongs to the blocking pool of a root and is not a worker at
+/// the moment.
+///
+/// A worker always has an index, even inside `block_in_place`.
 #[cfg(tokio_unstable)]
 pub(crate) fn is_of_blocking_pool(root: u64) -> bool {
     known::own_class(root) == Some(ThreadClass::Blocking)
         && tokio::runtime::worker_index().is_none()
 }
 
-/// The calling thread's id, as the kernel counts it.
+/// Returns the calling thread's id in the kernel.
 pub(crate) fn own_tid() -> u32 {
     rustix::thread::gettid()
         .as_raw_nonzero()
         .get()
         .unsigned_abs()
-}
-
-#[cfg(feature = "json")]
-fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-#[cfg(feature = "json")]
-fn site<S: serde::Serializer>(
-    started: &Option<&'static Location<'static>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match started {
-        Some(site) => serializer.collect_str(site),
-        None => serializer.serialize_none(),
-    }
 }

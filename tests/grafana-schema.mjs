@@ -1,4 +1,4 @@
-// Writes a dashboard as TypeScript and lets the compiler say what is wrong: see `grafana-schema`.
+// Writes a dashboard as TypeScript and checks it with the compiler: see `grafana-schema`.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, resolve } from 'node:path';
@@ -7,7 +7,7 @@ const [folder, ...files] = process.argv.slice(2);
 const ts = createRequire(resolve(folder, 'package.json'))('typescript');
 const made = resolve(folder, 'made');
 
-// Of each type of panel: where its options and `custom` fields are. In `custom` of a table cell options are many types in one.
+// The types of the options and `custom` fields of each panel type. In `custom` of a table, the cell options are a union of types.
 const panels = {
   stat: { file: 'stat', options: 'Options' },
   timeseries: { file: 'timeseries', options: 'Options', custom: 'FieldConfig' },
@@ -18,14 +18,14 @@ const panels = {
   traces: {},
 };
 
-// The types have enums, whose members are not strings to the compiler; in JSON they are. Theirs is the same set of words.
+// The types contain enums, which the compiler does not accept as strings; in JSON they are strings with the same values.
 const head = `
 import type * as schema from '@grafana/schema';
 type Words<T> = T extends string ? \`\${T}\` : T extends number ? (\`\${T}\` extends \`\${infer N extends number}\` ? N : never) : T;
 type Json<T> = T extends string | number ? Words<T> : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]: Json<T[K]> } : T;
 type Known<K extends string> = { [P in K]?: unknown };
 type Source = { type: string; uid: string };
-// What a query is beyond DataQuery is its data source's own.
+// Keys of a query beyond DataQuery belong to its data source.
 type Query = Json<schema.DataQuery> & (
   | Known<'expr' | 'legendFormat' | 'instant' | 'range' | 'format' | 'exemplar' | 'editorMode' | 'maxLines'>
   | Known<'query' | 'tableType' | 'limit' | 'spss'>);
@@ -33,7 +33,7 @@ type PanelOf<T extends string, O, C> = Omit<Json<schema.Panel>, 'type' | 'option
   type: T; datasource: Source; targets: Query[]; options: Partial<O>;
   fieldConfig: { defaults: Omit<Json<schema.FieldConfig>, 'custom'> & { custom?: Partial<C> }; overrides: Json<schema.FieldConfigSource['overrides']> } };
 type Row = Omit<Json<schema.RowPanel>, 'panels'> & { panels: AnyPanel[] };
-// Prometheus' annotations have their keys beside those of all.
+// Prometheus annotations have keys in addition to the common ones.
 type Annotation = Omit<Json<schema.AnnotationQuery>, 'target'> & Known<'expr' | 'step' | 'useValueForTime' | 'titleFormat' | 'textFormat' | 'tagKeys'>;
 type Board = Omit<Json<schema.Dashboard>, 'panels' | 'annotations'> & { panels: (AnyPanel | Row)[]; annotations: { list: Annotation[] } };
 `;
@@ -50,7 +50,7 @@ function types() {
   return `${imports.join('\n')}${head}type AnyPanel = ${of.join(' | ')};\n`;
 }
 
-// One dashboard, as the compiler sees it: each panel has a name, so that what is wrong is said of it and not of all.
+// Returns the source text of a dashboard. Each panel has a name, so that an error refers to that panel only.
 function source(board) {
   const all = [...board.panels, ...board.panels.flatMap((panel) => panel.panels ?? [])];
   const own = all.filter((panel) => panel.type !== 'row').map((panel) => {
@@ -65,7 +65,7 @@ function complaints(name, board) {
   writeFileSync(file, source(board));
   const options = {
     strict: true, noEmit: true, skipLibCheck: true, types: [], target: ts.ScriptTarget.ES2022,
-    // Finds the files that the package does not export.
+    // Resolves the files that the package does not export.
     module: ts.ModuleKind.CommonJS, moduleResolution: ts.ModuleResolutionKind.Node10, ignoreDeprecations: '5.0',
     baseUrl: resolve(folder), paths: { '@grafana/schema': ['node_modules/@grafana/schema/dist/types/index'], '@grafana/schema/*': ['node_modules/@grafana/schema/*'] },
   };
@@ -80,17 +80,17 @@ function complaints(name, board) {
 
 const find = (board, type) => board.panels.find((panel) => panel.type === type);
 const faults = {
-  'a dashboard has a key of its own': (board) => { board.colour = 'red'; },
+  'a dashboard has an unknown key': (board) => { board.colour = 'red'; },
   'a title is a number': (board) => { board.title = 7; },
-  'a panel has a key of its own': (board) => { find(board, 'stat').queries = []; },
-  'a place is a text': (board) => { find(board, 'stat').gridPos.w = '4'; },
-  'a stat draws what it cannot': (board) => { find(board, 'stat').options.graphMode = 'pie'; },
+  'a panel has an unknown key': (board) => { find(board, 'stat').queries = []; },
+  'a position is a string': (board) => { find(board, 'stat').gridPos.w = '4'; },
+  'a stat has an unknown graph mode': (board) => { find(board, 'stat').options.graphMode = 'pie'; },
   'a legend is misspelt': (board) => { find(board, 'timeseries').options.legend.placment = 'bottom'; },
-  'a line has no such style': (board) => { find(board, 'timeseries').fieldConfig.defaults.custom.drawStyle = 'dots'; },
+  'a line has an unknown style': (board) => { find(board, 'timeseries').fieldConfig.defaults.custom.drawStyle = 'dots'; },
   'a threshold lacks its colour': (board) => { delete find(board, 'stat').fieldConfig.defaults.thresholds.steps[0].color; },
-  'a variable refreshes never as said': (board) => { board.templating.list[3].refresh = 'often'; },
-  'a query has a key that none has': (board) => { find(board, 'stat').targets[0].expression = 'up'; },
-  'a panel is of no known type': (board) => { find(board, 'stat').type = 'clock'; },
+  'a variable has an unknown refresh mode': (board) => { board.templating.list[3].refresh = 'often'; },
+  'a query has an unknown key': (board) => { find(board, 'stat').targets[0].expression = 'up'; },
+  'a panel has an unknown type': (board) => { find(board, 'stat').type = 'clock'; },
 };
 
 rmSync(made, { recursive: true, force: true });

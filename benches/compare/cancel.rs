@@ -1,4 +1,4 @@
-//! Ends a million parked tasks and waits until none is left.
+//! Time to cancel a million parked tasks and wait until all have ended.
 
 use crate::{
     harness::{Scale, Variant, interleave},

@@ -1,6 +1,5 @@
-//! Measures that need a process of their own: an allocator never gives back so cleanly that a
-//! second variant could be measured in the first's memory, and a service that stops has its process
-//! to itself.
+//! Measures that need a process of their own: an allocator never returns memory so completely that
+//! a second variant could be measured after the first, and a shutdown ends the whole process.
 
 use crate::{churn, memory, shutdown};
 #[cfg(feature = "otel")]
@@ -9,8 +8,8 @@ use std::{env, fs, process::Command};
 
 const FLAG: &str = "--child";
 
-/// When this process was started by a [`command`]: does what is asked, and returns the figures for the last line of its
-/// output.
+/// Runs the requested variant if this process was started by [`command`], and returns the figures
+/// for the last line of its output.
 pub(crate) fn run_if_asked() -> Option<Vec<f64>> {
     let arguments: Vec<String> = env::args().collect();
     let place = arguments.iter().position(|argument| argument == FLAG)?;
@@ -36,13 +35,13 @@ pub(crate) fn run_if_asked() -> Option<Vec<f64>> {
 /// Runs one variant of a measure in a child process.
 ///
 /// # Panics
-/// When the child does: its figure would be missing without a reason.
+/// If the child fails: its figure would be missing without a reason.
 pub(crate) fn run(measure: &str, variant: &str, count: usize) -> f64 {
     let [figure] = figures(&mut command(measure, variant, count));
     figure
 }
 
-/// What runs one variant of a measure in a child process.
+/// Returns the command that runs one variant of a measure in a child process.
 pub(crate) fn command(measure: &str, variant: &str, count: usize) -> Command {
     let own = env::current_exe().expect("a running program has a path");
     let mut command = Command::new(own);
@@ -50,10 +49,10 @@ pub(crate) fn command(measure: &str, variant: &str, count: usize) -> Command {
     command
 }
 
-/// Runs a child process to its end.
+/// Runs a child process to its end, and returns its figures.
 ///
 /// # Panics
-/// When the child does, or tells another number of figures.
+/// If the child fails, or prints a different number of figures.
 pub(crate) fn figures<const N: usize>(command: &mut Command) -> [f64; N] {
     let output = command
         .output()
@@ -68,7 +67,7 @@ pub(crate) fn figures<const N: usize>(command: &mut Command) -> [f64; N] {
     })
 }
 
-/// The resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 pub(crate) fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));

@@ -1,4 +1,4 @@
-//! Whether memory stays where it was after very many short tasks.
+//! Growth of memory over a large number of short tasks.
 
 use crate::{
     child::{self, resident},
@@ -11,7 +11,7 @@ use crate::{
 
 pub(crate) const NAME: &str = "churn";
 
-/// What an allocator may keep without anything growing with the number of tasks.
+/// Bytes that an allocator may keep without any growth per task.
 const SLACK: f64 = 4.0 * 1024.0 * 1024.0;
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -22,13 +22,13 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "Memory after ten million short tasks".to_owned(),
         unit: Unit::Mebibytes,
-        note: "Growth of resident memory since the first 10,000 tasks.",
+        note: "Growth of resident memory after the first 10,000 tasks.",
         rows: rows.into(),
     };
     vec![section.limit(headcount::NAME, &[Limit::Total(SLACK)])]
 }
 
-/// Bytes by which `count` tasks made the process grow.
+/// Returns the bytes by which `count` tasks made the process grow.
 pub(crate) fn child(variant: &str, count: usize) -> f64 {
     match variant {
         BARE => growth(|| Bare, count),

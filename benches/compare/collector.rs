@@ -1,4 +1,5 @@
-//! Collectors of OTLP: one that takes everything and keeps nothing, and one that never answers.
+//! OTLP collectors for the benchmarks: one that accepts and discards everything, and one that never
+//! answers.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -6,15 +7,16 @@ use std::{
     sync::OnceLock,
 };
 
-/// One that takes everything and keeps nothing.
+/// Starts a collector that accepts and discards everything.
 pub(crate) fn healthy() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
         listen(|listener| {
-            // Each signal has a connection, which its exporter keeps.
+            // Each signal has its own connection, which the exporter keeps open.
             for stream in listener.incoming().flatten() {
                 thread(move || {
-                    // Read as a collector on another machine would have it: with as little of this one as can be.
+                    // A large buffer keeps the work of this process small, as if the collector ran
+                    // on another machine.
                     let mut reader = BufReader::with_capacity(1 << 20, &stream);
                     while answer(&stream, &mut reader).is_some() {}
                 });
@@ -23,7 +25,7 @@ pub(crate) fn healthy() -> SocketAddr {
     })
 }
 
-/// One that accepts and never answers.
+/// Starts a collector that accepts connections and never answers.
 pub(crate) fn black_hole() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
@@ -42,11 +44,11 @@ fn listen(serve: impl FnOnce(TcpListener) + Send + 'static) -> SocketAddr {
 }
 
 fn thread(work: impl FnOnce() + Send + 'static) {
-    #[expect(clippy::disallowed_methods, reason = "no part of what is measured")]
+    #[expect(clippy::disallowed_methods, reason = "not part of the measurement")]
     std::thread::spawn(work);
 }
 
-/// One request, which is read to its end; `None` when there is none any more.
+/// Reads one request to its end and answers it; returns `None` at the end of the connection.
 fn answer(mut stream: &TcpStream, reader: &mut BufReader<&TcpStream>) -> Option<()> {
     let mut length = 0;
     let mut line = String::new();

@@ -1,4 +1,4 @@
-//! Dumps a hundred thousand live tasks, and asks what that does to tasks that work meanwhile.
+//! Time to dump a hundred thousand live tasks, and its effect on tasks that work in the meantime.
 
 use crate::{
     harness::{Samples, Scale},
@@ -8,14 +8,14 @@ use crate::{
 };
 use std::time::Instant;
 
-/// Of the tasks that are parked in other measures.
+/// Divides the number of parked tasks of the other measures.
 const SHARE: usize = 10;
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let runtime = Owned::new(WORKERS);
     let parked = runtime.park(scale.parked / SHARE);
     let (mut dumps, mut without, mut during) = (Vec::new(), Vec::new(), Vec::new());
-    // The first one looks up names.
+    // The first dump also symbolizes.
     runtime.dump();
     for _ in 0..scale.repetitions {
         without.push(latency::percentile(&runtime, || std::thread::sleep(WORK)));
@@ -30,15 +30,15 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
         Section {
             title: "Dump 100,000 live tasks".to_owned(),
             unit: Unit::Milliseconds,
-            note: "Of one kind, parked, while a task on each of the 2 workers yields all the time. Threads, and what the \
-                   listed tasks await, included. No peer has such a thing, so these are plain times.",
+            note: "Parked tasks of one kind, while a task on each of the 2 workers yields all the time. Includes \
+                   threads and what the listed tasks await. No peer offers this, so these are plain times.",
             rows: vec![Row::new(("headcount, dump", Samples::new(dumps)))],
         }
         .limit("headcount, dump", &[Limit::Total(50e6)]),
         Section {
-            title: "The working tasks meanwhile".to_owned(),
+            title: "The working tasks during a dump".to_owned(),
             unit: Unit::Nanoseconds,
-            note: "From one poll of a task to its next: the 99th percentile of each turn.",
+            note: "Time from one poll of a task to its next: the 99th percentile of each turn.",
             rows: vec![
                 Row::new(("without a dump", Samples::new(without))),
                 Row::new(("during the dump", Samples::new(during))),

@@ -1,4 +1,5 @@
-//! From SIGTERM to the end of the process, without telemetry and with, whatever the collector does.
+//! Time from SIGTERM to the end of the process, without telemetry, with a healthy collector, and
+//! with one that never answers.
 
 use crate::{
     child, collector,
@@ -23,15 +24,16 @@ const HOLE: &str = "headcount, a black hole, pushed for 1 s";
 const SHORT_HOLE: &str = "headcount, a black hole, pushed for 500 ms";
 
 const TASKS: usize = 6;
-/// A push at the end may take so long, and until so long before the deadline; neither has a setting.
+/// Maximum time for the push at exit. It also ends this long before the deadline. Neither limit is
+/// configurable.
 const PUSH: Duration = Duration::from_secs(1);
 const BEFORE_THE_DEADLINE: Duration = Duration::from_millis(300);
-/// How long the child of [`SHORT_HOLE`] lets it take, by its deadline.
+/// Time that the deadline of [`SHORT_HOLE`]'s child leaves for the push.
 const SHORT_PUSH: Duration = Duration::from_millis(500);
-/// What all else may take.
+/// Allowance for everything except the push.
 const BESIDE: Duration = Duration::from_millis(100);
 const ALONE: Duration = Duration::from_millis(150);
-/// From the line of a child that it is ready until all its threads wait.
+/// Time from the child's ready line until all its threads are idle.
 const SETTLE: Duration = Duration::from_millis(100);
 
 const READY: &str = "ready";
@@ -48,9 +50,10 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "From SIGTERM to the end of the process".to_owned(),
         unit: Unit::Milliseconds,
-        note: "A service of six idle tasks on 2 workers, in a process of its own, which does nothing when the signal comes; its parent \
-               waits for it. The black hole accepts and never answers. What is left is pushed for one second at most, and until 300 ms \
-               before the deadline: the last row sets that to 800 ms. Nobody waits for a last scrape.",
+        note: "A service of six idle tasks on 2 workers, in its own process, which is idle when the signal arrives; \
+               its parent waits for it. The black hole accepts connections and never answers. The final push takes \
+               at most one second, and ends 300 ms before the deadline; the last row sets the deadline to 800 ms. \
+               There is no wait for a final scrape.",
         rows: rows.into_iter().map(Row::new).collect(),
     };
     let limits = [
@@ -65,7 +68,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     vec![section]
 }
 
-/// Starts a service, and stops it when it is ready.
+/// Starts a service, and stops it once it is ready.
 fn stop(variant: &str, collector: SocketAddr) -> Duration {
     let mut child = child::command(NAME, variant, TASKS)
         .env(headcount::COLLECTOR, format!("http://{collector}"))
@@ -73,7 +76,7 @@ fn stop(variant: &str, collector: SocketAddr) -> Duration {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a program that runs can be run again");
-    // It is kept until the child has ended: what it says last needs a reader.
+    // Kept open until the child has ended, because its last output needs a reader.
     let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
     let mut line = String::new();
     output.read_line(&mut line).expect("text");
@@ -83,9 +86,9 @@ fn stop(variant: &str, collector: SocketAddr) -> Duration {
     }
     let began = Instant::now();
     if is_ready {
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("nobody has awaited it");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("it has not been awaited");
     }
-    let status = child.wait().expect("nobody else awaits it");
+    let status = child.wait().expect("it is awaited only here");
     let took = began.elapsed();
     if !is_ready || !status.success() {
         let errors = child.stderr.map(std::io::read_to_string);
@@ -94,7 +97,7 @@ fn stop(variant: &str, collector: SocketAddr) -> Duration {
     took
 }
 
-/// A service that says when it is ready, and ends when it is told to.
+/// Runs a service that prints a line when it is ready, and ends on SIGTERM.
 pub(crate) fn child(variant: &str, tasks: usize) {
     let deadline = (variant == SHORT_HOLE).then_some(SHORT_PUSH + BEFORE_THE_DEADLINE);
     let telemetry = (variant != PLAIN).then(headcount::telemetry);

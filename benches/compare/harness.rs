@@ -1,15 +1,15 @@
-//! Takes turns between variants and keeps what each took.
+//! Alternates between variants, and keeps the time that each round took.
 //!
 //! Not criterion: it measures one function to the end before the next, and on a shared machine the
-//! minutes between two variants move them apart by more than the difference looked for.
+//! minutes between two variants change their figures by more than the difference to be measured.
 
 use std::time::Duration;
 
-/// How much each measure does.
+/// Sizes and repetitions of the measures.
 pub(crate) struct Scale {
-    /// Turns of each variant in the short measures.
+    /// Rounds of each variant in the short measures.
     pub(crate) repetitions: usize,
-    /// Turns in the measures that take a second each.
+    /// Rounds of each variant in the measures that take a second each.
     pub(crate) long_repetitions: usize,
     /// Tasks in one repetition of the spawn measures.
     pub(crate) spawned: usize,
@@ -17,22 +17,22 @@ pub(crate) struct Scale {
     pub(crate) parked: usize,
     /// Short tasks in the churn measure.
     pub(crate) churned: usize,
-    /// How long a service works in the steady measure, in milliseconds.
+    /// Time that the service of the steady measure works, in milliseconds.
     #[cfg_attr(
         not(feature = "otel"),
-        expect(dead_code, reason = "that service exports")
+        expect(dead_code, reason = "only the steady measure uses it")
     )]
     pub(crate) steady: usize,
 }
 
-/// One variant: a name and a function that runs one repetition and tells how long the measured part
-/// took.
+/// One variant: a name, and a function that runs one repetition and returns the duration of its
+/// measured part.
 pub(crate) struct Variant {
     pub(crate) name: &'static str,
     pub(crate) repetition: Box<dyn FnMut() -> Duration>,
 }
 
-/// What a variant took, turn by turn: nanoseconds, or what the measure says.
+/// The figures of one variant, round by round: nanoseconds, or the unit of the measure.
 #[derive(Clone)]
 pub(crate) struct Samples(Vec<f64>);
 
@@ -72,13 +72,14 @@ impl Variant {
 
 impl Samples {
     /// # Panics
-    /// Without any sample: there is no figure to tell.
+    /// If `samples` is empty.
     pub(crate) fn new(samples: Vec<f64>) -> Self {
         assert!(!samples.is_empty(), "nothing was measured");
         Self(samples)
     }
 
-    /// What disturbs a run only ever adds to it, so of times alone a low percentile is the steadiest.
+    /// Returns the 10th percentile. Disturbances only ever add time, so a low percentile is the
+    /// steadiest figure for times alone.
     pub(crate) fn p10(&self) -> f64 {
         self.sorted()[self.0.len() / 10]
     }
@@ -87,14 +88,15 @@ impl Samples {
         self.sorted()[self.0.len() / 2]
     }
 
-    /// The median of the ratios to the same turns of `other`: what slows the machine for a while slows
-    /// both. On two workers it is far steadier than a ratio of percentiles, because two workers have a
-    /// fast and a slow way to share short tasks, and the kernel picks.
+    /// Returns the median of the ratios to the figures of `other` in the same rounds: a slow phase
+    /// of the machine affects both. On two workers it is much steadier than a ratio of percentiles,
+    /// because two workers share short tasks in a fast or a slow mode, as the kernel happens to
+    /// place them.
     pub(crate) fn ratio_to(&self, other: &Self) -> f64 {
         self.by_turn(other, |own, other| own / other)
     }
 
-    /// The median of the differences to the same turns of `other`.
+    /// Returns the median of the differences to the figures of `other` in the same rounds.
     pub(crate) fn added_to(&self, other: &Self) -> f64 {
         self.by_turn(other, |own, other| own - other)
     }
@@ -115,11 +117,11 @@ impl Samples {
     }
 }
 
-/// Runs each variant once unmeasured, and then `repetitions` times in turns. Nanoseconds a repetition,
-/// in the order given.
+/// Runs each variant once unmeasured, and then `repetitions` times in alternation. Returns
+/// nanoseconds per repetition, in the order given.
 ///
-/// The order of each round is drawn anew: a variant that always followed the same one would inherit
-/// what that leaves behind (a warm core, a used-up time slice), measured at 15 % on two workers.
+/// The order of each round is random: a variant that always ran after the same one would inherit
+/// its side effects (a warm core, a used-up time slice), measured at 15 % on two workers.
 pub(crate) fn interleave(
     variants: &mut [Variant],
     repetitions: usize,

@@ -1,4 +1,4 @@
-//! headcount as a variant. All that touches its interface is here.
+//! headcount as a variant. All uses of its API are in this file.
 
 use crate::peers::{Cancel, Peer};
 #[cfg(feature = "admin")]
@@ -12,37 +12,37 @@ use std::{future::Future, sync::mpsc, time::Duration};
 use tokio::sync::oneshot;
 
 pub(crate) const NAME: &str = "headcount";
-/// What the reader must know before believing a figure of ours.
+/// A note for the reader about headcount's figures, if they are not final.
 pub(crate) const CAVEAT: Option<&str> = None;
-/// Whether groups can cancel.
+/// True if groups can cancel.
 pub(crate) const IS_COMPLETE: bool = true;
 
-/// The variable that says where the collector is: the parent of a process sets it.
+/// Environment variable with the address of the collector, which the parent of a process sets.
 #[cfg(feature = "otel")]
 pub(crate) const COLLECTOR: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 #[cfg(feature = "otel")]
 const DROPPED: &str = "headcount_telemetry_dropped_total{";
 
-/// Tasks through a group of headcount.
+/// Spawns tasks through a group of headcount.
 pub(crate) struct Headcount(TaskGroup);
 
 /// A runtime that headcount owns, with its hooks.
 pub(crate) struct Owned(headcount::Runtime);
 
-/// Tracking on the runtime that the caller is in.
+/// Attaches headcount to the current runtime.
 pub(crate) fn attached() -> Headcount {
     let attached = headcount::attach(&tokio::runtime::Handle::current());
     let attached = attached.expect("the system has threads");
     Headcount(attached.tasks().clone())
 }
 
-/// How many live tasks a snapshot lists; `None` while there is no snapshot.
+/// Returns the number of live tasks in a snapshot.
 pub(crate) fn listed(tasks: &Headcount) -> Option<usize> {
     Some(tasks.0.snapshot().tasks().len())
 }
 
-/// Has so many names counted: a task of each ran.
+/// Creates this many counted names, by running one task with each.
 pub(crate) async fn count_names(tasks: &Headcount, names: usize) {
     for at in 0..names {
         let named = tasks.0.spawn(&format!("name-{at}"), std::future::ready(()));
@@ -50,13 +50,13 @@ pub(crate) async fn count_names(tasks: &Headcount, names: usize) {
     }
 }
 
-/// Reads every counter once; how many names they belong to, or `None` while there are none.
+/// Reads every counter once, and returns the number of names.
 pub(crate) fn read_counters(tasks: &Headcount) -> Option<usize> {
     Some(tasks.0.counters().len())
 }
 
-/// From the end of `main` to the end of the third layer, with `tasks` idle tasks that end when they
-/// are told to drain.
+/// Returns the time from the end of `main` to the end of the third layer, with `tasks` idle tasks
+/// that end at the drain.
 pub(crate) fn three_layers(tasks: usize) -> Duration {
     let runtime = runtime(2);
     let report = runtime.run(async |group| {
@@ -69,18 +69,19 @@ pub(crate) fn three_layers(tasks: usize) -> Duration {
     report.total
 }
 
-/// Takes a dump of the process each time it is called.
+/// Returns a function that takes a dump of the process.
 pub(crate) fn dumps() -> impl Fn() {
     let runtime = runtime(2);
     let dumper = runtime.dumper();
     move || {
-        // The runtime lives as long as its dumps are taken.
+        // Moves the runtime into the closure, which keeps it alive.
         let _runtime = &runtime;
         drop(std::hint::black_box(dumper.dump().to_text()));
     }
 }
 
-/// Telemetry to the collector that [`COLLECTOR`] names, with the log: a layer of the process's subscriber.
+/// Sets up telemetry to the collector in [`COLLECTOR`], including the log, as the subscriber of the
+/// process.
 #[cfg(feature = "otel")]
 pub(crate) fn telemetry() -> Telemetry {
     use tracing_subscriber::layer::SubscriberExt as _;
@@ -91,8 +92,9 @@ pub(crate) fn telemetry() -> Telemetry {
     telemetry
 }
 
-/// A service of so many idle tasks that ends by a signal, from when on it is `ready` for one. With a deadline, its layers
-/// have little time. Whether all that it had to push was delivered; `None` when there was nothing.
+/// Runs a service of `tasks` idle tasks that ends on a signal, and calls `ready` once a signal may
+/// come. A deadline shortens its layers. Returns whether everything was pushed; `None` if there was
+/// nothing to push.
 #[cfg(feature = "otel")]
 pub(crate) fn idle_until_signal(
     tasks: usize,
@@ -127,10 +129,11 @@ pub(crate) fn idle_until_signal(
     (!report.flush.is_empty()).then(|| pushed.all(|delivered| delivered))
 }
 
-/// What `work` gives, which is `main` of a service with default settings, an admin server and telemetry.
+/// Runs `work` as `main` of a service with default settings, an admin server and telemetry, and
+/// returns its output.
 ///
 /// # Panics
-/// When not everything was delivered.
+/// If not everything was delivered.
 #[cfg(feature = "otel")]
 pub(crate) fn serve<T>(work: impl AsyncFnOnce(Headcount) -> T) -> T {
     let runtime = headcount::Runtime::builder()
@@ -150,10 +153,17 @@ pub(crate) fn serve<T>(work: impl AsyncFnOnce(Headcount) -> T) -> T {
     given.expect("it ran")
 }
 
-/// Any port of it.
+/// Returns a loopback address with any free port.
 #[cfg(feature = "admin")]
 fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Returns a runtime with a black box, in which the slots of all later runtimes of the process are
+/// too.
+pub(crate) fn boxed() -> headcount::Runtime {
+    let runtime = builder(1).black_box(true).build();
+    runtime.expect("the system has threads")
 }
 
 fn runtime(workers: usize) -> headcount::Runtime {
@@ -175,13 +185,14 @@ impl Owned {
         Self(runtime(workers))
     }
 
-    /// One that warns of nobody, and does not know when tasks were polled.
+    /// Creates a runtime without blocked-worker warnings, which does not record when tasks are
+    /// polled.
     pub(crate) fn unwatched(workers: usize) -> Self {
         let runtime = builder(workers).hold_limit(None).build();
         Self(runtime.expect("the system has threads"))
     }
 
-    /// One with an admin server, and where that listens.
+    /// Creates a runtime with an admin server, and returns it with the server's address.
     #[cfg(feature = "admin")]
     pub(crate) fn with_admin(workers: usize) -> (Self, SocketAddr) {
         let runtime = builder(workers).admin(loopback()).build();
@@ -190,7 +201,7 @@ impl Owned {
         (Self(runtime), address)
     }
 
-    /// The same, with spans of its tasks.
+    /// Creates a runtime with an admin server that exports spans of its tasks.
     #[cfg(feature = "otel")]
     pub(crate) fn with_telemetry(workers: usize, telemetry: Option<&Telemetry>) -> Self {
         let builder = headcount::Runtime::builder()
@@ -208,7 +219,7 @@ impl Owned {
         Headcount(self.0.tasks().clone())
     }
 
-    /// Tasks that live until the handles are dropped.
+    /// Spawns tasks that live until the returned handles are dropped.
     pub(crate) fn park(&self, tasks: usize) -> Vec<oneshot::Sender<()>> {
         let park = |_| {
             let (keep, gone) = oneshot::channel();
@@ -219,7 +230,8 @@ impl Owned {
         (0..tasks).map(park).collect()
     }
 
-    /// Tasks of so many names that live as long as the runtime, and are all parked when this returns.
+    /// Spawns tasks with this many names, which live as long as the runtime, and returns once all
+    /// are parked.
     #[cfg(feature = "admin")]
     pub(crate) fn park_named(&self, tasks: usize, names: usize) {
         let names: Vec<String> = (0..names).map(|at| format!("parked-{at}")).collect();
@@ -230,13 +242,13 @@ impl Owned {
         self.drive(async move { parking.full(tasks).await });
     }
 
-    /// A task, and where its result arrives.
+    /// Spawns a task, and returns the receiver of its result.
     pub(crate) fn spawn<F>(&self, task: F) -> oneshot::Receiver<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let (send, receive) = oneshot::channel();
-        // The receiver may be gone.
+        // The receiver may have been dropped.
         let task = async move { drop(send.send(task.await)) };
         self.0.tasks().spawn("working", task);
         receive
@@ -253,7 +265,7 @@ impl Owned {
     {
         let (send, receive) = mpsc::channel();
         self.0.tasks().spawn("driver", async move {
-            send.send(driver.await).expect("somebody waits for it");
+            send.send(driver.await).expect("the receiver waits");
         });
         receive.recv().expect("the driver runs to its end")
     }

@@ -1,4 +1,4 @@
-//! What headcount's hooks add to a spawn that does not go through headcount.
+//! Cost of headcount's hooks for a spawn that bypasses headcount.
 
 use crate::{
     harness::{Scale, Variant, interleave},
@@ -10,7 +10,7 @@ use crate::{
 const HOOKED: &str = "bare tokio, with headcount's hooks";
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
-    // One worker is the steadier measure, two are what services have.
+    // Figures on one worker are steadier; real services have several.
     vec![one(scale, 2, "2 workers"), one(scale, 1, "1 worker")]
 }
 
@@ -33,7 +33,7 @@ fn one(scale: &Scale, workers: usize, place: &str) -> Section {
     let section = Section {
         title: format!("Untracked hooks, {place}"),
         unit: Unit::Nanoseconds,
-        note: "A bare spawn and join, on plain runtimes and on one of headcount.",
+        note: "A bare spawn and join, on plain runtimes and on headcount's.",
         rows,
     };
     section.limit(HOOKED, &[Limit::AddedOrRatio(15.0, 1.06)])

@@ -1,4 +1,4 @@
-//! What tasks that work all the time notice of something else: how long they wait from one poll to the next.
+//! Latency of busy tasks while other work runs: the time from one poll to the next.
 
 use crate::headcount::Owned;
 use std::{
@@ -8,12 +8,13 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// What works meanwhile: one task for each worker, so that both are busy all the time.
+/// One busy task for each worker, so that both workers are always busy.
 pub(crate) const WORKERS: usize = 2;
-/// In so long there are polls enough to tell a percentile.
+/// Long enough for the number of polls that a percentile needs.
 pub(crate) const WORK: Duration = Duration::from_millis(40);
 
-/// The 99th percentile of the time between two polls of tasks that yield all the time, while `work` is done.
+/// Returns the 99th percentile of the time between two polls of tasks that yield all the time while
+/// `work` runs.
 pub(crate) fn percentile(runtime: &Owned, work: impl FnOnce()) -> f64 {
     let over = Arc::new(AtomicBool::new(false));
     let waits: Vec<_> = (0..WORKERS)

@@ -1,4 +1,4 @@
-//! Lists a million live tasks, and reads the counters while they live.
+//! Time to list a million live tasks, and to read the counters while they are live.
 
 use crate::{
     harness::{Samples, Scale},
@@ -9,9 +9,9 @@ use crate::{
 use std::time::Instant;
 
 const SNAPSHOT: &str = "headcount, snapshot";
-/// So many names are counted, beside that of the tasks which live.
+/// Number of counted names besides that of the live tasks.
 const NAMES: usize = 64;
-const COUNTERS: &str = "headcount, counters, a name";
+const COUNTERS: &str = "headcount, counters, per name";
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let runtime = peers::pool(2);
@@ -41,7 +41,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
         };
         section.limit(variant, &[Limit::Total(limit)])
     };
-    let alone = "No peer has such a thing, so these are plain times.";
+    let alone = "No peer offers this, so these are plain times.";
     vec![
         section(
             "List 1,000,000 live tasks",
@@ -62,7 +62,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     ]
 }
 
-/// The time that `read` takes, divided by what `share` makes of its answer.
+/// Returns the time that `read` takes, divided by the result of `share` for its output.
 fn times(
     repetitions: usize,
     mut read: impl FnMut() -> Option<usize>,

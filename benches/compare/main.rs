@@ -1,14 +1,14 @@
-//! headcount beside its peers, in one run, as ratios to bare tokio.
+//! headcount compared with its peers, in one run, as ratios to bare tokio.
 //!
-//! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N]`, where a measure is
-//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `scrape`, `shutdown`, `exit`, `steady`,
-//! `churn`, `stacks`; without any, all run.
-//! Without `cargo bench` (that is, under `cargo test --benches`) everything runs once with small
-//! sizes, which shows that it works and measures nothing.
+//! `cargo bench --bench compare -- [MEASURE…] [--write FILE] [--repetitions N] [--black-box]`, where a measure is
+//! one of `spawn`, `poll`, `hooks`, `spans`, `memory`, `cancel`, `list`, `dump`, `scrape`,
+//! `shutdown`, `exit`, `steady`, `churn`, `stacks`; by default, all run.
+//! Without `cargo bench` (that is, under `cargo test --benches`), everything runs once with small
+//! sizes, which shows that it works but measures nothing.
 //!
-//! Only ratios within one run mean anything: variants take turns, repetition by repetition, so that
-//! a noisy machine disturbs all of them alike. `README.md` beside this folder has the reasons and
-//! the last figures.
+//! Only ratios within one run are meaningful: variants alternate, repetition by repetition, so that
+//! a noisy machine affects all of them alike. `../README.md` has the reasons and the latest
+//! figures.
 
 mod cancel;
 mod child;
@@ -44,7 +44,7 @@ use table::Section;
 
 type Measure = fn(&Scale) -> Vec<Section>;
 
-/// The measures by the names that select them.
+/// The measures and their names on the command line.
 const MEASURES: &[(&str, Measure)] = &[
     ("spawn", spawn::measure),
     ("poll", poll::measure),
@@ -70,6 +70,7 @@ struct Arguments {
     measures: Vec<String>,
     write: Option<String>,
     repetitions: Option<usize>,
+    black_box: bool,
     bench: bool,
 }
 
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let _boxed = arguments.black_box.then(headcount::boxed);
     let mut scale = if arguments.bench {
         Scale::FULL
     } else {
@@ -120,11 +122,13 @@ impl Arguments {
             measures: Vec::new(),
             write: None,
             repetitions: None,
+            black_box: false,
             bench: false,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--bench" => parsed.bench = true,
+                "--black-box" => parsed.black_box = true,
                 "--write" => parsed.write = Some(arguments.next().ok_or("--write takes a file")?),
                 "--repetitions" => {
                     let number = arguments.next().and_then(|text| text.parse().ok());

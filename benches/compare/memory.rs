@@ -14,7 +14,7 @@ use crate::{
 
 pub(crate) const NAME: &str = "memory";
 
-/// Fresh processes agree to a byte or two.
+/// Three are enough: fresh processes agree to a byte or two.
 const TURNS: usize = 3;
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -29,14 +29,15 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "Memory of a parked task".to_owned(),
         unit: Unit::Bytes,
-        note: "Resident memory, a task, of a process that parks 1,000,000 on 2 workers and keeps no handles. tokio aligns a task to 128 bytes; the gaps \
-               that this leaves hold small allocations (an entry of a JoinSet) at no cost.",
+        note: "Resident memory per task of a process that parks 1,000,000 tasks on 2 workers and keeps no handles. \
+               tokio aligns a task to 128 bytes; small allocations (an entry of a JoinSet) fit into the resulting \
+               gaps at no cost.",
         rows: variants.into_iter().zip(samples).map(Row::new).collect(),
     };
     vec![section.limit(headcount::NAME, &[Limit::Added(64.0)])]
 }
 
-/// Bytes a task, of `count` tasks.
+/// Returns the bytes per task, over `count` tasks.
 pub(crate) fn child(variant: &str, count: usize) -> f64 {
     match variant {
         BARE => bytes(|| Bare, count),
@@ -56,18 +57,18 @@ fn bytes<P: Peer>(peer: impl FnOnce() -> P, count: usize) -> f64 {
     drop(guard);
     let measured = async move {
         let parking = Parking::default();
-        // The first batch pays for what exists once: stacks, arenas, queues.
+        // The first batch pays the fixed costs: stacks, arenas, queues.
         grow(&mut peer, &parking, 0, BATCH).await;
         let before = resident();
         grow(&mut peer, &parking, BATCH, count).await;
         let after = resident();
-        // The process ends next: a million drops would only take time.
+        // The process ends next; dropping a million tasks would only take time.
         (after - before) / (count - BATCH) as f64
     };
     drive(&runtime, measured)
 }
 
-/// Parks tasks until there are `to`, where `from` are.
+/// Parks tasks until their number grows from `from` to `to`.
 async fn grow<P: Peer>(peer: &mut P, parking: &Parking, from: usize, to: usize) {
     for batch in (from..to).step_by(BATCH) {
         let size = BATCH.min(to - batch);

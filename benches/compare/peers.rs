@@ -1,8 +1,5 @@
-//! Every way to spawn that headcount is compared with, behind one small trait.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "bare spawns are what is measured"
-)]
+//! The spawn APIs that headcount is compared with, behind one small trait.
+#![expect(clippy::disallowed_methods, reason = "bare spawns are measured")]
 
 use crate::rounds::{BATCH, Parking, short};
 use std::{
@@ -18,8 +15,8 @@ use tokio_metrics::TaskMonitor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) const BARE: &str = "bare tokio";
-/// The same as [`BARE`], on another runtime: how far its ratio is from 1 is how far any ratio may
-/// be off.
+/// A second measurement of [`BARE`], on another runtime. The distance of its ratio from 1 is the
+/// error of any ratio.
 pub(crate) const BARE_AGAIN: &str = "bare tokio, again";
 pub(crate) const TRACKER: &str = "TaskTracker";
 pub(crate) const TOKEN: &str = "TaskTracker + token";
@@ -27,61 +24,61 @@ pub(crate) const JOIN_SET: &str = "JoinSet";
 pub(crate) const MONITOR: &str = "TaskMonitor";
 pub(crate) const SUBSYSTEMS: &str = "tokio-graceful-shutdown";
 
-/// Batches before the clock starts: the workers sleep and the caches are another variant's when a
-/// turn begins.
+/// Batches before the measurement starts: at the beginning of a round, the workers sleep and the
+/// caches hold another variant's data.
 const WARM_UP: usize = 4;
 
 /// A way to spawn tasks.
 pub(crate) trait Peer: Send + 'static {
-    /// What waits for one task; `()` where only all can be awaited.
+    /// A handle to wait for one task; `()` if only all tasks can be awaited.
     type Handle: Send;
 
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> Self::Handle;
 
-    /// Waits for the tasks behind `handles`, which are all that live.
+    /// Waits for the tasks behind `handles`, which are all live tasks.
     fn join(&mut self, handles: Vec<Self::Handle>) -> impl Future<Output = ()> + Send;
 }
 
-/// A peer that can end tasks.
+/// A peer that can cancel tasks.
 pub(crate) trait Cancel: Peer {
-    /// Whether it ends tasks through their handles; they are dropped before the clock starts when
-    /// not.
+    /// True if it cancels tasks through their handles. Otherwise the handles are dropped before the
+    /// measurement starts.
     const THROUGH_HANDLES: bool = false;
 
-    /// Ends all tasks that live, and waits until they are gone.
+    /// Cancels all live tasks, and waits until they have ended.
     fn cancel(&mut self, handles: Vec<Self::Handle>) -> impl Future<Output = ()> + Send;
 }
 
-/// `tokio::spawn`, and a loop of `abort`.
+/// `tokio::spawn`, cancelled by a loop of `abort`.
 pub(crate) struct Bare;
 
 /// tokio-util's tracker alone.
 pub(crate) struct Tracker(TaskTracker);
 
-/// tokio-util's tracker, with a child token for each task: what its documentation shows.
+/// tokio-util's tracker with a child token for each task, as its documentation shows.
 pub(crate) struct TrackerAndToken(TaskTracker, CancellationToken);
 
-/// tokio's own set.
+/// tokio's `JoinSet`.
 pub(crate) struct Set(JoinSet<()>);
 
 /// tokio-metrics' monitor around each task.
 pub(crate) struct Monitor(TaskMonitor);
 
-/// A runtime on the thread that drives it.
+/// Creates a runtime on the thread that drives it.
 pub(crate) fn current_thread() -> Runtime {
     build(&mut Builder::new_current_thread())
 }
 
-/// A runtime with a pool of workers.
+/// Creates a runtime with a pool of workers.
 pub(crate) fn pool(workers: usize) -> Runtime {
     build(Builder::new_multi_thread().worker_threads(workers))
 }
 
 fn build(builder: &mut Builder) -> Runtime {
-    builder.enable_all().build().expect("threads to be had")
+    builder.enable_all().build().expect("threads are available")
 }
 
-/// Runs `driver` as a task: a spawn from `block_on` takes another path than one from a worker.
+/// Runs `driver` as a task: a spawn from `block_on` takes a different path than one from a worker.
 pub(crate) fn drive<F>(runtime: &Runtime, driver: F) -> F::Output
 where
     F: Future<Output: Send> + Send + 'static,
@@ -90,7 +87,7 @@ where
     runtime.block_on(driver).expect("the driver does not panic")
 }
 
-/// The time that `total` short tasks take, spawned and joined batch by batch.
+/// Returns the time for `total` short tasks, spawned and joined batch by batch.
 pub(crate) async fn spawn_and_join<P: Peer>(mut peer: P, total: usize, yields: usize) -> Duration {
     let mut began = Instant::now();
     for batch in 0..WARM_UP + total / BATCH {
@@ -103,7 +100,7 @@ pub(crate) async fn spawn_and_join<P: Peer>(mut peer: P, total: usize, yields: u
     began.elapsed()
 }
 
-/// Spawns `total` tasks that stay.
+/// Spawns `total` tasks that stay parked.
 pub(crate) async fn park<P: Peer>(peer: &mut P, total: usize) -> Vec<P::Handle> {
     let parking = Parking::default();
     let mut handles = Vec::with_capacity(total);
@@ -121,7 +118,7 @@ async fn join_all(handles: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Runs subsystems of tokio-graceful-shutdown in batches, and tells the time that they took.
+/// Runs subsystems of tokio-graceful-shutdown in batches, and returns the time that they took.
 pub(crate) async fn subsystems(total: usize, yields: usize) -> Duration {
     use tokio_graceful_shutdown::{SubsystemBuilder, SubsystemHandle, Toplevel};
     let (send, receive) = tokio::sync::oneshot::channel();

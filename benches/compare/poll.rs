@@ -1,4 +1,4 @@
-//! What a poll of a tracked task costs more than one of a bare task, and what of it is the pulse.
+//! Cost of a poll of a tracked task compared with a bare one, and the part of it that is the pulse.
 
 use crate::{
     harness::{Scale, Variant, interleave},
@@ -13,8 +13,8 @@ use std::{
 };
 
 const HEADCOUNT: &str = "headcount";
-const NO_PULSE: &str = "headcount, nobody watched";
-/// Polls of one task, for each spawned one of other measures.
+const NO_PULSE: &str = "headcount, without the pulse";
+/// Polls of the task for each spawned task of the other measures.
 const POLLS: usize = 5;
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -31,8 +31,8 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "A poll".to_owned(),
         unit: Unit::Nanoseconds,
-        note: "Of one task that yields all the time on 1 worker. The pulse, by which it is known who holds a worker and who was \
-               polled when, is what the two rows of headcount differ by.",
+        note: "One task that yields all the time on 1 worker. The two rows of headcount differ by the pulse, which \
+               records which task blocks a worker and when each task was last polled.",
         rows: rows.collect(),
     };
     vec![section.limit(HEADCOUNT, &[Limit::AddedTo(NO_PULSE, 3.0)])]
@@ -46,7 +46,7 @@ fn bare(polls: usize) -> Duration {
 async fn yields(polls: usize) -> Duration {
     let began = Instant::now();
     let mut left = polls;
-    // Not `yield_now`, after which the worker asks the system for events each time.
+    // Not `yield_now`, after which the worker polls the driver for events each time.
     poll_fn(|cx| {
         left -= 1;
         if left == 0 {

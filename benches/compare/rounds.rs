@@ -1,4 +1,4 @@
-//! The work that the measures give to every variant alike.
+//! The work that all variants do.
 
 use std::{
     future::pending,
@@ -9,36 +9,35 @@ use std::{
 };
 use tokio::task::yield_now;
 
-/// How many tasks are spawned before their ends are awaited.
+/// Number of tasks that are spawned before they are joined.
 pub(crate) const BATCH: usize = 1_000;
 
-/// A task that yields so many times and ends.
+/// Yields `yields` times and ends.
 pub(crate) async fn short(yields: usize) {
     for _ in 0..yields {
         yield_now().await;
     }
 }
 
-/// Tasks that never end by themselves, counted when they have been polled.
+/// Tasks that never end by themselves, with a count of those that have been polled.
 #[derive(Clone, Default)]
 pub(crate) struct Parking(Arc<AtomicUsize>);
 
 // === impl Parking ===
 
 impl Parking {
-    /// A task that parks for ever.
+    /// Returns a task that parks forever.
     pub(crate) fn task(&self) -> impl Future<Output = ()> + Send + use<> {
         let parked = self.0.clone();
         async move {
-            // Lets the counter go before it parks: its reference is no part of what a parked task
-            // holds.
+            // Drops the counter before parking, because the reference is not part of a parked task.
             parked.fetch_add(1, Ordering::Relaxed);
             drop(parked);
             pending::<()>().await;
         }
     }
 
-    /// Waits until so many tasks are parked.
+    /// Waits until `count` tasks are parked.
     pub(crate) async fn full(&self, count: usize) {
         while self.0.load(Ordering::Relaxed) < count {
             yield_now().await;

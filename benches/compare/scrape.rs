@@ -1,4 +1,5 @@
-//! Scrapes the metrics while a million tasks live, and asks what that does to tasks that work meanwhile.
+//! Time to scrape the metrics with a million live tasks, and its effect on tasks that work in the
+//! meantime.
 
 use crate::{
     harness::{Samples, Scale},
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many names have the tasks which live.
+/// Number of names of the live tasks.
 const NAMES: usize = 64;
 const SCRAPE: &str = "headcount, GET /metrics";
 const LIVE: &str = "headcount, GET /livez";
@@ -34,15 +35,17 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let scrapes = Section {
         title: "Scrape 1,000,000 live tasks".to_owned(),
         unit: Unit::Milliseconds,
-        note: "Of 64 names, parked on 2 workers. Each request has a connection of its own, which is part of the time: the admin \
-               server keeps none. `/livez` looks at no task: it is what the connection and the server take alone. No peer has such a \
-               thing, so these are plain times.",
+        note: "Parked tasks with 64 names on 2 workers. Each request opens its own connection, which is included in \
+               the time, because the admin server does not keep connections open. `/livez` reads no tasks: its time \
+               is that of the connection and the server alone. No \
+               peer offers this, so these are plain times.",
         rows: vec![Row::new((SCRAPE, scrapes)), Row::new((LIVE, lives))],
     };
     let meanwhile = Section {
-        title: "The working tasks meanwhile, scrapes".to_owned(),
+        title: "The working tasks during scrapes".to_owned(),
         unit: Unit::Nanoseconds,
-        note: "From one poll of a task to its next: the 99th percentile of each turn of 40 ms. One scrape follows the other.",
+        note: "Time from one poll of a task to its next: the 99th percentile of each turn of 40 ms. Scrapes follow \
+               each other without a pause.",
         rows: vec![
             Row::new(("without a scrape", Samples::new(without))),
             Row::new(("during scrapes", Samples::new(during))),
@@ -51,7 +54,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     vec![scrapes.limit(SCRAPE, &[Limit::Total(5e6)]), meanwhile]
 }
 
-/// At least one scrape.
+/// Scrapes for `time`, at least once.
 fn scrape_for(address: SocketAddr, time: Duration) {
     let began = Instant::now();
     loop {
@@ -62,7 +65,7 @@ fn scrape_for(address: SocketAddr, time: Duration) {
     }
 }
 
-/// From before the connection is opened until the answer is read to its end.
+/// Returns the time from opening the connection until the answer has been read.
 fn get(address: SocketAddr, path: &str) -> Duration {
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! From "stop" to nothing left, for a service of six idle tasks.
+//! Time from the stop request until a service of six idle tasks has ended.
 
 use crate::{
     child,
@@ -29,14 +29,15 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "Stop a service of six idle tasks".to_owned(),
         unit: Unit::Milliseconds,
-        note: "From the request to stop until the runtime of 2 workers is gone, in a process that did nothing else. Bare only drops the runtime: \
-               nobody is told, nobody is waited for. headcount: all three layers, the audit of the threads included.",
+        note: "Time from the stop request until the runtime of 2 workers is gone, in a process that does nothing \
+               else. Bare tokio only drops the runtime, without a notification or a wait. headcount runs all three \
+               layers, including the audit of the threads.",
         rows: rows.into_iter().map(Row::new).collect(),
     };
     vec![section.limit(headcount::NAME, &[Limit::Total(20e6)])]
 }
 
-/// Nanoseconds that a variant takes.
+/// Returns the nanoseconds that a variant takes.
 pub(crate) fn child(variant: &str) -> f64 {
     let took = match variant {
         BARE => bare(),

@@ -1,4 +1,4 @@
-//! What spans of tasks cost, beside the ordinary way to have them.
+//! Cost of spans for tasks, compared with tracing-opentelemetry.
 
 use crate::{
     collector,
@@ -25,16 +25,16 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
 const PLAIN: &str = "headcount, no telemetry";
-const FEW: &str = "headcount, 1 % and bad ends";
+const FEW: &str = "headcount, 1 % and bad outcomes";
 const ALL: &str = "headcount, everything exported";
-const SENT: &str = "the same, to a collector on these cores";
-const CHILD: &str = "headcount, 1 %, a user's span in each";
+const SENT: &str = "headcount, exported to a local collector";
+const CHILD: &str = "headcount, 1 %, a user span in each task";
 const ALWAYS: &str = "tracing-opentelemetry, always on";
 const RATIO: &str = "tracing-opentelemetry, 1 %";
-/// The ordinary way takes many times as long.
+/// Divides the number of tasks for tracing-opentelemetry, which takes many times as long.
 const ORDINARY_SHARE: usize = 4;
 
-/// Which layer of the one subscriber hears of spans.
+/// Number of the subscriber's layer that receives spans.
 static LISTENS: AtomicU8 = AtomicU8::new(0);
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -57,8 +57,8 @@ fn one(scale: &Scale, yields: usize) -> Section {
     let section = Section {
         title: format!("Spans, 2 workers, {yields} yields"),
         unit: Unit::Nanoseconds,
-        note: "A task. Nothing is dropped. Everything is written as OTLP and thrown away; or sent to a thread of this process that \
-               reads and answers, as no collector of a service does.",
+        note: "Per task. Nothing is dropped. Spans are encoded as OTLP and discarded, or, in the row with a local \
+               collector, sent to a thread of this process, which competes for the same cores.",
         rows: rows.collect(),
     };
     let (few, all) = if yields == 0 {
@@ -132,7 +132,7 @@ fn telemetry(collector: SocketAddr, ratio: f64, queue: usize, is_sent: bool) -> 
     telemetry.build().expect("the address is one")
 }
 
-/// Installs the one subscriber of the process; the telemetry of its first layer.
+/// Installs the subscriber of the process, and returns the telemetry of its first layer.
 fn child(collector: SocketAddr) -> Telemetry {
     static MADE: OnceLock<Telemetry> = OnceLock::new();
     let made = MADE.get_or_init(|| {
@@ -151,7 +151,8 @@ fn only<S>(number: u8, layer: impl Layer<S>) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    // Without the hint tokio's own spans, which are of a level that nobody has on, would be made in each variant.
+    // Without the level hint, tokio would create its own spans in every variant, although their
+    // level is disabled.
     let listens =
         move |_: &Metadata<'_>, _: &Context<'_, S>| LISTENS.load(Ordering::Relaxed) == number;
     layer.with_filter(dynamic_filter_fn(listens).with_max_level_hint(LevelFilter::INFO))
@@ -168,7 +169,7 @@ where
     tracing_opentelemetry::layer().with_tracer(provider.tracer("bench"))
 }
 
-/// Exports to nobody.
+/// An exporter that discards everything.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -178,7 +179,7 @@ impl SpanExporter for Nowhere {
     }
 }
 
-/// A bare task in a span.
+/// Spawns a bare task in a span.
 struct Instrumented;
 
 impl Peer for Instrumented {
@@ -193,7 +194,7 @@ impl Peer for Instrumented {
     }
 }
 
-/// A peer's task with a user's span in it.
+/// Spawns a peer's task with a user span in it.
 struct InSpan<P>(P);
 
 impl<P: Peer> Peer for InSpan<P> {

@@ -1,4 +1,5 @@
-//! Spawn and join: what tracking costs a task that does nothing, and one that yields ten times.
+//! Spawn and join: the cost of tracking for a task that does nothing, and for one that yields ten
+//! times.
 
 use crate::{
     harness::{Scale, Variant, interleave},
@@ -13,11 +14,11 @@ use crate::{
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// With the hooks that an attached group cannot have.
+/// A runtime with headcount's hooks, which an attached group does not have.
 const OWNED: &str = "headcount, its own runtime";
-/// Tasks that yield take about four times as long.
+/// Divides the number of tasks that yield, which take about four times as long.
 const YIELDING_SHARE: usize = 4;
-/// A subsystem takes many times as long as a task.
+/// Divides the number of subsystems, each of which takes many times as long as a task.
 const SUBSYSTEM_SHARE: usize = 4;
 
 pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
@@ -49,7 +50,8 @@ fn one(scale: &Scale, workers: usize, yields: usize, limit: f64) -> Section {
     Section {
         title: format!("Spawn and join, {place}, {yields} yields"),
         unit: Unit::Nanoseconds,
-        note: "A task. Spawned from within the runtime in batches of 1,000, each batch joined before the next.",
+        note: "Per task. Tasks are spawned from within the runtime in batches of 1,000; each batch is joined before \
+               the next.",
         rows,
     }
     .limit(headcount::NAME, &limits)
@@ -57,8 +59,8 @@ fn one(scale: &Scale, workers: usize, yields: usize, limit: f64) -> Section {
 }
 
 fn variants(workers: usize, total: usize, yields: usize) -> Vec<Variant> {
-    // A fresh runtime each turn: where the kernel puts two workers changes a figure by a third,
-    // and a runtime that stays keeps its places for the whole run.
+    // Each round gets a fresh runtime: the kernel's placement of two workers changes a figure by a
+    // third, and a runtime that stays keeps its placement for the whole run.
     let on = |name, repetition: fn(Work) -> Duration| {
         Variant::new(name, move || {
             repetition(Work {
@@ -81,7 +83,7 @@ fn variants(workers: usize, total: usize, yields: usize) -> Vec<Variant> {
         on(MONITOR, |work| work.with(Monitor::new)),
         on(SUBSYSTEMS, |work| work.subsystems()),
     ];
-    // headcount's own runtime has workers, never the current thread.
+    // headcount's own runtime always has workers; it never uses the current thread.
     if workers > 1 {
         variants.insert(3, owned(workers, total, yields));
     }
@@ -96,7 +98,7 @@ fn owned(workers: usize, total: usize, yields: usize) -> Variant {
     })
 }
 
-/// One repetition's work.
+/// The work of one repetition.
 struct Work {
     runtime: Runtime,
     total: usize,
@@ -106,7 +108,7 @@ struct Work {
 // === impl Work ===
 
 impl Work {
-    /// `peer` is called within the runtime.
+    /// Runs the repetition; `peer` is called within the runtime.
     fn with<P: Peer>(self, peer: impl FnOnce() -> P) -> Duration {
         let guard = self.runtime.enter();
         let peer = peer();

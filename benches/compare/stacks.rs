@@ -1,4 +1,5 @@
-//! Dumps of a process with a thousand threads: what each waits for, and where stacks are compiled in, its stack.
+//! Time to dump a process with a thousand threads: what each waits for, and its stack if stacks are
+//! compiled in.
 
 use crate::{
     harness::{Samples, Scale},
@@ -39,7 +40,7 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
     let section = Section {
         title: "Dump 1,000 threads".to_owned(),
         unit: Unit::Milliseconds,
-        note: "No peer has such a thing, so these are plain times. The first dump also loads the debug information of the whole program.",
+        note: "No peer offers this, so these are plain times. The first dump also loads the debug information of the whole program.",
         rows: vec![Row::new((FIRST, first)), Row::new((LATER, later))],
     };
     vec![section.limit(LATER, &[Limit::Total(250e6)])]

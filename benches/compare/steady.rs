@@ -1,4 +1,5 @@
-//! What headcount takes beside the workers while a service does its ordinary work, and how large that process is.
+//! Cost of headcount besides the workers while a service does ordinary work, and the memory of that
+//! process.
 
 use crate::{
     child::{self, resident},
@@ -17,11 +18,11 @@ use tokio::time::{Interval, interval};
 
 pub(crate) const NAME: &str = "steady";
 
-/// Each is a process that works for its time.
+/// Each turn is a process that works for a fixed time.
 const TURNS: usize = 3;
-/// Of the time, before anything is measured: what happens once is no part of steady work.
+/// Share of the time before the measurement starts, which excludes one-time costs.
 const WARM_UP: usize = 10;
-/// A thousand tasks a second.
+/// The interval between batches: a thousand tasks per second in total.
 const EVERY: Duration = Duration::from_millis(10);
 const AT_ONCE: usize = 10;
 
@@ -47,22 +48,24 @@ pub(crate) fn measure(scale: &Scale) -> Vec<Section> {
         section(
             "The control side at 1,000 tasks a second",
             Unit::Percent,
-            "Of one core: what the kernel counts for headcount's threads that are no workers, in 18 s of a service with default \
-             settings, an admin server that nobody asks, and every task exported to a healthy collector in another process.",
+            "Percent of one core: CPU time of headcount's threads other than workers, over 18 s of a service with \
+             default settings, an idle admin server, and every task exported to a healthy collector in another \
+             process.",
             busy,
             1.0,
         ),
         section(
             "Memory at 1,000 tasks a second",
             Unit::Mebibytes,
-            "Resident, of the same process in the end. Its program holds all measures and their peers.",
+            "Resident memory of the same process at its end. The program contains all measures and all peers.",
             resident,
             40.0 * f64::from(1 << 20),
         ),
     ]
 }
 
-/// The control side in percent of a core, and the resident memory, of a service that works for some milliseconds.
+/// Runs a service for `time` milliseconds, and returns the control side's share of a core in
+/// percent, and the resident memory.
 pub(crate) fn child(time: usize) -> [f64; 2] {
     headcount::serve(async move |mut tasks| {
         let ticks = time / EVERY.as_millis() as usize;
@@ -83,7 +86,7 @@ async fn work(tasks: &mut Headcount, tick: &mut Interval, ticks: usize) {
     }
 }
 
-/// Nanoseconds that headcount's threads have run which are no workers, of those that live.
+/// Returns the nanoseconds of CPU time of headcount's live threads other than workers.
 fn control_side() -> f64 {
     let threads = fs::read_dir("/proc/self/task").expect("Linux");
     let own = threads.flatten().map(|thread| thread.path());
@@ -92,7 +95,7 @@ fn control_side() -> f64 {
         name.starts_with("headcount-") && name.trim() != "headcount-work"
     });
     let run = own.filter_map(|thread| {
-        // The time on the processor comes first: Documentation/scheduler/sched-stats.rst.
+        // The first field is the time on the CPU: Documentation/scheduler/sched-stats.rst.
         let stat = fs::read_to_string(thread.join("schedstat")).ok()?;
         stat.split_whitespace().next()?.parse::<f64>().ok()
     });

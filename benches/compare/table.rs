@@ -1,4 +1,4 @@
-//! Results as Markdown, with the limits that they are held against.
+//! Results as Markdown tables, checked against their limits.
 
 use crate::{
     harness::{Samples, Scale},
@@ -11,54 +11,54 @@ use std::{fmt::Write, thread};
 pub(crate) struct Section {
     pub(crate) title: String,
     pub(crate) unit: Unit,
-    /// What a figure counts, and what the reader must know of how it was taken.
+    /// The unit of the figures, and how they were measured.
     pub(crate) note: &'static str,
     pub(crate) rows: Vec<Row>,
 }
 
 pub(crate) struct Row {
     pub(crate) variant: &'static str,
-    /// `None`: this variant has no such thing, or not yet.
+    /// `None` if this variant lacks the feature.
     pub(crate) samples: Option<Samples>,
     pub(crate) limits: Vec<Limit>,
 }
 
-/// How a figure is written; the figures themselves are in the smaller unit.
+/// The unit in which figures are printed; the figures themselves are in the smaller unit.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Nanoseconds,
-    /// Of figures in nanoseconds.
+    /// For figures in nanoseconds.
     Milliseconds,
     Bytes,
-    /// Of figures in bytes.
+    /// For figures in bytes.
     Mebibytes,
-    /// Of one core.
+    /// Percent of one core.
     #[cfg_attr(
         not(feature = "otel"),
-        expect(dead_code, reason = "the measure of it exports")
+        expect(dead_code, reason = "only the steady measure uses it")
     )]
     Percent,
 }
 
-/// What a row must reach: by the median turn where it is held against another row, and by the 10th
-/// percentile where it stands alone.
+/// The limit of a row. Comparisons with another row use the median of the ratios by round; absolute
+/// limits use the 10th percentile.
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
-    /// At most so many times bare.
+    /// At most this many times the figure of bare tokio.
     Ratio(f64),
-    /// At most so much more than bare, in the figures' unit.
+    /// At most this much more than bare tokio, in the unit of the figures.
     Added(f64),
-    /// At most so much more than another row.
+    /// At most this much more than another row.
     AddedTo(&'static str, f64),
-    /// At most so much, in the figures' unit.
+    /// At most this much, in the unit of the figures.
     Total(f64),
     /// Less than another row.
     Below(&'static str),
-    /// One of two is enough.
+    /// Either of the two limits is enough.
     AddedOrRatio(f64, f64),
 }
 
-/// What the reader must know before the first table.
+/// Returns the text before the first table.
 pub(crate) fn heading(scale: &Scale) -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let unstable = if cfg!(tokio_unstable) {
@@ -69,7 +69,8 @@ pub(crate) fn heading(scale: &Scale) -> String {
     let mut text = format!(
         "# Compare\n\n{cores} cores, {unstable} `tokio_unstable`, {} turns each ({} in the long measures). \
          Ratios are to bare tokio in the same run: \
-         of the 10th percentiles, and the median of the ratios turn by turn, by which rows pass or miss.\n",
+         of the 10th percentiles, and the median of the ratios by turn, which decides whether a row passes or \
+         misses.\n",
         scale.repetitions, scale.long_repetitions
     );
     if let Some(caveat) = headcount::CAVEAT {
@@ -104,7 +105,7 @@ impl Row {
 // === impl Section ===
 
 impl Section {
-    /// Holds the row called `variant`, if there is one, against `limits`.
+    /// Sets the limits of the row called `variant`, if it exists.
     pub(crate) fn limit(mut self, variant: &str, limits: &[Limit]) -> Self {
         for row in self.rows.iter_mut().filter(|row| row.variant == variant) {
             row.limits.extend_from_slice(limits);
@@ -152,7 +153,7 @@ impl Section {
         if row.limits.is_empty() {
             return String::new();
         }
-        // A placeholder neither passes nor misses.
+        // A placeholder can neither pass nor miss.
         if headcount::CAVEAT.is_some() {
             return "–".to_owned();
         }
@@ -171,15 +172,15 @@ impl Section {
         row.samples.as_ref()
     }
 
-    /// How far two measurements of bare are apart, in percent, when that is too far to tell a pass
-    /// from a miss.
+    /// Returns the difference between the two measurements of bare tokio, in percent, if it is too
+    /// large to tell a pass from a miss.
     fn noise(&self) -> Option<f64> {
         let again = self.samples(BARE_AGAIN)?.ratio_to(self.samples(BARE)?);
         let percent = (again - 1.0).abs() * 100.0;
         (percent > 3.0).then_some(percent)
     }
 
-    /// A limit against a row that is not there cannot hold.
+    /// Returns whether the limit holds; a limit against a missing row does not.
     fn holds(&self, limit: Limit, own: &Samples) -> bool {
         let ratio_to = |variant| self.samples(variant).map_or(f64::NAN, |o| own.ratio_to(o));
         let added = || {
@@ -188,7 +189,8 @@ impl Section {
         };
         match limit {
             Limit::Ratio(most) => ratio_to(BARE) <= most,
-            // A whole byte is what the figure is good for: an allocator's own bytes, some pages here and there.
+            // The figure is only accurate to a byte: the allocator adds some bytes and pages of its
+            // own.
             Limit::Added(most) => added().round() <= most,
             Limit::AddedTo(other, most) => {
                 let other = self.samples(other);
@@ -230,7 +232,8 @@ impl Unit {
         }
     }
 
-    /// Growth of memory is near nothing for all, and so is what is at work beside the workers: ratios would say nothing.
+    /// Returns whether ratios make sense: memory growth and control-side load are close to zero for
+    /// all variants, so theirs do not.
     fn has_ratio(self) -> bool {
         !matches!(self, Self::Mebibytes | Self::Percent)
     }

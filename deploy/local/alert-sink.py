@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints the alerts that Alertmanager sends: a line each, or the JSON of each message with --json.
+"""Prints the alerts that Alertmanager sends: one line each, or the JSON of each message with --json.
 
     alert-sink.py [--listen HOST:PORT] [--json]
 
-It listens on all addresses by default, for a container; on a machine of your own give --listen 127.0.0.1:9095.
+By default it listens on all addresses, for use in a container; outside of one, pass --listen 127.0.0.1:9095.
 GET answers 200, for health checks.
 """
 
@@ -13,21 +13,21 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# A message of Alertmanager with hundreds of alerts is below that.
+# Large enough for a message of Alertmanager with hundreds of alerts.
 LARGEST_BODY = 4 * 1024 * 1024
-# Nobody holds a thread by sending slowly.
+# A slow client cannot occupy a thread for longer.
 TIMEOUT_SECONDS = 10
 
 PRINTING = threading.Lock()
 
 
 def clean(text):
-    """One line, whatever is in it: a label may hold anything."""
+    """Returns the text as one printable line; a label may contain anything."""
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def line(alert):
-    """`12:03:04 FIRING critical HeadcountVanished a:1 (job orders): what it says`"""
+    """Formats an alert: `12:03:04 FIRING critical HeadcountVanished a:1 (job orders): DESCRIPTION`"""
     labels = alert.get("labels", {})
     notes = alert.get("annotations", {})
     status = alert.get("status", "?")
@@ -44,13 +44,13 @@ def line(alert):
 
 
 def lines(message):
-    """The lines of a message; ValueError when it is none of Alertmanager's."""
+    """Returns the lines of a message; raises ValueError if it is not from Alertmanager."""
     if not isinstance(message, dict) or not isinstance(message.get("alerts"), list):
-        raise ValueError("no alerts in it")
+        raise ValueError("the message has no list of alerts")
     for alert in message["alerts"]:
         parts = [alert] + [alert.get(key, {}) for key in ("labels", "annotations")] if isinstance(alert, dict) else [None]
         if not all(isinstance(part, dict) for part in parts):
-            raise ValueError("an alert that is none")
+            raise ValueError("an alert, its labels or its annotations are not an object")
     return [line(alert) for alert in message["alerts"]]
 
 
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
-            return self.answer(411, "a length is needed")
+            return self.answer(411, "Content-Length is required")
         if not 0 <= length <= LARGEST_BODY:
             return self.answer(413, f"more than {LARGEST_BODY} bytes")
         body = self.rfile.read(length)
@@ -83,27 +83,27 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        # What was not read of a request must not be taken for the next one.
+        # The unread part of a request must not be parsed as the next request.
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = True
 
     def log_message(self, *_):
-        """Alerts alone are printed."""
+        """Suppresses the request log: only alerts are printed."""
 
 
 def address(text):
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        raise argparse.ArgumentTypeError("HOST:PORT is needed")
+        raise argparse.ArgumentTypeError("expected HOST:PORT")
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def main():
     parser = argparse.ArgumentParser(description="prints the alerts that Alertmanager sends")
     parser.add_argument("--listen", type=address, default=("0.0.0.0", 9095), metavar="HOST:PORT")
-    parser.add_argument("--json", action="store_true", help="each message as a line of JSON")
+    parser.add_argument("--json", action="store_true", help="print each message as a line of JSON")
     given = parser.parse_args()
     Handler.as_json = given.json
     server = ThreadingHTTPServer(given.listen, Handler)

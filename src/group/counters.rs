@@ -1,51 +1,84 @@
-//! What ever happened to the tasks of a group, as numbers.
+//! Counters of the tasks of a group.
+//!
+//! The counters live in the registry, per thread and kind, and are summed when they are read.
+//! Counting a task therefore never contends with reading, and reading costs the same however many
+//! tasks are live.
 
 use super::TaskGroup;
-use crate::registry::kind::{self, Kind};
-use crate::registry::order::{self, Place};
+use crate::registry::kind::Kind;
+use crate::registry::kind::order::{self, RankedKind};
 use crate::registry::{self, Counts, heartbeats};
 use crate::task::TaskOutcome;
-use std::time::Duration;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-/// What ever happened to the tasks of one name in one group, wherever they were spawned.
+/// Counters of all tasks with one name in one group, whatever their spawn sites, since the start of
+/// the process.
+///
+/// Every counter but [`stalled`](Self::stalled) only grows. The counters are read one after the
+/// other, so while tasks start and end they need not add up exactly.
+///
+/// In JSON they have the names of the fields, and [`live`](Self::live).
+///
+/// # Examples
+///
+/// ```
+/// # headcount::testing::check(async |tasks| {
+/// let jobs = tasks.group("jobs");
+/// jobs.spawn("import", async {}).await?;
+/// let import = &jobs.counters()[0];
+/// assert_eq!((import.group, import.name), ("jobs", "import"));
+/// assert_eq!((import.started, import.completed, import.live()), (1, 1, 0));
+/// # Ok::<(), headcount::TaskError>(())
+/// # });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TaskCounters {
     /// The path of the group; empty for the root.
     pub group: &'static str,
-    /// The name.
+    /// The name of the tasks.
     pub name: &'static str,
-    /// How many were ever spawned.
+    /// The number of tasks that were spawned. Refused tasks are not counted.
     pub started: u64,
-    /// How many returned.
+    /// The number of tasks that returned.
     pub completed: u64,
-    /// How many returned `Err` to a `try_` method.
+    /// The number of tasks spawned by a `try_` method that returned `Err`.
     pub failed: u64,
-    /// How many panicked.
+    /// The number of tasks that panicked.
     pub panicked: u64,
-    /// How many were dropped before they returned.
+    /// The number of tasks that were dropped before they returned.
     pub cancelled: u64,
-    /// How many live without the heartbeat that they declared.
+    /// The number of live tasks that are late with the heartbeat that they declared.
     pub stalled: u64,
-}
-
-/// How long the tasks of a group lived that have ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct GroupDurations {
-    /// The path of the group, or `_other`: the first eight have a histogram of their own.
-    pub group: &'static str,
-    /// How many tasks lived less than 1.024 µs · 2ⁱ and not less than half of that, by i; the last one holds the rest.
-    pub buckets: Vec<u64>,
-    /// The sum of their lives, in nanoseconds.
-    pub sum_nanos: u64,
 }
 
 // === impl TaskCounters ===
 
 impl TaskCounters {
+    /// Returns the counters of the kinds for which `choose` returns true, ordered by group and name.
+    pub(crate) fn all(choose: impl Fn(&Kind) -> bool) -> Vec<Self> {
+        let stalled = heartbeats::stalled_by_kind();
+        let counts = registry::all_counts();
+        let mut rows = Vec::with_capacity(counts.len());
+        let mut last = None;
+        for RankedKind { kind, rank } in order::of(counts.len()).kinds() {
+            // A kind that was created after the counters were read is left for the next call.
+            let counted = counts.get(*kind as usize);
+            let Some((kind, counts)) = counted.filter(|(kind, _)| choose(kind)) else {
+                continue;
+            };
+            let stalled = stalled.get(&kind.number).copied().unwrap_or(0);
+            let row = Self::new(kind, counts, stalled);
+            match rows.last_mut().filter(|_| last == Some(*rank)) {
+                Some(same) => Self::add(same, &row),
+                None => rows.push(row),
+            }
+            last = Some(*rank);
+        }
+        rows
+    }
+
+    /// Creates the row of a single kind.
     fn new(kind: &Kind, counts: &Counts, stalled: u64) -> Self {
         let ended = |outcome: TaskOutcome| counts.ended[outcome as usize];
         Self {
@@ -60,7 +93,8 @@ impl TaskCounters {
         }
     }
 
-    /// Adds those of another kind under the same name.
+    /// Adds the counters of another kind with the same group and name: another spawn site, or other
+    /// options.
     fn add(&mut self, other: &Self) {
         self.started += other.started;
         self.completed += other.completed;
@@ -70,7 +104,7 @@ impl TaskCounters {
         self.stalled += other.stalled;
     }
 
-    /// How many have not ended.
+    /// Returns the number of tasks that have not ended, never below zero.
     #[must_use]
     pub fn live(&self) -> u64 {
         let ended = self.completed + self.failed + self.panicked + self.cancelled;
@@ -78,62 +112,55 @@ impl TaskCounters {
     }
 }
 
-// === impl GroupDurations ===
-
-impl GroupDurations {
-    /// What bucket `i` is below; `None` for the last.
-    #[must_use]
-    pub fn upper_bound(&self, i: usize) -> Option<Duration> {
-        (i + 1 < self.buckets.len()).then(|| Duration::from_nanos(1024 << i))
+impl Serialize for TaskCounters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_struct("TaskCounters", 9)?;
+        row.serialize_field("group", self.group)?;
+        row.serialize_field("name", self.name)?;
+        row.serialize_field("live", &self.live())?;
+        row.serialize_field("started", &self.started)?;
+        row.serialize_field("completed", &self.completed)?;
+        row.serialize_field("failed", &self.failed)?;
+        row.serialize_field("panicked", &self.panicked)?;
+        row.serialize_field("cancelled", &self.cancelled)?;
+        row.serialize_field("stalled", &self.stalled)?;
+        row.end()
     }
 }
 
+// === impl TaskGroup ===
+
 impl TaskGroup {
-    /// Counters of every name in this group and those in it: some nanoseconds a name, whatever lives.
+    /// Returns the counters of every task name in this group and the groups inside it, ordered by
+    /// group and name.
     ///
-    /// They belong to names and last as long as the process: groups under the same path, also those of another runtime
-    /// in the process, share them. They add up when nothing starts or ends meanwhile.
+    /// The cost grows with the number of names, by some nanoseconds each, not with the number of
+    /// live tasks.
+    ///
+    /// Counters belong to names and last as long as the process: groups with the same path share
+    /// them, even if they belong to different runtimes of the process. Untracked tasks are not
+    /// counted here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let jobs = tasks.group("jobs");
+    /// for name in ["import", "export", "import"] {
+    ///     jobs.spawn(name, async {}).await?;
+    /// }
+    /// let counters = jobs.counters();
+    /// let started: Vec<_> = counters.iter().map(|row| (row.name, row.started)).collect();
+    /// assert_eq!(started, [("export", 1), ("import", 2)]);
+    /// # Ok::<(), headcount::TaskError>(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn counters(&self) -> Vec<TaskCounters> {
-        let stalled = heartbeats::stalled_by_kind();
-        let counts = registry::all_counts();
-        let mut rows = Vec::with_capacity(counts.len());
-        let mut last = None;
-        for Place { kind, name } in order::of(counts.len()).places() {
-            // A kind that was made since is for the next time.
-            let counted = counts.get(*kind as usize);
-            let Some((kind, counts)) = counted.filter(|(kind, _)| self.holds(kind)) else {
-                continue;
-            };
-            let stalled = stalled.get(&kind.number).copied().unwrap_or(0);
-            let row = TaskCounters::new(kind, counts, stalled);
-            match rows.last_mut().filter(|_| last == Some(*name)) {
-                Some(same) => TaskCounters::add(same, &row),
-                None => rows.push(row),
-            }
-            last = Some(*name);
-        }
-        rows
+        TaskCounters::all(|kind| self.holds(kind))
     }
 
-    /// How long ended tasks lived, for every group of the process that has a histogram.
-    #[must_use]
-    pub fn durations(&self) -> Vec<GroupDurations> {
-        kind::labels()
-            .into_iter()
-            .enumerate()
-            .map(|(label, group)| {
-                let totals = registry::durations(label);
-                GroupDurations {
-                    group,
-                    buckets: totals.buckets.to_vec(),
-                    sum_nanos: totals.nanos,
-                }
-            })
-            .collect()
-    }
-
-    /// Whether tasks of the kind are in this group or below it.
+    /// Returns whether tasks of the kind are in this group or below it.
     fn holds(&self, kind: &Kind) -> bool {
         let group = self.name();
         group.is_empty()

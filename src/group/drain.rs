@@ -1,11 +1,19 @@
-//! Draining and cancelling a group, within budgets.
+//! Draining and cancelling of a group or of the whole service, within budgets.
 //!
-//! It runs on the control runtime: its clock runs when every worker is stuck.
+//! A drain walks the tree of groups from the leaves up: it tells a group to drain and waits for its
+//! tasks, until a budget ends. It then cancels the tasks that are over their own budget, or leaves
+//! the rest to the cancel layer. A cancel sets a flag for tasks that start later, then walks over
+//! the live tasks repeatedly until none is left.
+//!
+//! All of it runs on the control runtime, so its timers fire even when every worker is blocked.
+//! Only the first walk of [`TaskGroup::cancel`] runs on the caller's thread.
 
 use super::{TaskGroup, empty};
-use crate::registry::chains::{Answers, Question};
+use crate::registry::query::await_query::{self, Answers};
 use crate::registry::scope::Scope;
-use crate::registry::{self, LiveTask, Tally};
+use crate::registry::{self, LiveTask};
+use crate::report::row::KindRow;
+use crate::report::tally::Tally;
 use crate::task::TaskId;
 use std::collections::HashSet;
 use std::future::Future;
@@ -14,66 +22,54 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Between two walks over the tasks that are to be cancelled; longer when a walk takes long.
+/// The pause between two walks over the tasks to cancel. It grows from the first to the last value,
+/// and is longer if a walk takes long: see [`WALK_SHARE`].
 const WALK_FIRST: Duration = Duration::from_millis(2);
 const WALK_LAST: Duration = Duration::from_millis(200);
-/// As many tasks end within a millisecond or two.
+/// The number of live tasks at which a wait registers a waker. This many tasks end within a
+/// millisecond or two.
 const FEW: u64 = 10_000;
-/// No task ends sooner after another.
+/// The shortest time in which one task ends, for an estimate of how long many take.
 const END_NANOS: u64 = 50;
-/// Between two looks at whether few are left.
+/// The bounds of the pause between two reads of the number of live tasks.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(20);
-/// A walk takes a processor from those who end, so it may take no more than this share of the time.
+/// The pause after a walk is at least this many times as long as the walk, because a walk takes a
+/// processor from the tasks that are ending.
 const WALK_SHARE: u32 = 4;
 
-/// How long tasks that are about to be cancelled may take to say what they await. One that is in a poll does not.
+/// The time that tasks get to answer what they await before they are cancelled. A task answers in
+/// its next poll, so one that blocks in its current poll does not answer.
 const ANSWER: Duration = Duration::from_millis(100);
-const LOOK: Duration = Duration::from_micros(500);
-/// Of so many kinds one task is asked, in one drain.
+/// The most tasks that one drain asks what they await: one of each kind.
 const KINDS: usize = 32;
 
-/// What a drain or a cancel left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    left: u64,
-}
-
-/// One drain under way.
+/// A drain in progress.
 #[derive(Debug)]
 pub(crate) struct Drain {
+    /// The end of the whole drain. No budget of a group or task extends it.
     until: Instant,
-    /// Whether somebody wants to know what tasks awaited that are cancelled.
+    /// True if tasks are asked what they await before they are cancelled.
     asks: bool,
+    /// Held for short sections only, never across an await.
     ignored: Mutex<Ignored>,
 }
 
-/// Tasks that ignored the drain for as long as they had, each counted once: one that is cancelled may live on.
+/// The tasks that did not end within their drain budget.
+///
+/// Each is counted once, by id: a task that was cancelled may still be live at a later count.
 #[derive(Debug, Default)]
 struct Ignored {
     tally: Tally,
     counted: HashSet<TaskId>,
-    /// What some of them awaited before they were cancelled.
+    /// The answers of some of them to what they awaited before they were cancelled.
     awaits: Answers,
-}
-
-// === impl Drained ===
-
-impl Drained {
-    pub(super) const fn new(left: u64) -> Self {
-        Self { left }
-    }
-
-    /// How many tasks still live, daemons left out.
-    #[must_use]
-    pub const fn left(&self) -> u64 {
-        self.left
-    }
 }
 
 // === impl Drain ===
 
 impl Drain {
+    /// Creates a drain that ends `budget` from now. Nothing is told to drain yet.
     pub(crate) fn new(budget: Duration) -> Self {
         Self {
             until: Instant::now() + budget,
@@ -82,13 +78,16 @@ impl Drain {
         }
     }
 
-    /// Tasks whose budget ends before that of the drain are asked what they await before they are cancelled.
+    /// Makes the drain ask tasks what they await before it cancels them because their own budget
+    /// has ended.
     pub(crate) fn asking(self) -> Self {
         Self { asks: true, ..self }
     }
 
-    /// The tasks that had to be cancelled, and those that live; daemons left out, because nobody waits for them.
-    /// With what some of them awaited that were cancelled before.
+    /// Returns the tasks that had to be cancelled or are still live, and what some of the cancelled
+    /// ones awaited.
+    ///
+    /// Daemons are excluded, because a drain does not wait for them.
     pub(crate) fn ignored(self, scope: &'static Scope) -> (Tally, Answers) {
         self.count(scope, |_| true);
         let ignored = self.ignored.into_inner();
@@ -96,12 +95,13 @@ impl Drain {
         (ignored.tally, ignored.awaits)
     }
 
-    /// Counts those that were not counted before. The first task of each kind that is among them.
+    /// Counts the chosen live tasks that were not counted before, and returns the id of one task of
+    /// each kind among them, kinds that block a thread excluded.
     fn count(&self, scope: &'static Scope, chosen: impl Fn(&LiveTask) -> bool) -> Vec<TaskId> {
         let mut ignored = self.ignored_now();
         let Ignored { tally, counted, .. } = &mut *ignored;
         let mut found = HashSet::new();
-        let new = Tally::of(scope, |task| {
+        let new = Tally::by_turns(scope, |task| {
             let new = !task.kind.options.daemon && chosen(task) && !counted.contains(&task.id);
             if new {
                 found.insert(task.id);
@@ -109,39 +109,36 @@ impl Drain {
             new
         });
         counted.extend(found);
-        let first = new.rows().into_iter().filter(|row| row.on_thread.is_none());
-        let first = first.filter_map(|row| row.ids.first().copied()).collect();
+        // A task that never started cannot answer.
+        let may_answer = |row: &&KindRow| row.tid().is_none() && row.never_started == 0;
+        let parked = new.rows().into_iter().filter(may_answer);
+        let first = parked.filter_map(KindRow::to_ask).collect();
         tally.merge(new);
         first
     }
 
-    /// Asks what they await, unless there is no time.
+    /// Asks the tasks what they await and keeps the answers that come within [`ANSWER`].
+    ///
+    /// Does nothing unless the drain asks, can read stacks, and has time left. Only one question
+    /// can be asked at a time in the process, so this also waits, within the same limit, for one
+    /// that a dump is asking.
     async fn ask(&self, scope: &'static Scope, mut tasks: Vec<TaskId>) {
         tasks.truncate(KINDS.saturating_sub(self.ignored_now().awaits.len()));
         let may_ask = cfg!(feature = "stacks") && self.asks && Instant::now() < self.until;
         if tasks.is_empty() || !may_ask {
             return;
         }
-        let until = Instant::now() + ANSWER;
-        let question = loop {
-            match Question::ask(scope, tasks.iter().copied()) {
-                Some(question) => break question,
-                None if Instant::now() >= until => return,
-                None => sleep(LOOK).await,
-            }
-        };
-        while !question.is_answered() && Instant::now() < until {
-            sleep(LOOK).await;
-        }
-        self.ignored_now().awaits.extend(question.answers());
+        let answers = await_query::ask(scope, tasks, Instant::now() + ANSWER).await;
+        self.ignored_now().awaits.extend(answers);
     }
 
     fn ignored_now(&self) -> MutexGuard<'_, Ignored> {
         self.ignored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drains one group while the rest of the service goes on.
-    pub(super) async fn group(self, group: &TaskGroup) -> Drained {
+    /// Drains one group while the rest of the service keeps running, and cancels what is left if
+    /// the group has a budget of its own.
+    pub(super) async fn group(self, group: &TaskGroup) -> u64 {
         let scope = group.scope();
         self.tree(scope, self.until).await;
         if scope.live() > 0 && scope.drain_budget().is_some() {
@@ -152,13 +149,17 @@ impl Drain {
         done(group)
     }
 
-    /// Drains every group of the service.
+    /// Drains every group of the service. Tasks that are left at the end stay live, for the cancel
+    /// layer.
     pub(crate) async fn all(&self, root: &'static Scope) {
         self.tree(root, self.until).await;
     }
 
-    /// Tells the groups in `scope`, one after the other, and then `scope` itself, and waits for their tasks. Returns
-    /// when none is left, or at `until`.
+    /// Tells the groups in `scope` to drain, one after the other, then `scope` itself, and waits
+    /// for their tasks.
+    ///
+    /// Returns when no task is left, or at `until`. It is boxed because it recurses, at most as
+    /// deep as groups nest.
     fn tree<'a>(
         &'a self,
         scope: &'static Scope,
@@ -179,20 +180,23 @@ impl Drain {
                         }
                     }
                     None => {
-                        // One group that hangs must not take the others' time: they are told when it had its share.
+                        // A group that hangs must not use up the time of the others: when its share
+                        // is over, the next group is told. One share is for the tasks of `scope`
+                        // itself.
                         let steps = u32::try_from(children.len() - done + 1).unwrap_or(u32::MAX);
                         let share = until.saturating_duration_since(now) / steps;
                         self.tree(child.scope(), now + share).await;
                     }
                 }
             }
-            // Groups made meanwhile are told with their parent.
-            scope.tell_to_drain();
+            // This also tells groups that were created in the meantime.
+            scope.request_drain();
             self.wait(scope, until).await;
         })
     }
 
-    /// Waits until nobody is left below `scope`; cancels those whose own budget ends meanwhile.
+    /// Waits until no task is left below `scope` or until `until`, and cancels tasks as their own
+    /// budgets end.
     async fn wait(&self, scope: &'static Scope, until: Instant) {
         let watch = scope.watch();
         loop {
@@ -208,7 +212,8 @@ impl Drain {
         }
     }
 
-    /// The group's own budget is over: cancels all but tasks with a longer one.
+    /// Cancels the tasks below `scope`, at the end of the group's own budget, except those with a
+    /// longer budget of their own.
     async fn cancel_ignorant(&self, scope: &'static Scope) {
         self.cancel_where(scope, |budget, drained| {
             budget.is_none_or(|budget| budget <= drained)
@@ -216,6 +221,8 @@ impl Drain {
         .await;
     }
 
+    /// Counts, asks and cancels the tasks below `scope` for which `over` holds. It receives the
+    /// task's own drain budget and the time for which its group has been draining.
     async fn cancel_where(
         &self,
         scope: &'static Scope,
@@ -232,32 +239,40 @@ impl Drain {
     }
 }
 
-/// Waits for the tasks of one group that were asked to end, while the rest of the service goes on.
-pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration, walked: Duration) -> Drained {
+/// Waits for the tasks of one group after [`ask_to_end`], while the rest of the service keeps
+/// running.
+///
+/// `walked` is the time that the first walk took.
+pub(super) async fn cancel_group(group: &TaskGroup, budget: Duration, walked: Duration) -> u64 {
     ended(group.scope(), Instant::now() + budget, walked).await;
     done(group)
 }
 
-/// Cancels every task below `scope` and waits until none is left, at most so long.
+/// Cancels every task below `scope` and waits until none is left or until `until`.
 pub(crate) async fn cancel_all(scope: &'static Scope, until: Instant) {
     let walked = ask_to_end(scope);
     ended(scope, until, walked).await;
 }
 
-/// Cancels every task below `scope`, and those that start there from now on. The time that it took.
+/// Cancels every task below `scope`, and those that start there from now on. Returns the time that
+/// the walk took.
 pub(super) fn ask_to_end(scope: &'static Scope) -> Duration {
     scope.start_cancelling();
     walk(scope)
 }
 
+/// Walks once over the live tasks and cancels those below `scope`. Returns the time that it took.
 fn walk(scope: &'static Scope) -> Duration {
     let begun = std::time::Instant::now();
     registry::cancel(scope, |_, _| true);
     begun.elapsed()
 }
 
-/// Waits until no task is left below `scope`, at most so long. A task that started at the moment of a walk may have been
-/// missed by it, so there is another, again and again.
+/// Waits until no task is left below `scope` or until `until`, and repeats the walk in growing
+/// intervals.
+///
+/// A task that starts during a walk can be missed by it, and can itself miss the flag that cancels
+/// new tasks. The next walk finds it.
 async fn ended(scope: &'static Scope, until: Instant, mut walked: Duration) {
     let mut pause = WALK_FIRST;
     loop {
@@ -270,8 +285,11 @@ async fn ended(scope: &'static Scope, until: Instant, mut walked: Duration) {
     }
 }
 
-/// Waits until no task is left below `scope`, of which very many may end at once. Each end that somebody waits for is
-/// counted down in one place, for which the workers would fight, so nobody waits before there are few.
+/// Waits until no task is left below `scope`, even if very many end at once.
+///
+/// While a waker is registered, every task that ends decrements one shared counter, which the
+/// workers would contend for. So it polls the number of live tasks until only [`FEW`] are left, and
+/// registers a waker then.
 async fn all_ended(scope: &'static Scope) {
     loop {
         let live = scope.live();
@@ -284,19 +302,23 @@ async fn all_ended(scope: &'static Scope) {
     empty(&scope.watch()).await;
 }
 
-/// With nothing left the group works again, unless the service stops.
-fn done(group: &TaskGroup) -> Drained {
+/// Reopens the group if no task is left, unless the service is shutting down, and returns what is
+/// left.
+fn done(group: &TaskGroup) -> u64 {
     let scope = group.scope();
     let left = scope.live();
     if left == 0 && !group.registry_root().is_stopping() {
         scope.reopen();
     }
-    Drained::new(left)
+    left
 }
 
-/// How long until the next task below `scope` has drained for as long as it may.
+/// Returns the time until the drain budget of a live task below `scope` ends, or `None` if none has
+/// a budget that is still running.
+///
+/// It works by kinds, not tasks, so it may name a moment at which no task of `scope` is due.
 fn next_task_budget(scope: &'static Scope) -> Option<Duration> {
-    let told: Vec<Duration> = scope
+    let draining: Vec<Duration> = scope
         .subtree()
         .iter()
         .filter_map(|scope| scope.draining_for())
@@ -305,8 +327,9 @@ fn next_task_budget(scope: &'static Scope) -> Option<Duration> {
         .filter(|kind| kind.options.drain_budget.is_some() && registry::counts(kind).live() > 0)
         .filter_map(|kind| kind.options.drain_budget)
         .flat_map(|budget| {
-            told.iter()
-                .filter_map(move |told| budget.checked_sub(*told))
+            draining
+                .iter()
+                .filter_map(move |drained| budget.checked_sub(*drained))
         })
         .min()
 }

@@ -1,25 +1,60 @@
-//! Starting threads that are known, and having others start theirs through us.
+//! Registered threads: those that headcount starts, with options, and adopted ones.
+//!
+//! A registered thread is listed by its full name and the place that started it, and the last layer
+//! of the shutdown waits for it unless it is a daemon. Nothing here can end a thread that does not
+//! cooperate: see [`Stop`].
 
 use super::TaskGroup;
-use crate::audit::{self, Audited, Baseline};
-use crate::threads::{self, Start, Stop, ThreadCounts, ThreadHandle, ThreadInfo, ThreadKind};
+use crate::audit;
+use crate::report::ThreadRow;
+use crate::threads::{self, Start, Stop, ThreadCounts, ThreadHandle, ThreadKind};
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Options of one thread, made by [`TaskGroup::thread`].
+/// The options of one thread, made by [`TaskGroup::thread`].
+///
+/// By default the thread is [`ThreadKind::Tracked`], is not nudged, and has the standard library's
+/// stack size.
+///
+/// It also starts the threads of another library's pool, if the pool lets its user start them, as
+/// rayon's does. For a pool that only calls a hook on the threads that it starts itself, use
+/// [`TaskGroup::adopt_thread`] in the hook. Only the pool can end its threads: drop it before the
+/// end of `main`, or make them daemons.
+///
+/// # Examples
 ///
 /// ```
 /// # use std::time::Duration;
-/// # headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
-/// tasks.thread("sampler").spawn(|stop| {
+/// # headcount::testing::check(async |tasks| {
+/// let sampler = tasks.thread("sampler").stack_size(256 * 1024).spawn(|stop| {
 ///     while !stop.is_requested() {
-///         std::thread::sleep(Duration::from_millis(10));
+///         std::thread::park_timeout(Duration::from_millis(10));
 ///     }
 /// })?;
+/// // The shutdown asks it to stop, and waits for it.
+/// assert!(!sampler.is_finished());
 /// # Ok::<(), std::io::Error>(())
 /// # });
+/// ```
+///
+/// The threads of a pool:
+///
+/// ```
+/// # let report = headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
+/// let pool = rayon::ThreadPoolBuilder::new()
+///     .num_threads(2)
+///     .spawn_handler(|thread| {
+///         let name = format!("pool-{}", thread.index());
+///         tasks.thread(&name).spawn(|_stop| thread.run()).map(drop)
+///     })
+///     .build()
+///     .map_err(|error| error.to_string())?;
+/// pool.install(|| { /* its threads are "pool-0" and "pool-1" */ });
+/// # Ok::<(), String>(())
+/// # });
+/// # assert!(report.is_clean(), "{report}");
+/// # assert_eq!(report.exit_code(), 0);
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a thread starts when it is spawned"]
@@ -31,44 +66,57 @@ pub struct SpawnThread<'a> {
     stack_size: Option<usize>,
 }
 
-/// Starts the threads of somebody else's pool, so that they are known by name, and waited for in the last layer of the
-/// shutdown. Made by [`TaskGroup::thread_spawner`].
-///
-/// A pool fits that lets its user start its threads, as rayon's does. Where a pool only calls a hook on threads that it
-/// starts itself, use [`TaskGroup::adopt_thread`] in the hook.
-///
-/// Nothing ends a pool's threads but the pool: drop it before the end of `main`. One that is kept alive is reported,
-/// thread by thread, with the place where its spawner was made.
-///
-/// ```
-/// # use headcount::ThreadKind;
-/// # let report = headcount::Runtime::builder().print(false).build().unwrap().run(async |tasks| {
-/// let threads = tasks.thread_spawner("pool", ThreadKind::Tracked);
-/// let pool = rayon::ThreadPoolBuilder::new()
-///     .num_threads(2)
-///     .spawn_handler(|thread| threads.spawn(|| thread.run()))
-///     .build()
-///     .map_err(|error| error.to_string())?;
-/// pool.install(|| { /* its threads are "pool-0" and "pool-1" */ });
-/// # Ok::<(), String>(())
-/// # });
-/// # assert!(report.is_clean(), "{report}");
-/// ```
-#[derive(Debug, Clone)]
-pub struct ThreadSpawner {
-    root: u64,
-    name: String,
-    kind: ThreadKind,
-    stack_size: Option<usize>,
-    made: &'static Location<'static>,
-    /// How many were started, by all clones.
-    started: Arc<AtomicUsize>,
-}
-
 // === impl TaskGroup ===
 
 impl TaskGroup {
-    /// A thread with options, that hears when it must end: `tasks.thread("reader").nudge().spawn(|stop| …)`.
+    /// Starts a thread that is known by its full name and spawn site.
+    ///
+    /// The shutdown waits in its last layer for a [`ThreadKind::Tracked`] thread, and reports it as
+    /// lingering if it does not end: let it check [`TaskGroup::is_draining`]. A
+    /// [`ThreadKind::Daemon`] is not waited for and ends with the process. [`TaskGroup::thread`]
+    /// starts a thread that can be asked to stop and woken from a blocking call.
+    ///
+    /// A panic of the thread is logged, and [`ThreadHandle::join`] returns it.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the operating system fails to create the thread, as `std::thread::spawn` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// use headcount::ThreadKind;
+    ///
+    /// let hash = tasks.spawn_thread("hash", ThreadKind::Tracked, || 42);
+    /// assert_eq!(hash.join().unwrap(), 42);
+    /// # });
+    /// ```
+    #[track_caller]
+    pub fn spawn_thread<F, T>(&self, name: &str, kind: ThreadKind, work: F) -> ThreadHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let root = self.registry_root().number;
+        threads::start(root, name, kind.class(), Location::caller(), work)
+            .unwrap_or_else(|error| panic!("failed to start thread '{name}': {error}"))
+    }
+
+    /// Returns the options of a thread that can be asked to stop:
+    /// `tasks.thread("reader").nudge().spawn(|stop| …)`.
+    ///
+    /// Nothing starts before [`SpawnThread::spawn`] is called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let hash = tasks.thread("hash").spawn(|stop| stop.is_requested())?;
+    /// assert!(!hash.join().unwrap());
+    /// # Ok::<(), std::io::Error>(())
+    /// # });
+    /// ```
     pub fn thread<'a>(&'a self, name: &'a str) -> SpawnThread<'a> {
         SpawnThread {
             group: self,
@@ -79,96 +127,164 @@ impl TaskGroup {
         }
     }
 
-    /// For thread pools of others: starts their threads under this name, and a number.
-    #[must_use]
-    #[track_caller]
-    pub fn thread_spawner(&self, name: &str, kind: ThreadKind) -> ThreadSpawner {
-        ThreadSpawner {
-            root: self.registry_root().number,
-            name: name.to_owned(),
-            kind,
-            stack_size: None,
-            made: Location::caller(),
-            started: Arc::default(),
-        }
-    }
-
-    /// Registers the calling thread, which somebody else started, until it ends: from a hook that a pool calls on each
-    /// of its threads, for one. A thread that is known already stays what it is.
+    /// Registers the calling thread, which headcount did not start, until it ends.
+    ///
+    /// Call it from the start hook of a thread pool, for example. A thread that is already
+    /// registered keeps its name and class. Reports show the place of this call as the place where
+    /// the thread was started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// use headcount::{ThreadKind, threads::ThreadClass};
+    ///
+    /// let group = tasks.clone();
+    /// let foreign = std::thread::spawn(move || {
+    ///     group.adopt_thread("foreign", ThreadKind::Tracked);
+    ///     group.thread_counts().of(ThreadClass::Tracked)
+    /// });
+    /// assert_eq!(foreign.join().unwrap(), Some(1));
+    /// # });
+    /// ```
     #[track_caller]
     pub fn adopt_thread(&self, name: &str, kind: ThreadKind) {
         let root = self.registry_root().number;
         threads::adopt_own(root, name, kind.class(), Location::caller());
     }
 
-    /// How many threads of this service's runtime live, by class, at a cost that does not grow with them. Those of
-    /// the whole process: [`threads::live`].
+    /// Returns the number of live registered threads of this service's runtime, by class.
+    ///
+    /// The cost does not grow with the number of threads. For the whole process see
+    /// [`threads::live`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// use headcount::threads::ThreadClass;
+    ///
+    /// assert_eq!(tasks.thread_counts().of(ThreadClass::Main), Some(1));
+    /// # });
+    /// ```
     #[must_use]
     pub fn thread_counts(&self) -> ThreadCounts {
         threads::live_of(self.registry_root().number)
     }
 
-    /// Every thread of the process, with what is known of it. Empty where threads cannot be listed: outside Linux.
+    /// Returns every thread of the process, with its name, class, age and CPU time.
     ///
-    /// It stops no thread, and reads a file for each: about 40 µs a thread when there are thousands.
+    /// It reads `/proc` once per thread, which takes about 40 µs per thread if there are thousands,
+    /// and stops no thread. The list is empty where `/proc` does not list threads, as on systems
+    /// other than Linux.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let threads = tasks.threads();
+    /// for thread in &threads {
+    ///     println!("{} {} {:?}", thread.tid, thread.name, thread.cpu);
+    /// }
+    /// # #[cfg(target_os = "linux")]
+    /// assert!(threads.iter().any(|thread| thread.own));
+    /// # });
+    /// ```
     #[must_use]
-    pub fn threads(&self) -> Vec<ThreadInfo> {
-        thread_infos(self.registry_root().number)
+    pub fn threads(&self) -> Vec<ThreadRow> {
+        ThreadRow::all(self.registry_root().number)
     }
-}
-
-/// Every thread of the process, as the root of that number sees it.
-pub(crate) fn thread_infos(root: u64) -> Vec<ThreadInfo> {
-    let info = |thread: Audited| ThreadInfo {
-        tid: thread.os.key.tid,
-        name: thread.name().to_owned(),
-        class: thread.class(),
-        own: thread
-            .known
-            .as_ref()
-            .is_some_and(|known| known.root == root),
-        started: thread.known.as_ref().and_then(|known| known.started),
-        age: thread.age,
-        cpu: thread.os.cpu,
-        state: thread.os.state_name(),
-    };
-    let all = audit::threads(&Baseline::default());
-    all.into_iter().map(info).collect()
 }
 
 // === impl SpawnThread ===
 
 impl SpawnThread<'_> {
-    /// It may die with the process: nobody waits for it.
+    /// Makes the thread a daemon: the shutdown asks it to stop, but does not wait for it or report
+    /// it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let (sender, jobs) = std::sync::mpsc::channel::<u32>();
+    /// let reader = tasks.thread("reader").daemon().spawn(move |_stop| jobs.recv())?;
+    /// // It may block forever: the shutdown does not wait for it.
+    /// assert!(!reader.is_finished());
+    /// # std::mem::forget(sender);
+    /// # Ok::<(), std::io::Error>(())
+    /// # });
+    /// ```
     pub fn daemon(mut self) -> Self {
         self.kind = ThreadKind::Daemon;
         self
     }
 
-    /// Its stack's size in bytes. Default: std's.
+    /// Sets the size of the thread's stack, in bytes. Default: that of [`std::thread::Builder`].
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
     }
 
-    /// Once it must end, its system calls are interrupted every 2 ms, so that they return
-    /// [`Interrupted`](io::ErrorKind::Interrupted): for threads that wait in `read`, `recv` or `flock` themselves, and
-    /// look at [`Stop::is_requested`] then.
+    /// Interrupts the thread's blocking system calls once it has been asked to stop.
     ///
-    /// It does not end what std tries again after an interruption: `read_exact`, `accept`, locks, channels, sleeps.
-    /// On sockets a closer does ([`Stop::close_on_stop`]). The process gets a handler, which does nothing, for the first
-    /// real-time signal from 56 on that nobody handles.
+    /// From then on a signal is sent to the thread every 2 ms, so that calls such as `read`, `recv`
+    /// or `flock` return [`Interrupted`](io::ErrorKind::Interrupted) and the thread can check
+    /// [`Stop::is_requested`].
+    ///
+    /// It has no effect on calls that the standard library retries after an interruption:
+    /// `read_exact`, `accept`, locks, channels, sleeps. For sockets use a closer instead:
+    /// [`Stop::close_on_stop`].
+    ///
+    /// The process gets an empty handler for the first real-time signal from 56 on that has none.
+    /// If all of them are in use, the thread is not nudged, and the report says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// use std::io::{ErrorKind, Read};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (mut input, output) = UnixStream::pair()?;
+    /// let reader = tasks.thread("reader").nudge().spawn(move |stop| {
+    ///     let mut buffer = [0; 64];
+    ///     while !stop.is_requested() {
+    ///         match input.read(&mut buffer) {
+    ///             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+    ///             Ok(0) | Err(_) => return,
+    ///             Ok(read) => println!("{:?}", &buffer[..read]),
+    ///         }
+    ///     }
+    /// })?;
+    /// drop(output);
+    /// assert!(reader.join().is_ok());
+    /// # Ok::<(), std::io::Error>(())
+    /// # });
+    /// ```
     pub fn nudge(mut self) -> Self {
         self.nudge = true;
         self
     }
 
-    /// Starts the thread. It is told to stop when the last layer of the shutdown begins, and waited for in that layer
-    /// unless it is a daemon.
+    /// Starts the thread.
+    ///
+    /// It is asked to stop when the last layer of the shutdown begins. That layer waits for it
+    /// unless it is a daemon. A thread that is started once the shutdown has reached the cancel
+    /// layer runs, and is asked to stop at once.
     ///
     /// # Errors
     ///
-    /// When the system refuses a thread.
+    /// Returns an error if the operating system fails to create the thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// let reader = tasks.thread("reader").spawn(|_stop| "read")?;
+    /// assert_eq!(reader.join().unwrap(), "read");
+    /// # Ok::<(), std::io::Error>(())
+    /// # });
+    /// ```
     #[track_caller]
     pub fn spawn<F, T>(self, work: F) -> io::Result<ThreadHandle<T>>
     where
@@ -192,55 +308,14 @@ impl SpawnThread<'_> {
             if nudge {
                 audit::nudge::let_through();
             }
-            // Looked at after the registration: whoever tells all to stop, after this is set, finds the thread.
+            // Read after the thread has been registered. `refuse` is set before the registered
+            // threads are asked to stop, so a thread that reads false here is found by that walk.
             if root.is_refusing() {
                 stop.request();
             }
-            // A thread that never ends must not keep the root.
+            // A thread that never ends must not keep the root alive.
             drop(root);
             threads::__headcount_begin_with(work, &stop)
         })
-    }
-}
-
-// === impl ThreadSpawner ===
-
-impl ThreadSpawner {
-    /// The size of the threads' stacks in bytes. Default: std's.
-    #[must_use]
-    pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.stack_size = Some(bytes);
-        self
-    }
-
-    /// Starts a thread under the spawner's name and the next number.
-    ///
-    /// # Errors
-    ///
-    /// When the system refuses a thread.
-    pub fn spawn(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let number = self.started.fetch_add(1, Ordering::Relaxed);
-        self.spawn_named(format!("{}-{number}", self.name), work)
-    }
-
-    /// Starts a thread under a name of its own.
-    ///
-    /// # Errors
-    ///
-    /// When the system refuses a thread.
-    pub fn spawn_named(
-        &self,
-        name: impl Into<String>,
-        work: impl FnOnce() + Send + 'static,
-    ) -> io::Result<()> {
-        let start = Start {
-            root: self.root,
-            name: name.into(),
-            class: self.kind.class(),
-            started: self.made,
-            stack_size: self.stack_size,
-            stop: None,
-        };
-        start.spawn(work).map(drop)
     }
 }

@@ -1,114 +1,126 @@
-//! Who makes a span of each task. The one way, besides `tracing` and a root's listener, by which the registry calls out;
-//! a root without an observer pays one look for it.
+//! The observer of a root, which makes a span of each task.
+//!
+//! Besides `tracing` and a root's listener, this is the only way in which the registry calls out. A
+//! root without an observer costs a task one check. Each thread knows which task it is in, so that
+//! spans and log events find their parent.
+//!
+//! The calls for one task, and the thread that makes them: `spawned` on the spawning thread, the
+//! span's `poll` around each poll on the polling thread, `ended` on the thread that ends the task.
+//! A panic in `spawned` or `ended` does not keep the task from being ended in the registry. A task
+//! of a root with an observer but without a span is still noted as a place, so that its log events
+//! do not go to the span around it.
 
-use super::clock;
 use super::kind::Kind;
-use super::root;
 use crate::task::{TaskId, TaskOutcome, Traceparent};
-use opentelemetry::Context;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use opentelemetry_proto::tonic::trace::v1::span::Event;
-use std::cell::{Cell, RefCell};
+use std::any::Any;
+use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::mem;
-use std::sync::Arc;
 
-/// What is kept of what is logged in a task directly; the rest is left out.
-const EVENTS: usize = 128;
-
-/// Hears of the tasks of one root. Called on the work side, so it must not block; what it may take are locks that are
-/// held for nanoseconds.
+/// An observer of the tasks of one root. It is called by workers, so it must not block: it may take
+/// only locks that are held for nanoseconds.
 pub(crate) trait Observer: Debug + Send + Sync {
-    /// A task starts. The span is for one of which more than a bad end is to be told.
+    /// Called when a task starts. Returns a span if more is to be exported of the task than a bad
+    /// end.
     fn spawned(&self, task: &NewTask) -> Option<Box<TaskSpan>>;
 
-    /// A task has ended: one with a span, or one without that did otherwise than complete.
+    /// Called when a task has ended: if it has a span, or if it did not complete.
     fn ended(&self, end: &End<'_>, span: Option<Box<TaskSpan>>);
 }
 
-/// A trace, and a span of it.
+/// The ids of a trace and of a span in it. Both are nonzero in a valid span (W3C Trace Context,
+/// sections 3.2.2.3 and 3.2.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-// Many wait to be exported, and 16 bytes of alignment would cost each some 30.
+// Many of these wait to be exported, and an alignment of 16 bytes would make each about 30 bytes
+// larger.
 #[repr(Rust, packed(8))]
 pub(crate) struct Ids {
+    /// The id of the trace.
     pub(crate) trace: u128,
+    /// The id of the span.
     pub(crate) span: u64,
 }
 
-/// What the span of a task hangs on.
+/// The parent of a task's span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// It begins a trace, because of that span if there is one.
+    /// None: the task begins a trace, linked to that span if there is one.
     Root(Option<Ids>),
-    /// It is a part of the trace of that span; whether it came from another process.
+    /// The span of that id, in the same trace. True if that span came from another process.
     Child(u64, bool),
 }
 
-/// The span of one live task. It knows nobody who would have to be counted: workers would fight for that count. And it is
-/// small: glibc takes back what is larger than 120 bytes under a lock, from a thread that did not allocate it.
+/// The span of one live task, as its observer keeps it.
+///
+/// It holds no `Arc`: a shared reference count would be contended by all workers. It is at most 120
+/// bytes, because glibc frees larger blocks under a lock if another thread allocated them.
 pub(crate) struct TaskSpan {
+    /// The ids of the span.
     pub(crate) ids: Ids,
+    /// The parent of the span.
     pub(crate) origin: Origin,
-    /// Its iterations have traces of their own.
-    is_long: bool,
-    /// Where its observer keeps that it lives, if it does.
+    /// True if the task's iterations have traces of their own.
+    pub(crate) is_long: bool,
+    /// The part of the observer's list of live spans that holds this one, if the observer lists it.
     pub(crate) hangs: Option<u8>,
-    /// A reading of the clock; 0 before the first poll.
-    polled: Cell<u64>,
-    /// Kept from the second poll on: many tasks have but one.
-    context: Cell<Option<Context>>,
-    /// Few tasks log anything.
-    events: Cell<Option<Box<Events>>>,
+    /// The clock's reading at the first poll; 0 before it.
+    pub(crate) polled: Cell<u64>,
+    /// Data of the observer, which few tasks have: most are polled once and log nothing.
+    pub(crate) kept: Cell<Option<Box<dyn Any + Send>>>,
+    /// The observer's function that polls the task. It calls the given function once. It is kept
+    /// here because a poll does not know the observer.
+    pub(crate) poll: fn(&Self, &mut dyn FnMut()),
 }
-
-#[derive(Debug, Default)]
-struct Events(Vec<Event>);
 
 const _: () = assert!(size_of::<TaskSpan>() <= 120);
 
 /// A task that starts.
 #[derive(Debug)]
 pub(crate) struct NewTask {
+    /// The task's id.
     pub(crate) id: TaskId,
+    /// The task's kind.
     pub(crate) kind: &'static Kind,
-    /// The span of somebody else that it is a part of.
+    /// The span of another process of which the task is a part, if the caller gave one.
     pub(crate) parent: Option<Traceparent>,
 }
 
 /// The end of a task.
 #[derive(Debug)]
 pub(crate) struct End<'a> {
+    /// The task's id.
     pub(crate) id: TaskId,
+    /// The task's kind.
     pub(crate) kind: &'static Kind,
-    /// Readings of the clock: of its start, of the moment when its group was told to drain, of its end.
+    /// The clock's reading at the spawn.
     pub(crate) started: u64,
-    pub(crate) told: Option<u64>,
+    /// The clock's reading when the task's group was told to drain, if it was.
+    pub(crate) drain_requested_at: Option<u64>,
+    /// The clock's reading at the end.
     pub(crate) ended: u64,
+    /// The outcome.
     pub(crate) outcome: TaskOutcome,
-    /// What the error or the panic says.
+    /// The text of the error or the panic.
     pub(crate) error: Option<&'a str>,
 }
 
-/// In which task of an observed root a thread is.
+/// The task of an observed root in which a thread is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Current {
-    /// In none.
+    /// No task.
     Outside,
-    /// In one without a span.
+    /// A task without a span.
     Unsampled,
-    /// In one with a span of this trace and number.
+    /// A task with this span.
     Short(Ids),
-    /// The same, whose iterations have traces of their own.
+    /// A task with this span. Its iterations have traces of their own.
     LongLived(Ids),
 }
 
 thread_local! {
+    /// The task that this thread is in.
+    ///
+    /// A `Cell` without a destructor: setting it costs a store.
     static CURRENT: Cell<Current> = const { Cell::new(Current::Outside) };
-    /// What was logged in the poll under way.
-    static LOGGED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
-    /// The observer that this thread asked for last, and of which root it is. Without it workers would fight for the
-    /// lock of the roots at the end of each task.
-    static LAST: RefCell<Option<(u64, Arc<dyn Observer>)>> = const { RefCell::new(None) };
 }
 
 // === impl TaskSpan ===
@@ -123,175 +135,33 @@ impl Debug for TaskSpan {
 }
 
 impl TaskSpan {
-    pub(crate) fn new(ids: Ids, origin: Origin, is_long: bool, hangs: Option<u8>) -> Self {
-        Self {
-            ids,
-            origin,
-            is_long,
-            hangs,
-            polled: Cell::new(0),
-            context: Cell::default(),
-            events: Cell::default(),
-        }
-    }
-
-    /// When it was polled first, by the clock.
-    pub(crate) fn polled(&self) -> Option<u64> {
-        Some(self.polled.get()).filter(|polled| *polled > 0)
-    }
-
-    pub(crate) fn take_events(&self) -> Vec<Event> {
-        self.events.take().unwrap_or_default().0
-    }
-
-    /// Calls `poll`, and lets what happens in it be a part of the span.
+    /// Calls `poll` as a part of this span, through the function of the observer.
+    ///
+    /// The poll's result is passed through a variable, since the observer's function is not
+    /// generic. Panics if the observer does not call the poll.
     pub(super) fn around<T>(&self, poll: impl FnOnce() -> T) -> T {
-        let context = if self.polled.get() == 0 {
-            self.polled.set(clock::raw());
-            self.new_context()
-        } else {
-            let kept = self.context.take().unwrap_or_else(|| self.new_context());
-            self.context.set(Some(kept.clone()));
-            kept
-        };
-        let task = match self.is_long {
-            true => Current::LongLived(self.ids),
-            false => Current::Short(self.ids),
-        };
-        let _logged = Logged {
-            span: self,
-            outer: take_logged(),
-        };
-        let _attached = context.attach();
-        within(task, poll)
-    }
-
-    fn new_context(&self) -> Context {
-        match self.is_long {
-            true => Context::new(),
-            false => Context::new().with_remote_span_context(self.ids.context()),
-        }
+        let (mut poll, mut polled) = (Some(poll), None);
+        (self.poll)(self, &mut || polled = poll.take().map(|poll| poll()));
+        polled.expect("the observer calls the poll")
     }
 }
 
-// === impl Ids ===
-
-impl Ids {
-    pub(crate) fn trace_bytes(self) -> Vec<u8> {
-        self.trace.to_be_bytes().to_vec()
-    }
-
-    pub(crate) fn span_bytes(self) -> Vec<u8> {
-        self.span.to_be_bytes().to_vec()
-    }
-
-    /// That of OpenTelemetry, which may be none.
-    pub(crate) fn of(context: &SpanContext) -> Self {
-        Self {
-            trace: u128::from_be_bytes(context.trace_id().to_bytes()),
-            span: u64::from_be_bytes(context.span_id().to_bytes()),
-        }
-    }
-
-    /// As OpenTelemetry passes it on.
-    pub(crate) fn context(self) -> SpanContext {
-        SpanContext::new(
-            TraceId::from_bytes(self.trace.to_be_bytes()),
-            SpanId::from_bytes(self.span.to_be_bytes()),
-            TraceFlags::SAMPLED,
-            false,
-            TraceState::NONE,
-        )
-    }
-}
-
-/// Gives what was logged in a poll to its task.
-struct Logged<'a> {
-    span: &'a TaskSpan,
-    outer: Vec<Event>,
-}
-
-impl Drop for Logged<'_> {
-    fn drop(&mut self) {
-        let mut logged = take_logged();
-        if !self.outer.is_empty() {
-            let outer = mem::take(&mut self.outer);
-            LOGGED.try_with(|now| now.replace(outer)).ok();
-        }
-        if !logged.is_empty() {
-            let mut events = self.span.events.take().unwrap_or_default();
-            let room = EVENTS.saturating_sub(events.0.len());
-            logged.truncate(room);
-            events.0.append(&mut logged);
-            self.span.events.set(Some(events));
-        }
-    }
-}
-
-/// What was logged in the poll under way, which is mostly nothing.
-#[inline]
-fn take_logged() -> Vec<Event> {
-    let take = |logged: &RefCell<Vec<Event>>| {
-        let mut logged = logged.borrow_mut();
-        match logged.is_empty() {
-            true => Vec::new(),
-            false => mem::take(&mut *logged),
-        }
-    };
-    // A thread that ends has lost it.
-    LOGGED.try_with(take).unwrap_or_default()
-}
-
-/// Keeps what is logged in the task that this thread is in, and in no span of it.
-pub(crate) fn log_in_task(event: impl FnOnce() -> Event) {
-    let keep = |logged: &RefCell<Vec<Event>>| {
-        if logged.borrow().len() < EVENTS {
-            let event = event();
-            logged.borrow_mut().push(event);
-        }
-    };
-    LOGGED.try_with(keep).ok();
-}
-
-/// Tells the observer of the root of that number that a task has ended.
-pub(super) fn tell_end(root: u64, end: &End<'_>, mut span: Option<Box<TaskSpan>>) {
-    let told = LAST.try_with(|last| match &*last.borrow() {
-        Some((known, observer)) if *known == root => {
-            observer.ended(end, span.take());
-            true
-        }
-        _ => false,
-    });
-    // A thread that ends has lost it.
-    if told.unwrap_or(false) {
-        return;
-    }
-    let Some(observer) = root::observer(root) else {
-        return;
-    };
-    observer.ended(end, span);
-    // Not while a task of another root ends in what is told of this one.
-    let before = LAST.try_with(|last| {
-        let mut last = last.try_borrow_mut().ok()?;
-        last.replace((root, observer))
-    });
-    drop(before);
-}
-
-/// In which task this thread is.
+/// Returns the task that this thread is in.
 pub(crate) fn current() -> Current {
-    // A thread that ends is in none.
+    // Outside of any task if the thread-local storage is destroyed.
     CURRENT.try_with(Cell::get).unwrap_or(Current::Outside)
 }
 
-/// Calls `f` as a part of that task.
+/// Calls `f` as a part of that task. Nested calls restore the task around them, after a panic too.
 #[inline]
 pub(crate) fn within<T>(task: Current, f: impl FnOnce() -> T) -> T {
     let _before = Restored(CURRENT.try_with(|current| current.replace(task)).ok());
     f()
 }
 
-/// What the thread was in before, for a panic too.
+/// A guard that restores the task that the thread was in before, after a panic too.
+///
+/// `None` if the thread-local storage is destroyed.
 struct Restored(Option<Current>);
 
 impl Drop for Restored {

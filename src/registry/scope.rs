@@ -1,93 +1,123 @@
-//! Scopes: what the tasks of one group share while the group lives: whether it drains, whether it is cancelled, and
-//! who waits for its end.
+//! Scopes: the state that the tasks of one group share. A scope says whether the group drains or is
+//! cancelled, and wakes those that wait for its end.
 //!
-//! A scope's memory is never given back, only used again, so a slot may hold its number. Ordinary ends of tasks read
-//! one flag of it; only while somebody waits do they write.
+//! A scope's memory is never freed, only reused, so a slot may hold a scope's number. A scope is
+//! reused when its group's handle is gone, nothing holds or awaits it, and no task of it and no
+//! scope below it is left ([`Scope::is_vacant`]).
+//!
+//! The tree of scopes is read and written under one lock, the index. Tasks do not take it: a spawn
+//! and an end only load words of their scope. Only while the scope is awaited does an end write a
+//! shared word ([`Scope::after_end`]). How many tasks are live is not stored: it is a sum over all
+//! shards.
 
-use super::waits::Waits;
-use super::warnings::Warning;
-use super::{kind, shard};
+mod handle;
+mod live;
+pub(crate) mod waits;
+
+pub(crate) use handle::{Held, Owned};
+pub(crate) use live::Watch;
+
+use super::bounds::{DEPTH, SCOPES};
+use super::count::shard;
+use super::count::warnings::Warning;
+use super::kind;
+use crate::recorder;
+use live::{live_of, sum_of};
 use std::collections::VecDeque;
-use std::ops::Deref;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::Notify;
+use waits::Waits;
 
-/// The most groups that live at the same time; further ones share the scope of their parent.
-pub(crate) const SCOPES: usize = 65_536;
-/// The deepest nesting of groups; deeper ones share the scope of their parent. A shutdown recurses so deep.
-pub(crate) const DEPTH: u32 = 128;
+/// The number that stands for "no scope" in a link.
 const NONE: u32 = u32::MAX;
+/// The number of scopes that are made together.
+///
+/// It keeps the first group of a process from making all of them.
 const CHUNK: usize = 256;
-/// How many groups that are gone a new group looks at, to use one again.
+/// The number of released scopes that a new group checks for reuse before it takes a new one.
+///
+/// A check sums over all shards, so the number bounds the cost of creating a group.
 const LOOKED_AT: usize = 16;
 
+/// All scopes, in chunks. A chunk is set once and never changes.
+///
+/// A chunk is made when the first scope in it is needed.
 static TABLE: [OnceLock<Box<[Scope; CHUNK]>>; SCOPES / CHUNK] =
     [const { OnceLock::new() }; SCOPES / CHUNK];
+/// The lock of the tree.
 static INDEX: Mutex<Index> = Mutex::new(Index {
     made: 0,
     gone: VecDeque::new(),
     created: 0,
 });
 
+/// The parts of the tree that belong to no single scope.
 #[derive(Debug)]
 struct Index {
+    /// The number of scopes that were made.
     made: usize,
-    /// Scopes without a handle; those whose tasks have ended too may be used again.
+    /// Scopes without a handle. They may be reused once their tasks have ended.
     gone: VecDeque<u32>,
+    /// The number of groups that were ever created.
     created: u64,
 }
 
+/// The shared state of one group's tasks.
 #[derive(Debug)]
 pub(crate) struct Scope {
+    /// The scope's index in the table.
     pub(crate) number: u32,
+    /// The scope above, or [`NONE`]. Written under the lock of the index, read without it.
     parent: AtomicU32,
+    /// The number of scopes above.
     depth: AtomicU32,
-    /// The tree downwards. Read and written under the lock of the index only.
+    /// The links to the scopes below this one and to its siblings. Read and written under the lock
+    /// of the index only.
     first_child: AtomicU32,
+    /// The next older sibling.
     next: AtomicU32,
+    /// The next younger sibling.
     previous: AtomicU32,
-    /// How many hold it, so that it serves no other group meanwhile.
+    /// The number of [`Held`] guards, which keep the scope from being reused.
     held: AtomicU32,
+    /// The number of the group's path.
     path: AtomicU32,
+    /// The number of the root.
     root: AtomicU64,
-    /// The order of creation, for the order of draining.
+    /// The rank in the order of creation, which decides the order of draining.
     created: AtomicU64,
+    /// True once the group was told to drain. Released after `drain_requested_at` is stored.
     draining: AtomicBool,
-    /// Clock reading at which it was told to drain.
-    told: AtomicU64,
+    /// The clock's reading when the group was told to drain.
+    drain_requested_at: AtomicU64,
+    /// True while the group is being cancelled: tasks that start are cancelled at once.
     cancelling: AtomicBool,
-    told_to_drain: Notify,
+    /// Notifies the tasks that wait to be told to drain.
+    drain_requested: Notify,
+    /// The group's own drain budget in nanoseconds; `u64::MAX` for none.
     drain_nanos: AtomicU64,
+    /// The siblings after which this scope drains.
     drains_after: Mutex<Vec<u32>>,
-    /// What the counters of starts stood at when the scope was taken into use.
+    /// The sum of the counters of starts when the group took the scope. Counters are never reset,
+    /// because only their own shard's thread writes them.
     base: AtomicU64,
-    /// Starts in scopes that were below this one and serve others.
+    /// The number of starts in scopes that were once below this one and have been reused.
     folded: AtomicU64,
-    /// How many wait for this scope or one that holds it.
+    /// The number of [`Watch`]es of this scope and of those above it. Read by every end of a task.
     watched: AtomicU32,
-    /// Whether the runtime's hooks tell of untracked tasks.
+    /// True if the runtime has hooks that report untracked tasks.
     hooked: AtomicBool,
+    /// The waiters for this scope, and the countdown of ends that wakes them.
     waits: Waits,
 }
-
-/// While it lives, ends of tasks in its scope, and below it, are counted for whoever waits.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    scope: &'static Scope,
-    number: u64,
-}
-
-/// While it lives, the scope serves no other group, whatever becomes of its own.
-#[derive(Debug)]
-pub(crate) struct Held(&'static Scope);
 
 // === impl Scope ===
 
 impl Scope {
+    /// Returns a scope that no group uses.
     fn new(number: u32) -> Self {
         Self {
             number,
@@ -101,9 +131,9 @@ impl Scope {
             root: AtomicU64::new(0),
             created: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            told: AtomicU64::new(0),
+            drain_requested_at: AtomicU64::new(0),
             cancelling: AtomicBool::new(false),
-            told_to_drain: Notify::new(),
+            drain_requested: Notify::new(),
             drain_nanos: AtomicU64::new(u64::MAX),
             drains_after: Mutex::new(Vec::new()),
             base: AtomicU64::new(0),
@@ -114,49 +144,60 @@ impl Scope {
         }
     }
 
+    /// Returns the number of the scope's root.
     pub(crate) fn root(&self) -> u64 {
         self.root.load(Ordering::Relaxed)
     }
 
-    /// Whether hooks ask which tasks are tracked.
+    /// Returns whether the runtime has hooks, which must learn which tasks are tracked.
     #[inline]
     pub(crate) fn is_hooked(&self) -> bool {
         self.hooked.load(Ordering::Relaxed)
     }
 
-    /// Only before the scope has tasks, or groups in it.
+    /// Notes that the runtime has hooks. Must be called before the scope has tasks, or groups below
+    /// it.
     #[cfg(tokio_unstable)]
     pub(crate) fn set_hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
     }
 
+    /// Returns the number of the group's path.
     pub(crate) fn path(&self) -> u32 {
         self.path.load(Ordering::Relaxed)
     }
 
+    /// Returns the group's path; empty for a root.
     pub(crate) fn name(&self) -> &'static str {
         kind::path_name(self.path())
     }
 
+    /// Returns the scope above.
+    ///
+    /// A stored number is always that of a scope that was made.
     fn parent(&self) -> Option<&'static Self> {
         link(&self.parent)
     }
 
-    /// This scope and all above it.
+    /// Returns this scope and all scopes above it, up to the root's.
     pub(crate) fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
         std::iter::successors(Some(self), |scope| scope.parent())
     }
 
+    /// Returns whether this scope is `above` or below it. Takes no lock. The answer is reliable
+    /// while a task of this scope is live, because the scope is not reused until then.
     pub(crate) fn is_below(&'static self, above: &Self) -> bool {
         self.lineage().any(|scope| scope.number == above.number)
     }
 
-    /// This scope and all below it, in the order of their creation.
+    /// Returns this scope and all scopes below it, in the order of their creation.
     pub(crate) fn subtree(&'static self) -> Vec<&'static Self> {
         let index = index();
         self.subtree_in(&index)
     }
 
+    /// Returns this scope and all scopes below it, in the order of their creation, under the lock
+    /// of the index.
     fn subtree_in(&'static self, index: &Index) -> Vec<&'static Self> {
         let mut scopes = vec![self];
         let mut next = 0;
@@ -168,13 +209,29 @@ impl Scope {
         scopes
     }
 
-    /// The scopes directly below this one, the last created first.
+    /// Returns the scopes below this one that have this name, in the order of their creation. They are
+    /// shared, so they serve no other group meanwhile.
+    #[cfg(feature = "admin")]
+    pub(crate) fn named(&'static self, name: &str) -> Vec<Owned> {
+        let index = index();
+        let mut below = self.subtree_in(&index);
+        below.retain(|scope| scope.number != self.number && scope.name() == name);
+        let share = |scope| Owned {
+            scope,
+            shared: Some(Held::new(scope)),
+        };
+        below.into_iter().map(share).collect()
+    }
+
+    /// Returns the scopes directly below this one, the last created first. The index is proof that
+    /// its lock is held.
     fn children_in(&self, _: &Index) -> impl Iterator<Item = &'static Self> + use<> {
         std::iter::successors(link(&self.first_child), |child| link(&child.next))
     }
 
-    /// The scopes directly below this one, in the order in which they drain: the last created first, unless one was
-    /// declared to drain after another.
+    /// Returns the scopes directly below this one in the order in which they drain: the last
+    /// created first, unless one was declared to drain after another. They are held, so they serve
+    /// no other group during the drain.
     pub(crate) fn children_to_drain(&'static self) -> Vec<Held> {
         let index = index();
         let mut order: Vec<_> = self.children_in(&index).collect();
@@ -187,7 +244,8 @@ impl Scope {
         order.into_iter().map(Held::new).collect()
     }
 
-    /// Declares that this scope drains when `other` has drained; false when that would be a cycle or makes no sense.
+    /// Declares that this scope drains after `other` has drained. Returns false if the two have
+    /// different parents, or if that would be a cycle.
     pub(crate) fn drain_after(&'static self, other: &'static Self) -> bool {
         let _index = index();
         let siblings = self.parent.load(Ordering::Relaxed) == other.parent.load(Ordering::Relaxed);
@@ -198,6 +256,8 @@ impl Scope {
         true
     }
 
+    /// Returns whether this scope drains after `target`, directly or through others, or is
+    /// `target`.
     fn reaches(&'static self, target: &Self) -> bool {
         let mut seen = vec![self.number];
         let mut next = 0;
@@ -216,60 +276,75 @@ impl Scope {
         false
     }
 
+    /// Returns whether the group was told to drain.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// How long ago it was told to drain.
+    /// Returns how long ago the group was told to drain; `None` if it was not.
     pub(crate) fn draining_for(&self) -> Option<Duration> {
         self.is_draining()
-            .then(|| super::clock::since(self.told.load(Ordering::Relaxed)))
+            .then(|| super::clock::since(self.drain_requested_at.load(Ordering::Relaxed)))
     }
 
-    /// When it was told to drain: a reading of the clock.
-    #[cfg(feature = "otel")]
-    pub(crate) fn told(&self) -> Option<u64> {
+    /// Returns the clock's reading when the group was told to drain; `None` if it was not.
+    pub(crate) fn drain_requested_at(&self) -> Option<u64> {
         self.is_draining()
-            .then(|| self.told.load(Ordering::Relaxed))
+            .then(|| self.drain_requested_at.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn told_to_drain(&self) -> &Notify {
-        &self.told_to_drain
+    /// Returns the notification that the group was told to drain. A waiter must be registered
+    /// before it checks [`Scope::is_draining`], or it may miss the notification.
+    pub(crate) fn drain_requested(&self) -> &Notify {
+        &self.drain_requested
     }
 
-    /// Tells this scope and all below it to drain. Those that are made later below it are born draining.
-    pub(crate) fn tell_to_drain(&'static self) {
+    /// Tells this scope and all scopes below it to drain. Scopes that are created below them later
+    /// start out draining, because creation takes the same lock.
+    ///
+    /// Gives a pulse between the flags and the notifications: a poll that begins after a task was
+    /// told therefore notes a later time than that of the request.
+    pub(crate) fn request_drain(&'static self) {
         let index = index();
         let scopes = self.subtree_in(&index);
         for scope in &scopes {
             if !scope.draining.load(Ordering::Relaxed) {
-                scope.told.store(super::clock::raw(), Ordering::Relaxed);
+                scope
+                    .drain_requested_at
+                    .store(super::clock::raw(), Ordering::Relaxed);
                 scope.draining.store(true, Ordering::Release);
+                recorder::draining(scope.number, true);
             }
         }
         drop(index);
+        super::clock::pulse();
         for scope in scopes {
-            scope.told_to_drain.notify_waiters();
+            scope.drain_requested.notify_waiters();
         }
     }
 
-    /// Makes a drained or cancelled scope, and all below it, work again.
+    /// Makes a drained or cancelled scope, and all scopes below it, accept tasks as before.
     pub(crate) fn reopen(&'static self) {
         let index = index();
         for scope in self.subtree_in(&index) {
             scope.cancelling.store(false, Ordering::Release);
             scope.draining.store(false, Ordering::Release);
+            recorder::draining(scope.number, false);
         }
     }
 
-    /// Whether a task that starts here now is cancelled at once.
+    /// Returns whether a task that starts in this scope is cancelled at once. The load is relaxed
+    /// and has no fence: see [`Scope::start_cancelling`].
     #[inline]
     pub(crate) fn is_cancelling(&self) -> bool {
         self.cancelling.load(Ordering::Relaxed)
     }
 
-    /// From here on tasks that start in this scope or below are cancelled at once. One that starts at this moment may
-    /// miss it and be missed by a walk over the slots, so whoever cancels walks again until nobody is left.
+    /// Cancels at once every task that starts in this scope or below it from here on.
+    ///
+    /// A task that starts at this moment may miss the flag, and may also be missed by a walk over
+    /// the slots. A spawn has no fence to prevent that. The canceller therefore walks again until
+    /// no task is left.
     pub(crate) fn start_cancelling(&'static self) {
         let index = index();
         for scope in self.subtree_in(&index) {
@@ -277,6 +352,7 @@ impl Scope {
         }
     }
 
+    /// Returns the group's own drain budget, if it has one.
     pub(crate) fn drain_budget(&self) -> Option<Duration> {
         match self.drain_nanos.load(Ordering::Relaxed) {
             u64::MAX => None,
@@ -284,42 +360,17 @@ impl Scope {
         }
     }
 
+    /// Sets the group's own drain budget, at most [`LONGEST`](super::clock::LONGEST).
     pub(crate) fn set_drain_budget(&self, budget: Duration) {
         let budget = budget.min(super::clock::LONGEST);
         let nanos = u64::try_from(budget.as_nanos()).expect("LONGEST fits u64");
         self.drain_nanos.store(nanos, Ordering::Relaxed);
     }
 
-    /// The live daemons of this scope and all below it.
-    pub(crate) fn live_daemons(&'static self) -> u64 {
-        self.sum_live(shard::ScopeCounters::daemons)
-    }
-
-    /// About as many as live in this scope and below it, daemons included.
-    pub(crate) fn size_hint(&'static self) -> usize {
-        let live = self.live() + self.live_daemons();
-        usize::try_from(live).unwrap_or(0)
-    }
-
-    /// Whether nothing lives in this scope and below it, daemons included.
-    pub(crate) fn is_empty(&'static self) -> bool {
-        self.live() == 0 && self.live_daemons() == 0
-    }
-
-    /// The tasks that ever started in this scope and all that were below it, daemons left out.
-    pub(crate) fn started(&'static self) -> u64 {
-        let index = index();
-        let scopes = self.subtree_in(&index);
-        scopes.iter().map(|scope| scope.started_here()).sum()
-    }
-
-    fn started_here(&self) -> u64 {
-        let started = sum_of(&[self.number], |counters| &counters.waited().started);
-        let folded = self.folded.load(Ordering::Relaxed);
-        started.wrapping_sub(self.base.load(Ordering::Relaxed)) + folded
-    }
-
-    /// Only under the lock of the index.
+    /// Links this scope below `parent`, as its youngest child. The caller holds the lock of the
+    /// index.
+    ///
+    /// Four links at most are written, whatever the number of siblings.
     fn attach(&self, parent: Option<&'static Self>) {
         self.previous.store(NONE, Ordering::Relaxed);
         self.next.store(NONE, Ordering::Relaxed);
@@ -334,7 +385,10 @@ impl Scope {
         parent.first_child.store(self.number, Ordering::Relaxed);
     }
 
-    /// Only under the lock of the index.
+    /// Unlinks this scope from its parent, which keeps the number of its starts. The caller holds
+    /// the lock of the index.
+    ///
+    /// The scope's own links are left as they are, and overwritten by the next `attach`.
     fn detach(&self) {
         let Some(parent) = self.parent() else { return };
         parent
@@ -351,6 +405,10 @@ impl Scope {
         }
     }
 
+    /// Returns whether the scope may be reused. The caller holds the lock of the index.
+    ///
+    /// Only released scopes are checked. Their groups have no handle any more, so no task starts in
+    /// them, and a live count of 0 stays 0.
     fn is_vacant(&self) -> bool {
         let numbers = [self.number];
         self.first_child.load(Ordering::Relaxed) == NONE
@@ -359,109 +417,36 @@ impl Scope {
             && live_of(&numbers, shard::ScopeCounters::waited) == 0
             && live_of(&numbers, shard::ScopeCounters::daemons) == 0
     }
+}
 
-    /// The live tasks of this scope and all below it, daemons left out: 0 only if there was a moment without any.
-    pub(crate) fn live(&'static self) -> u64 {
-        self.sum_live(shard::ScopeCounters::waited)
-    }
-
-    fn sum_live(&'static self, which: Which) -> u64 {
-        // Under the lock: a scope that served another group meanwhile would have that one's tasks counted.
-        let index = index();
-        let scopes = self.subtree_in(&index);
-        let numbers: Vec<u32> = scopes.iter().map(|scope| scope.number).collect();
-        live_of(&numbers, which)
-    }
-
-    /// Called by the thread that ended a task of this scope, after it counted that end.
-    #[inline]
-    pub(crate) fn after_end(&'static self) {
-        // The program that would break: this thread's count is still in its store buffer when it reads `watched` as 0,
-        // while one who waits sets `watched`, sums without that count, and sleeps for ever. So the count, this load, the
-        // store of `watched` and the fence before the sum are all sequentially consistent: if this load misses the
-        // store, the count comes before the sum.
-        if self.watched.load(Ordering::SeqCst) != 0 {
-            self.count_down();
+/// Returns a scope for a new root with this number.
+///
+/// If no scope is left, it logs a warning and shares the first scope of the process.
+pub(crate) fn create_root(root: u64) -> Owned {
+    create(None, root, kind::ROOT_PATH).unwrap_or_else(|| {
+        let _index = index();
+        let first = at(0);
+        Owned {
+            scope: first,
+            shared: Some(Held::new(first)),
         }
-    }
-
-    #[cold]
-    fn count_down(&'static self) {
-        for scope in self.lineage() {
-            scope.waits.count_down();
-        }
-    }
-
-    /// Begins to wait for this scope and all below it to be empty.
-    pub(crate) fn watch(&'static self) -> Watch {
-        let number = self.waits.enter();
-        let index = index();
-        for scope in self.subtree_in(&index) {
-            scope.watched.fetch_add(1, Ordering::SeqCst);
-        }
-        Watch {
-            scope: self,
-            number,
-        }
-    }
-
-    /// The handle is gone: once its tasks are too, the scope may serve another group.
-    pub(crate) fn release(&self) {
-        index().gone.push_back(self.number);
-    }
+    })
 }
 
-// === impl Watch ===
-
-impl Watch {
-    /// The live tasks; unless there are none, `waker` is woken when it is worth asking again.
-    pub(crate) fn poll(&self, waker: &Waker) -> u64 {
-        let scope = self.scope;
-        scope.waits.poll(self.number, waker, || scope.live())
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let index = index();
-        for scope in self.scope.subtree_in(&index) {
-            scope.watched.fetch_sub(1, Ordering::SeqCst);
-        }
-        drop(index);
-        self.scope.waits.leave(self.number);
-    }
-}
-
-// === impl Held ===
-
-impl Held {
-    fn new(scope: &'static Scope) -> Self {
-        scope.held.fetch_add(1, Ordering::AcqRel);
-        Self(scope)
-    }
-
-    pub(crate) fn scope(&self) -> &'static Scope {
-        self.0
-    }
-}
-
-impl Deref for Held {
-    type Target = Scope;
-
-    fn deref(&self) -> &Scope {
-        self.0
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A scope for a new group: below `parent`, or the root of a runtime of that number.
+/// Returns a scope for a new group below `parent`. If no scope is left or the nesting is too deep,
+/// it logs a warning and returns `None`: the group must share all of its parent.
 #[track_caller]
-pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'static Scope {
+pub(crate) fn create_below(parent: &'static Scope, path: u32) -> Option<Owned> {
+    create(Some(parent), parent.root(), path)
+}
+
+/// Returns a new scope below `parent`, or for a root.
+///
+/// It inherits the flags of its parent, under the lock of the index, so it cannot miss a drain or a
+/// cancel of the whole tree. If no scope is left or the nesting is too deep, it logs a warning and
+/// returns `None`.
+#[track_caller]
+fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> Option<Owned> {
     let depth = parent.map_or(0, |parent| parent.depth.load(Ordering::Relaxed) + 1);
     let mut index = index();
     let taken = if depth <= DEPTH { index.take() } else { None };
@@ -470,10 +455,11 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
         Warning::Groups.note();
         tracing::warn!(
             target: "headcount",
-            "more than {SCOPES} groups at once, or {DEPTH} in each other: the group made at {} shares its parent",
+            "too many groups (at most {SCOPES} at once, nested at most {DEPTH} deep): the group created at {} \
+             is merged into its parent; drop groups that are no longer in use",
             Location::caller()
         );
-        return parent.unwrap_or_else(|| at(0));
+        return None;
     };
     index.created += 1;
     scope.attach(parent);
@@ -490,8 +476,11 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
         parent.is_some_and(|parent| flag(parent).load(Ordering::Acquire))
     };
     let draining = inherited(|scope| &scope.draining);
-    scope.told.store(super::clock::raw(), Ordering::Relaxed);
+    scope
+        .drain_requested_at
+        .store(super::clock::raw(), Ordering::Relaxed);
     scope.draining.store(draining, Ordering::Release);
+    recorder::draining(scope.number, draining);
     let cancelling = inherited(|scope| &scope.cancelling);
     scope.cancelling.store(cancelling, Ordering::Release);
     let watched = parent.map_or(0, |parent| parent.watched.load(Ordering::Relaxed));
@@ -502,10 +491,15 @@ pub(crate) fn create(parent: Option<&'static Scope>, root: u64, path: u32) -> &'
     for watched in watchers {
         watched.waits.wake_all();
     }
-    scope
+    Some(Owned {
+        scope,
+        shared: None,
+    })
 }
 
-/// Sorts scopes of one parent, the last created first, so that each comes after those that it drains after.
+/// Sorts siblings, the last created first, so that each comes after those that it was declared to
+/// drain after. The siblings come in with the last created first; the order is kept where no
+/// declaration changes it.
 fn declared_order(mut waiting: Vec<&'static Scope>) -> Vec<&'static Scope> {
     let mut order: Vec<&'static Scope> = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
@@ -513,12 +507,18 @@ fn declared_order(mut waiting: Vec<&'static Scope>) -> Vec<&'static Scope> {
             let after = lock(&scope.drains_after);
             !waiting.iter().any(|other| after.contains(&other.number))
         });
-        // `drain_after` refuses a cycle; if groups were made anew meanwhile, the last created goes first.
+        // `drain_after` refuses cycles. One may still appear if a scope in the list was reused for
+        // a new group: then the last created drains first.
         order.push(waiting.remove(free.unwrap_or(0)));
     }
     order
 }
 
+/// Returns the scope of that number.
+///
+/// # Panics
+///
+/// If no scope of that number was made.
 pub(crate) fn at(number: u32) -> &'static Scope {
     let number = number as usize;
     &TABLE[number / CHUNK]
@@ -526,6 +526,7 @@ pub(crate) fn at(number: u32) -> &'static Scope {
         .expect("a scope's number is given out after the scope is made")[number % CHUNK]
 }
 
+/// Returns the scope that a link names.
 fn link(number: &AtomicU32) -> Option<&'static Scope> {
     match number.load(Ordering::Relaxed) {
         NONE => None,
@@ -533,29 +534,12 @@ fn link(number: &AtomicU32) -> Option<&'static Scope> {
     }
 }
 
-type Which = fn(&shard::ScopeCounters) -> &shard::StartedEnded;
-
-/// The tasks that live in these scopes. All ends are read before the first start, so 0 means that there was a moment
-/// without any.
-fn live_of(scopes: &[u32], which: Which) -> u64 {
-    let ended = sum_of(scopes, |counters| &which(counters).ended);
-    fence(Ordering::SeqCst);
-    let started = sum_of(scopes, |counters| &which(counters).started);
-    started.saturating_sub(ended)
-}
-
-fn sum_of(scopes: &[u32], counter: impl Fn(&shard::ScopeCounters) -> &AtomicU64) -> u64 {
-    shard::all()
-        .flat_map(|shard| scopes.iter().filter_map(|&scope| shard.scope_if_any(scope)))
-        .fold(0_u64, |sum, counters| {
-            sum.wrapping_add(counter(counters).load(Ordering::Acquire))
-        })
-}
-
+/// Locks the index.
 fn index() -> MutexGuard<'static, Index> {
     lock(&INDEX)
 }
 
+/// Locks a mutex. Ignores lock poisoning.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -563,8 +547,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Index ===
 
 impl Index {
-    /// A scope that serves nobody, and those above where it was that somebody waits for. They are to be woken: a task
-    /// that ended there may count down only after the scope has gone elsewhere.
+    /// Returns a scope that no group uses, and the awaited scopes above its previous place. The
+    /// caller must wake their waiters: a task that ended in the scope may count down only after the
+    /// scope was moved, and would then count down in its new place.
     fn take(&mut self) -> Option<(&'static Scope, Vec<&'static Scope>)> {
         for _ in 0..self.gone.len().min(LOOKED_AT) {
             let scope = at(self.gone.pop_front()?);

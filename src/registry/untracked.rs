@@ -1,15 +1,24 @@
-//! Tasks that others spawn on the runtime that we own, counted by spawn site through tokio's hooks.
+//! Untracked tasks on a runtime that headcount owns, counted by spawn site through tokio's hooks.
 //!
-//! The hooks need `--cfg tokio_unstable`. They must not panic (that would kill a worker) and must not call out.
+//! tokio calls a hook for every task that it spawns or ends, tracked ones included. A thread-local
+//! mark, set around headcount's own call of tokio's spawn, tells the spawn hook that the task is
+//! tracked. The terminate hook runs later, outside of that call: the tracked task that ends leaves
+//! tokio's task id for it.
+//!
+//! The hooks need `--cfg tokio_unstable`. They must not panic, which would end a worker, and must
+//! not call the user's code. Without the flag the functions here do nothing.
+
+pub(crate) mod mark;
 
 #[cfg(tokio_unstable)]
-pub(crate) use hooks::{install, mark_tracked, mark_untracked, tracked_task_ended};
+pub(crate) use hooks::{install, tracked_task_ended};
 
 #[cfg(not(tokio_unstable))]
-pub(crate) use nothing::{mark_tracked, mark_untracked, tracked_task_ended};
+pub(crate) use nothing::tracked_task_ended;
 
 #[cfg(tokio_unstable)]
 mod hooks {
+    use super::mark::is_tracked;
     use crate::registry::kind;
     use crate::registry::root::{Event, Root};
     use crate::threads;
@@ -20,38 +29,17 @@ mod hooks {
     use tokio::task::Id;
 
     thread_local! {
-        /// Set while we call tokio's spawn: the hook runs inside.
-        static TRACKED: Cell<bool> = const { Cell::new(false) };
-        /// The tracked task whose row ended last on this thread: its terminate hook comes next.
+        /// The tracked task that ended last on this thread. Its terminate hook is the next one here.
+        ///
+        /// Compared with the id of the task in the hook, so that a stale note does no harm.
         static ENDED: Cell<Option<Id>> = const { Cell::new(None) };
-        /// A terminate that had no spawn. On a closed runtime the spawn comes after it.
+        /// The last task that ended without a known spawn. On a closed runtime the spawn hook comes
+        /// after the terminate hook.
         static UNKNOWN: Cell<Option<Id>> = const { Cell::new(None) };
     }
 
-    /// While it lives, what this thread spawns is tracked.
-    #[derive(Debug)]
-    pub(crate) struct Mark(bool);
-
-    /// Marks this thread as spawning a tracked task.
-    #[inline]
-    pub(crate) fn mark_tracked() -> Mark {
-        Mark(TRACKED.replace(true))
-    }
-
-    /// Marks this thread as dropping a task's future: what that spawns is not ours, even inside our spawn.
-    #[inline]
-    pub(crate) fn mark_untracked() -> Mark {
-        Mark(TRACKED.replace(false))
-    }
-
-    impl Drop for Mark {
-        #[inline]
-        fn drop(&mut self) {
-            TRACKED.set(self.0);
-        }
-    }
-
-    /// Called when a row ends, by the thread that runs the terminate hook of that task next.
+    /// Notes that this thread's current tokio task, a tracked one, has ended. Called by the thread
+    /// that runs the terminate hook of that task next.
     #[inline]
     pub(crate) fn tracked_task_ended() {
         ENDED
@@ -59,7 +47,8 @@ mod hooks {
             .ok();
     }
 
-    /// Has every spawn and every end of a task on the runtime counted for `root`.
+    /// Installs the hooks, which count every spawn and every end of an untracked task on the
+    /// runtime for `root`.
     pub(crate) fn install(builder: &mut Builder, root: &Arc<Root>) {
         root.set_hooked();
         let (spawned, ended) = (Arc::clone(root), root.number);
@@ -67,26 +56,30 @@ mod hooks {
         builder.on_task_terminate(move |meta| on_terminate(ended, meta));
     }
 
+    /// Counts the start of a task, unless it is tracked or has already ended. Notifies the root's
+    /// listener of the first task of a spawn site.
     fn on_spawn(root: &Root, meta: &TaskMeta<'_>) {
-        if TRACKED.try_with(Cell::get).unwrap_or(true) || is(&UNKNOWN, meta.id()) {
+        if is_tracked() || is(&UNKNOWN, meta.id()) {
             return;
         }
         let found = kind::intern_untracked(root.number, meta.spawned_at());
         found.bump(|counters| &counters.started);
         let kind = found.kind;
         if !kind.seen.load(Ordering::Relaxed) && !kind.seen.swap(true, Ordering::Relaxed) {
-            root.tell(Event::UntrackedSite(kind));
+            root.notify(Event::UntrackedSite(kind));
         }
     }
 
+    /// Counts the end of a task, unless it is tracked or its start was not counted.
     fn on_terminate(root: u64, meta: &TaskMeta<'_>) {
         if is(&ENDED, meta.id()) {
             return;
         }
         let found = kind::intern_untracked(root, meta.spawned_at());
         if !found.kind.seen.load(Ordering::Relaxed) || threads::is_of_blocking_pool(root) {
-            // Blocking work and workers end without ever having been spawned as tasks; a helper may start both tasks and
-            // blocking work at one place.
+            // Blocking closures and workers end here without a spawn hook. The thread is checked
+            // too, because a helper function may start both tasks and blocking closures at the same
+            // place.
             threads::note_end_of_work(root);
             UNKNOWN.try_with(|cell| cell.set(Some(meta.id()))).ok();
             return;
@@ -94,6 +87,7 @@ mod hooks {
         found.bump(|counters| &counters.ended[0]);
     }
 
+    /// Returns whether the cell holds this id. False if the thread-local storage is destroyed.
     fn is(cell: &'static std::thread::LocalKey<Cell<Option<Id>>>, id: Id) -> bool {
         cell.try_with(|cell| cell.get() == Some(id))
             .unwrap_or(false)
@@ -102,20 +96,7 @@ mod hooks {
 
 #[cfg(not(tokio_unstable))]
 mod nothing {
-    /// Marks nothing: there is no hook that would look.
-    #[derive(Debug)]
-    pub(crate) struct Mark;
-
-    #[inline]
-    pub(crate) fn mark_tracked() -> Mark {
-        Mark
-    }
-
-    #[inline]
-    pub(crate) fn mark_untracked() -> Mark {
-        Mark
-    }
-
+    /// Does nothing.
     #[inline]
     pub(crate) fn tracked_task_ended() {}
 }

@@ -1,255 +1,184 @@
-//! A dump: what lives at one moment, as data and as text. Tasks by group, untracked spawn sites, threads, children.
+//! A dump: everything that is alive at one moment, as data and as text. Tasks by group, untracked
+//! spawn sites, threads, and child processes.
 //!
-//! It is bounded, whatever lives: tasks are tallied by kind with a few of each, and lists end with how many more there
-//! are. It names addresses, paths and command lines, so it is for the owner of the process only.
+//! Its size is bounded, however much is alive: tasks are counted by kind, with a few of each kind
+//! as examples, and each list ends with the number of entries that it leaves out. A dump contains
+//! addresses, paths and command lines, so show it only to the owner of the process.
 
 mod text;
 
-use super::{ChildFinding, Frame};
-use crate::task::{TaskId, TaskKind, TaskState};
-use crate::threads::ThreadClass;
+use super::ChildRow;
+use super::row::{self, KindRow, ThreadRow, UntrackedRow};
 use std::fmt;
-use std::time::Duration;
 
-/// The version of the dump's form: it grows when a field changes its meaning or goes.
+/// The version of the dump's data. It is raised when a field changes its meaning or is removed, not
+/// when one is added.
 pub const SCHEMA: u32 = 1;
 
-/// What lived at one moment.
+/// Everything that was alive at one moment.
 ///
-/// Taken by [`Dumper::dump`](crate::runtime::Dumper::dump), and printed at SIGQUIT. It stops nobody: tasks that start
-/// or end meanwhile may be missed or listed. The threads that take it are left out.
+/// [`Dumper::dump`](crate::runtime::Dumper::dump) takes one, and SIGQUIT prints one. Taking it
+/// stops no task: those that start or end meanwhile may be listed or not. The threads that take the
+/// dump are left out.
 ///
-/// With the feature `json` it serializes; durations are seconds. In a stream of reports and dumps a dump is the one with
-/// a `phase`.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// The size is bounded: at most 1,000 kinds of task, 1,000 spawn sites of untracked tasks, 1,000
+/// threads and 1,000 child processes are listed. The `unlisted_…` fields count the other tasks,
+/// threads and child processes.
+///
+/// In JSON, durations are seconds. In a stream of reports and dumps, a dump is the one with a
+/// `phase`.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::report::dump::Phase;
+///
+/// let runtime = headcount::Runtime::builder().name("orders").print(false).build()?;
+/// runtime.tasks().spawn("accept", std::future::pending::<()>());
+/// let dump = runtime.dump();
+/// assert_eq!((dump.tasks, dump.phase), (1, Phase::Running));
+/// assert_eq!(dump.root.kinds[0].name, "accept");
+/// assert!(dump.to_text().starts_with("headcount orders: dump, running\n"));
+/// assert!(dump.to_json().contains(r#""service":"orders""#));
+/// # assert_eq!(dump.schema, headcount::report::dump::SCHEMA);
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Dump {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The name given to the service.
+    /// The name of the service, as given to the runtime.
     pub service: String,
-    /// The process.
+    /// The id of the process.
     pub pid: u32,
-    /// Where the shutdown stands.
+    /// The progress of the shutdown.
     pub phase: Phase,
-    /// How many tracked tasks live, daemons among them.
+    /// The number of live tracked tasks, including daemons.
     pub tasks: u64,
-    /// The root of all groups: those of 1,000 kinds of task.
+    /// The root group. At most 1,000 kinds of task are listed in it and the groups below.
     pub root: Group,
-    /// How many tasks are of other kinds.
+    /// The number of tasks of kinds that are not listed.
     pub unlisted_tasks: u64,
-    /// Untracked tasks by spawn site, at most 1,000 sites, those with the most first; `None` where they are not observed.
-    pub untracked: Option<Vec<UntrackedSite>>,
-    /// Every thread of the process, at most 1,000; `None` where they are not observed.
-    pub threads: Option<Vec<Thread>>,
-    /// How many threads there are beyond those.
+    /// Untracked tasks by spawn site or type, at most 1,000 rows, those with the most tasks first;
+    /// `None` if they are not observed.
+    #[serde(serialize_with = "row::json::in_dump")]
+    pub untracked: Option<Vec<UntrackedRow>>,
+    /// The threads of the process, at most 1,000; `None` if they are not observed.
+    #[serde(serialize_with = "row::json::in_dump")]
+    pub threads: Option<Vec<ThreadRow>>,
+    /// The number of threads that are not listed.
     pub unlisted_threads: u64,
-    /// What their stacks say of several of them together: who waits for one lock, and for whom.
+    /// Findings about several tasks or threads together, as sentences: tasks that nothing can wake,
+    /// threads that wait for one lock, its owner if it is known, and deadlocks.
     pub hints: Vec<String>,
-    /// The child processes that were not there before, at most 1,000; `None` where they are not observed.
-    pub children: Option<Vec<ChildFinding>>,
-    /// How many child processes there are beyond those.
+    /// The child processes that are not in the baseline, at most 1,000; `None` if they are not
+    /// observed.
+    pub children: Option<Vec<ChildRow>>,
+    /// The number of child processes that are not listed.
     pub unlisted_children: u64,
-    /// What could not be seen, and why.
+    /// The parts that could not be observed, each with the reason, as sentences.
     pub not_observed: Vec<String>,
 }
 
-/// Where a shutdown stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The progress of a shutdown.
+///
+/// # Examples
+///
+/// ```
+/// use headcount::report::dump::Phase;
+///
+/// let runtime = headcount::Runtime::builder().print(false).build()?;
+/// let dumper = runtime.dumper();
+/// let report = runtime.run(async |tasks| {
+///     assert_eq!(dumper.dump().phase, Phase::Running);
+///     tasks.stop("sold out");
+///     tasks.draining().await;
+///     assert_eq!(dumper.dump().phase, Phase::Draining);
+/// });
+/// assert_eq!(report.exit_code(), 0);
+/// assert_eq!(dumper.dump().phase.as_str(), "done");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
     /// No layer has begun.
     Running,
-    /// In the first layer.
+    /// In the first layer: tasks are draining.
     Draining,
-    /// In the second layer.
+    /// In the second layer: the remaining tasks are cancelled.
     Cancelling,
-    /// In the third layer.
+    /// In the third layer: threads end.
     Closing,
-    /// The report is made.
+    /// The report is complete.
     Done,
 }
 
-/// The groups of one path that hold live tasks, or hold groups that do.
-#[derive(Debug, Clone, Default, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
+/// The groups of one path that have live tasks, or contain groups that do. Groups with the same
+/// path are listed as one.
+///
+/// # Examples
+///
+/// ```
+/// let runtime = headcount::Runtime::builder().print(false).build()?;
+/// let http = runtime.tasks().group("http");
+/// http.group("tls").spawn("accept", std::future::pending::<()>());
+/// let http = &runtime.dump().root.groups[0];
+/// assert_eq!((http.name.as_str(), http.count, http.draining), ("http", 1, 0));
+/// assert_eq!(http.groups[0].kinds[0].path(), "http/tls/accept");
+/// # Ok::<(), headcount::BuildError>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Group {
     /// The last part of the path; empty for the root.
     pub name: String,
-    /// How many groups of that path there are.
+    /// The number of groups with this path.
     pub count: u64,
-    /// How many of them were told to drain.
+    /// The number of them that were told to drain.
     pub draining: u64,
-    /// How many of them are being cancelled.
+    /// The number of them that are being cancelled.
     pub cancelling: u64,
-    /// The live tasks of these groups, without those of groups in them, by kind, that with the oldest first.
-    pub kinds: Vec<Kind>,
-    /// The groups in them.
+    /// The live tasks of these groups, without those of inner groups, by kind. The kind with the
+    /// oldest task comes first.
+    #[serde(serialize_with = "row::json::in_dump")]
+    pub kinds: Vec<KindRow>,
+    /// The inner groups.
     pub groups: Vec<Self>,
-}
-
-/// The live tasks of one name, spawn site and group path.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Kind {
-    /// The name.
-    pub name: String,
-    /// What runs them.
-    pub kind: TaskKind,
-    /// Whether nobody waits for them.
-    pub daemon: bool,
-    /// `file:line:column`.
-    pub spawned: String,
-    /// How many live.
-    pub count: u64,
-    /// How many are in which state.
-    pub states: States,
-    /// The age of the oldest.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "oldest_seconds", serialize_with = "super::seconds")
-    )]
-    pub oldest: Duration,
-    /// At most five of them: those that hold a thread, those that are stalled, then the oldest.
-    pub rows: Vec<Task>,
-}
-
-/// How many tasks are in which [`TaskState`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct States {
-    /// Spawned, never polled.
-    pub created: u64,
-    /// Polled at least once.
-    pub running: u64,
-    /// Without the heartbeat that they declared.
-    pub stalled: u64,
-    /// Told to drain.
-    pub draining: u64,
-    /// Asked to be dropped at their next await.
-    pub cancelling: u64,
-}
-
-/// One live task.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Task {
-    /// Its number.
-    #[cfg_attr(feature = "json", serde(serialize_with = "id"))]
-    pub id: TaskId,
-    /// Where it stands.
-    pub state: TaskState,
-    /// The time since it was spawned.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "age_seconds", serialize_with = "super::seconds")
-    )]
-    pub age: Duration,
-    /// The time since it was polled last, or a tenth of a second more; `None` where that is not observed.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "last_poll_seconds", serialize_with = "super::maybe_seconds")
-    )]
-    pub last_poll: Option<Duration>,
-    /// What it awaits, each with the chain of awaits that led there, the innermost first; `None` where that is not
-    /// observed.
-    pub awaits: Option<Vec<Vec<Frame>>>,
-    /// The number of the thread that polls, drops or runs it at this moment.
-    pub on_thread: Option<u32>,
-}
-
-/// The live untracked tasks of one spawn site.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct UntrackedSite {
-    /// `file:line:column`.
-    pub spawned: String,
-    /// How many live.
-    pub live: u64,
-}
-
-/// One thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "json", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Thread {
-    /// The full name where it was registered, else what the kernel knows: at most 15 bytes.
-    pub name: String,
-    /// The kernel's number.
-    pub tid: u32,
-    /// What it was registered as.
-    pub class: ThreadClass,
-    /// Whether it was there before headcount began.
-    pub there_before: bool,
-    /// `file:line:column` of its start, for threads that headcount started.
-    pub spawned: Option<String>,
-    /// Since its start.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "age_seconds", serialize_with = "super::seconds")
-    )]
-    pub age: Duration,
-    /// What it used of a processor.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "cpu_seconds", serialize_with = "super::seconds")
-    )]
-    pub cpu: Duration,
-    /// `running`, `sleeping`, … in the kernel's sense.
-    pub state: String,
-    /// What the kernel and its stack say that it waits for; `None` where that is not observed.
-    pub waits: Option<String>,
-    /// Its stack, as [`ThreadFinding::stack`](super::ThreadFinding::stack) is.
-    pub stack: Vec<Frame>,
-    /// As [`ThreadFinding::stack_note`](super::ThreadFinding::stack_note).
-    pub stack_note: Option<String>,
-    /// Why there is no stack.
-    pub no_stack: Option<String>,
-    /// Group and name of the tracked task that it polls, drops or runs.
-    pub task: Option<String>,
 }
 
 // === impl Dump ===
 
 impl Dump {
-    /// The dump as a tree for people, with a head. Lines end with `\n`.
+    /// Returns the dump as a tree, with a line at the top that has the service and the phase. Lines
+    /// end with `\n`.
     #[must_use]
     pub fn to_text(&self) -> String {
         self.to_text_after("dump")
     }
 
-    /// The same, with what made us take it in the head.
+    /// Returns [`Dump::to_text`] with the reason for the dump in its first line.
     pub(crate) fn to_text_after(&self, why: &str) -> String {
         let (service, phase) = (&self.service, self.phase.as_str());
         format!("headcount {service}: {why}, {phase}\n{}", self.tree())
     }
 
-    /// The tree alone.
+    /// Returns the tree without the first line.
     pub(crate) fn tree(&self) -> String {
         text::tree(self)
     }
 
-    /// The tree of its threads alone.
+    /// Returns the part of the tree with the threads and hints.
     pub(crate) fn threads_tree(&self) -> String {
         text::threads_tree(self)
     }
 
-    /// The dump in one line of JSON.
-    #[cfg(feature = "json")]
+    /// Returns the dump as one line of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // It fails for maps whose keys are no text, and the dump has no map.
+        // Serialization fails only for maps with keys that are not strings; the dump has no map.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -263,7 +192,7 @@ impl fmt::Display for Dump {
 // === impl Phase ===
 
 impl Phase {
-    /// The word that dumps and metrics use.
+    /// Returns the word that dumps and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -274,24 +203,4 @@ impl Phase {
             Self::Done => "done",
         }
     }
-}
-
-// === impl States ===
-
-impl States {
-    pub(crate) fn add(&mut self, state: TaskState) {
-        match state {
-            TaskState::Created => self.created += 1,
-            TaskState::Running => self.running += 1,
-            TaskState::Stalled => self.stalled += 1,
-            TaskState::Draining => self.draining += 1,
-            TaskState::Cancelling => self.cancelling += 1,
-        }
-    }
-}
-
-#[cfg(feature = "json")]
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn id<S: serde::Serializer>(id: &TaskId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(id.get())
 }

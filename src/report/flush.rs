@@ -1,53 +1,75 @@
-//! What became of a report, and of telemetry, when the process was about to end.
+//! The steps before the process ends: saving and pushing the report and the telemetry.
 
 use std::fmt;
 use std::time::Duration;
 
-/// One thing that was done with the final report: the state folder, a signal of the telemetry, a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// One step that delivered the final report or telemetry before the process ended: to the state
+/// folder, to a file, or to a collector.
+///
+/// `Display` gives [`text`](Self::text).
+///
+/// # Examples
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let runtime = headcount::Runtime::builder().state_folder(folder).print(false).build()?;
+/// let report = runtime.run(async |_tasks| {});
+/// let saved = &report.flush[0];
+/// assert!(saved.is_delivered());
+/// assert_eq!(saved.signal, "state");
+/// assert_eq!(saved.to_string(), "state saved");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub struct Flush {
-    /// What: `state`, `textfile`, `traces`, `logs`, `metrics`.
+    /// The destination or the signal: `state`, `textfile`, `traces`, `logs`, `metrics`.
     pub signal: String,
-    /// What it came to.
+    /// The result.
     pub result: FlushResult,
-    /// The same in words: "state saved", "12 spans not delivered: connection refused".
+    /// The result in words: `state saved`, `12 spans not delivered: connection refused`.
     pub text: String,
-    /// How long it took.
-    #[cfg_attr(
-        feature = "json",
-        serde(rename = "took_seconds", serialize_with = "super::seconds")
-    )]
+    /// The time it took.
+    #[serde(rename = "took_seconds", serialize_with = "super::seconds")]
     pub took: Duration,
 }
 
-/// What a [`Flush`] came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "json",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+/// The result of a [`Flush`].
+///
+/// # Examples
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// use headcount::report::FlushResult;
+///
+/// let missing = folder.join("missing").join("orders.prom");
+/// let runtime = headcount::Runtime::builder().textfile(missing).print(false).build()?;
+/// let report = runtime.run(async |_tasks| {});
+/// assert_eq!(report.flush[0].result, FlushResult::Failed);
+/// assert_eq!(report.flush[0].result.as_str(), "failed");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FlushResult {
-    /// All of it is where it should be.
+    /// Everything was delivered.
     Delivered,
-    /// A part is.
+    /// A part was delivered.
     Partial,
-    /// Nothing is.
+    /// Nothing was delivered.
     Failed,
-    /// It was not done in its time, and nobody knows what of it was.
+    /// The step did not end in its time; the part that was delivered is not known.
     TimedOut,
 }
 
 // === impl Flush ===
 
 impl Flush {
+    /// Creates the record of a step.
     pub(crate) fn new(
         signal: &str,
         result: FlushResult,
@@ -62,7 +84,7 @@ impl Flush {
         }
     }
 
-    /// Whether nothing was lost.
+    /// Returns whether everything was delivered.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         self.result == FlushResult::Delivered
@@ -78,7 +100,7 @@ impl fmt::Display for Flush {
 // === impl FlushResult ===
 
 impl FlushResult {
-    /// The word that reports and metrics use.
+    /// Returns the word that reports and metrics use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,19 +1,22 @@
-//! The lines of a stack, in reports, in dumps and in what a failed test says.
+//! The lines of a stack in reports, dumps and the messages of failed tests.
 //!
-//! They are for people: from the call that the thread is in, as its own code made it, to the task or the function that
-//! the thread was started with. The data has every frame.
+//! They are for readers, so most frames are left out: what is shown begins at the call that the
+//! thread's own code made and ends at the task, or at the function that the thread was started
+//! with. The data ([`super::ThreadRow::stack`]) has every frame.
 
 use super::Frame;
+use crate::registry::tracked::holds_task;
 use std::fmt::Write;
 
-/// The most frames that are shown.
+/// The most frames that are shown of a symbolized stack.
 const SHOWN: usize = 12;
-/// The most characters of a function: what it is generic over may be of any length.
+/// The most characters of a function's name, which with generic arguments may have any length.
 const FUNCTION: usize = 100;
-/// The most of those that are addresses, in one line.
+/// The most addresses that are shown of a stack that was not symbolized, in one line.
 const ADDRESSES: usize = 32;
 
-/// A frame a line, the innermost first, then what the stack is not, or why there is none.
+/// Returns one line per frame, the innermost first, then the limits of the stack (`note`) or the
+/// reason why there is none (`none`).
 pub(crate) fn lines(stack: &[Frame], note: Option<&str>, none: Option<&str>) -> Vec<String> {
     let mut lines = if stack.iter().any(is_address) {
         vec![addresses(stack)]
@@ -25,8 +28,10 @@ pub(crate) fn lines(stack: &[Frame], note: Option<&str>, none: Option<&str>) -> 
     lines
 }
 
+/// Returns the lines of a symbolized stack.
 fn functions(stack: &[Frame]) -> Vec<String> {
-    // How a library waits is no news; what was called of it is.
+    // The inner frames of the standard library only show how it waits. The outermost of them is
+    // kept: that is the function which the program called.
     let inside = stack.iter().take_while(|frame| is_library(frame)).count();
     let first = if inside < stack.len() {
         inside.saturating_sub(1)
@@ -34,9 +39,9 @@ fn functions(stack: &[Frame]) -> Vec<String> {
         0
     };
     let stack = &stack[first..];
-    let task = stack.iter().position(Frame::is_of_task);
+    let task = stack.iter().position(holds_task);
     let own = &stack[..task.unwrap_or(stack.len())];
-    // What calls a task is what calls every task.
+    // The frames around a task are the same for every task.
     let around = own
         .iter()
         .rev()
@@ -50,7 +55,7 @@ fn functions(stack: &[Frame]) -> Vec<String> {
     let mut next = 0;
     for at in shown(own) {
         if at > next {
-            lines.push(format!("… {} more, of libraries", at - next));
+            lines.push(format!("… {} more, in libraries", at - next));
         }
         lines.push(format!("{at} {}", short(&stack[at])));
         next = at + 1;
@@ -58,15 +63,16 @@ fn functions(stack: &[Frame]) -> Vec<String> {
     let more = stack.len() - next;
     match &stack[next..] {
         [] => {}
-        // It takes a line either way.
+        // The frame takes one line, as its number would.
         [last] => lines.push(format!("{next} {}", short(last))),
-        _ if task.is_some() => lines.push(format!("… {more} more, of the runtime")),
+        _ if task.is_some() => lines.push(format!("… {more} more, in the runtime")),
         [.., last] => lines.push(format!("… {more} more, down to {}", short(last))),
     }
     lines
 }
 
-/// The innermost frames; and where they are all of libraries, those of the program that called them.
+/// Returns the indices of the frames to show: the innermost ones. If those are all of libraries,
+/// half of the lines go to the frames of the program that called them.
 fn shown(own: &[Frame]) -> Vec<usize> {
     let first = own.len().min(SHOWN);
     let outside = (first..own.len()).any(|at| is_of_program(&own[at]));
@@ -78,8 +84,19 @@ fn shown(own: &[Frame]) -> Vec<usize> {
     (0..half).chain(program.take(half)).collect()
 }
 
-/// Neither of the standard library nor of a package with a version.
-fn is_of_program(frame: &Frame) -> bool {
+/// Returns the frames inside the task that the stack holds, or inside the thread's function. They
+/// begin at the innermost frame.
+pub(super) fn of_task(stack: &[Frame]) -> &[Frame] {
+    if stack.iter().any(is_address) {
+        return &[];
+    }
+    let task = stack.iter().position(holds_task);
+    &stack[..task.unwrap_or(stack.len())]
+}
+
+/// Returns whether the frame is of the program: neither of the standard library nor of a package
+/// with a version.
+pub(super) fn is_of_program(frame: &Frame) -> bool {
     let package = frame.file.as_deref().and_then(|file| file.split_once('/'));
     let version = package.and_then(|(name, _)| name.rsplit_once('-'));
     let has_version =
@@ -87,6 +104,7 @@ fn is_of_program(frame: &Frame) -> bool {
     !is_library(frame) && !has_version
 }
 
+/// Cuts the name of the function to [`FUNCTION`] characters.
 fn short(frame: &Frame) -> Frame {
     let mut frame = frame.clone();
     if let Some((end, _)) = frame.function.char_indices().nth(FUNCTION) {
@@ -96,7 +114,7 @@ fn short(frame: &Frame) -> Frame {
     frame
 }
 
-/// As addr2line(1) takes them.
+/// Returns the line of a stack that was not symbolized, with addresses as addr2line(1) takes them.
 fn addresses(stack: &[Frame]) -> String {
     let place = |frame: &Frame| frame.file.as_ref().unwrap_or(&frame.function).clone();
     let mut places: Vec<_> = stack.iter().take(ADDRESSES).map(place).collect();
@@ -106,11 +124,33 @@ fn addresses(stack: &[Frame]) -> String {
     format!("at {}", places.join(" ← "))
 }
 
-fn is_address(frame: &Frame) -> bool {
+/// Returns whether the frame is an address that was not symbolized.
+pub(super) fn is_address(frame: &Frame) -> bool {
     frame.line.is_none() && frame.function.starts_with("0x")
 }
 
-/// The same in one text, below a line.
+/// Gives the task's own function the type of its future, if the debug information has no path for
+/// it: `orders::import` instead of `async fn`. It is the outermost function of the program, within
+/// the functions that poll a task.
+pub(crate) fn name_root(frames: &mut [Frame], future: &str) {
+    const PATHLESS: [&str; 4] = ["async ", "closure", "{async_", "{closure}"];
+    let task = frames.iter().position(holds_task).unwrap_or(frames.len());
+    let root = frames[..task]
+        .iter_mut()
+        .rev()
+        .find(|frame| is_of_program(frame));
+    if let Some(root) = root
+        && PATHLESS
+            .iter()
+            .any(|start| root.function.starts_with(start))
+        && future.contains("::")
+        && !future.starts_with("dyn ")
+    {
+        future.clone_into(&mut root.function);
+    }
+}
+
+/// Returns [`lines`] as one text to append to a line, each on a new, indented line.
 pub(crate) fn below(stack: &[Frame], note: Option<&str>, none: Option<&str>) -> String {
     let mut text = String::new();
     for line in lines(stack, note, none) {
@@ -119,7 +159,8 @@ pub(crate) fn below(stack: &[Frame], note: Option<&str>, none: Option<&str>) -> 
     text
 }
 
-/// Of the standard library, of the C library, whose files have no folder of their own, or of what locks are made of.
+/// Returns whether the frame is of the standard library, of libc, or of parking_lot. The files of
+/// libc have relative paths.
 fn is_library(frame: &Frame) -> bool {
     const FILES: [&str; 6] = [
         "std/src/",

@@ -1,25 +1,35 @@
-//! The report as a tree for people.
+//! The report as a tree for a terminal.
+//!
+//! The first line has the reason. Each layer is a branch with its findings as rows; lines of a
+//! stack may follow a row. Then come the mishaps of the whole run, the parts that were not observed
+//! or not delivered, the outcome, and the verdict. A layer shows at most [`ROWS`] rows.
 
-use super::{
-    CancelLayer, ChildFinding, CloseLayer, DrainLayer, ExcusedThreads, Frame, Outcome,
-    PanicFinding, Report, TaskFinding, ThreadFinding, Timing, UntrackedFinding, mark, on_thread,
-    path, stack, times,
-};
-use crate::task::TaskKind;
+mod processes;
+mod tasks;
+mod threads;
+
+use super::words::{count, millis, seconds};
+use super::{CancelLayer, CloseLayer, DrainLayer, Outcome, Report, Timing, mishaps};
+use crate::text::plain;
 use anstyle::{AnsiColor, Style};
 use std::fmt::Write;
 use std::time::Duration;
+use tasks::{cancel_rows, drain_rows};
+use threads::close_rows;
 
-/// How many rows a layer shows; the rest is a number.
+/// The most rows of a layer; of the rest only the number is shown.
 const ROWS: usize = 20;
 
-/// How many chains of awaits a task shows.
-const CHAINS: usize = 3;
-
+/// The outcome of a clean shutdown.
 const GOOD: Style = AnsiColor::Green.on_default();
+/// Things to know that are no failure: cancelled and dropped tasks, exceeded budgets, lost
+/// telemetry.
 const NOTE: Style = AnsiColor::Yellow.on_default();
+/// Failures: tasks and threads that did not end in time, panics.
 const BAD: Style = AnsiColor::Red.on_default();
+/// The lines of the tree, stacks, and what is expected.
 const FAINT: Style = Style::new().dimmed();
+/// The first line and the names of the layers.
 const HEAD: Style = Style::new().bold();
 
 /// One finding: a mark, its text, and lines below it.
@@ -30,11 +40,13 @@ struct Row {
     below: Vec<String>,
 }
 
+/// The text so far.
 struct Page {
     text: String,
     colours: bool,
 }
 
+/// Renders the report, with ANSI colours or without.
 pub(super) fn render(report: &Report, colours: bool) -> String {
     let mut page = Page {
         text: String::new(),
@@ -60,18 +72,23 @@ pub(super) fn render(report: &Report, colours: bool) -> String {
 // === impl Page ===
 
 impl Page {
+    /// Appends a line, without spaces at its end. Names and commands may contain any character, so
+    /// what a terminal would obey is replaced.
     fn line(&mut self, parts: &[(Style, &str)]) {
         for (style, text) in parts {
+            let text = plain(text);
             if self.colours {
                 write!(self.text, "{style}{text}{style:#}").expect("a String takes any text");
             } else {
-                self.text.push_str(text);
+                self.text.push_str(&text);
             }
         }
         self.text.truncate(self.text.trim_end_matches(' ').len());
         self.text.push('\n');
     }
 
+    /// Appends the line of a layer. Its time is highlighted if the budget was exceeded by more than
+    /// 50 ms.
     fn layer(&mut self, number: u32, name: &str, timing: &Timing, summary: &str) {
         let time = format!(
             "{} of {}{}",
@@ -90,6 +107,7 @@ impl Page {
         ]);
     }
 
+    /// Appends the rows of a layer.
     fn rows(&mut self, mut rows: Vec<Row>) {
         let hidden = rows.len().saturating_sub(ROWS);
         rows.truncate(ROWS);
@@ -97,7 +115,7 @@ impl Page {
             rows.push(Row {
                 style: NOTE,
                 mark: '…',
-                text: format!("and {hidden} more kinds"),
+                text: format!("and {hidden} more"),
                 below: Vec::new(),
             });
         }
@@ -120,7 +138,12 @@ impl Page {
         }
     }
 
+    /// Appends the mishaps of the run, what was not observed, what was not delivered, the outcome,
+    /// and the verdict.
     fn last(&mut self, report: &Report) {
+        for sentence in mishaps::sentences(report) {
+            self.line(&[(FAINT, "├─ "), (NOTE, "! "), (Style::new(), &sentence)]);
+        }
         for sentence in &report.not_observed {
             self.line(&[(FAINT, "├─ "), (FAINT, sentence)]);
         }
@@ -131,32 +154,32 @@ impl Page {
             self.line(&[(FAINT, "├─ "), (NOTE, "! "), (Style::new(), &text)]);
         }
         let style = match report.outcome {
-            _ if report.required_failed => BAD,
+            _ if report.required_failed || report.exit_code() == 4 => BAD,
             Outcome::Clean => GOOD,
             Outcome::Cancelled => NOTE,
-            Outcome::Lingering | Outcome::Forced => BAD,
+            Outcome::Lingering | Outcome::Forced | Outcome::Unclean => BAD,
         };
-        let verdict = format!("{:<34}", verdict(report));
+        let outcome = format!("{:<34}", outcome(report));
         let mut total = format!(" total {}", millis(report.total));
         for flush in delivered {
             let (text, took) = (&flush.text, millis(flush.took));
             write!(total, ", {text} in {took}").expect("a String takes any text");
         }
-        self.line(&[(FAINT, "└─ "), (style, &verdict), (Style::new(), &total)]);
+        self.line(&[(FAINT, "└─ "), (style, &outcome), (Style::new(), &total)]);
+        if let Some(verdict) = &report.verdict {
+            self.line(&[(Style::new(), "   "), (Style::new(), verdict)]);
+        }
     }
 }
 
-fn verdict(report: &Report) -> String {
+/// Returns the outcome in words, with the number of tasks, threads and child processes that linger.
+fn outcome(report: &Report) -> String {
     let mut parts = Vec::new();
     let tasks = report.lingering_tasks();
     for (count, one, many) in [
         (tasks, "task", "tasks"),
         (report.close.threads.len() as u64, "thread", "threads"),
-        (
-            report.close.children.len() as u64,
-            "child process",
-            "child processes",
-        ),
+        (children_left(report), "child process", "child processes"),
     ] {
         match count {
             0 => {}
@@ -165,12 +188,25 @@ fn verdict(report: &Report) -> String {
         }
     }
     match parts.as_slice() {
-        [] if report.required_failed => format!("{}, after a failure", report.outcome.as_str()),
+        [] if report.required_failed => {
+            format!("service failed, outcome {}", report.outcome.as_str())
+        }
+        [] if report.exit_code() == 4 => {
+            format!("{}, which is a failure (strict)", report.outcome.as_str())
+        }
         [] => report.outcome.as_str().to_owned(),
         parts => format!("{}: {}", report.outcome.as_str(), parts.join(", ")),
     }
 }
 
+/// Returns the number of child processes that are left: those that were found, or those whose end was
+/// not seen.
+fn children_left(report: &Report) -> u64 {
+    let unseen = report.processes.iter().filter(|child| child.end.is_none());
+    unseen.count().max(report.close.children.len()) as u64
+}
+
+/// Summarizes the drain.
 fn drained(layer: &DrainLayer) -> String {
     match layer.tasks {
         0 => "no tasks".to_owned(),
@@ -180,76 +216,7 @@ fn drained(layer: &DrainLayer) -> String {
     }
 }
 
-fn drain_rows(report: &Report) -> Vec<Row> {
-    // Of those that live on it is shown where that is said.
-    let lives = |task: &TaskFinding| {
-        let mut lingering = report.cancel.lingering.iter();
-        lingering.any(|other| other.tid == task.tid && is_same(other, task))
-    };
-    let row = |task: &TaskFinding| {
-        let how = match task.draining {
-            Some(time) => format!("ignored drain for {}", seconds(time)),
-            None => "was never told to drain".to_owned(),
-        };
-        Row {
-            style: BAD,
-            mark: '✗',
-            text: format!(
-                "{}  {how}{}, spawned {}{}",
-                name(task),
-                on_thread(task.on_thread.as_deref(), task.held),
-                task.spawned,
-                awaiting(task.awaits.as_deref())
-            ),
-            below: match lives(task) {
-                true => Vec::new(),
-                false => stack::lines(&task.stack, task.stack_note.as_deref(), None),
-            },
-        }
-    };
-    let ignored = report.drain.ignored.iter().map(row);
-    ignored
-        .chain(report.drain.panicked.iter().map(panic_row))
-        .collect()
-}
-
-fn panic_row(panic: &PanicFinding) -> Row {
-    let name = path(&panic.group, &panic.name);
-    let times = times(panic.count);
-    // One row has one line.
-    let message = panic.message.lines().next().unwrap_or("");
-    let place = panic.location.as_deref().unwrap_or("a place unknown");
-    Row {
-        style: BAD,
-        mark: '!',
-        text: format!(
-            "{name}{times}  panicked at {place}: '{message}', spawned {}",
-            panic.spawned
-        ),
-        below: Vec::new(),
-    }
-}
-
-fn is_same(one: &TaskFinding, other: &TaskFinding) -> bool {
-    (&one.spawned, &one.name, &one.group) == (&other.spawned, &other.name, &other.group)
-}
-
-/// The chains of awaits: `, awaiting Receiver::recv ← handle (src/http.rs:18) ← serve (src/http.rs:9)`.
-pub(crate) fn awaiting(awaits: Option<&[Vec<Frame>]>) -> String {
-    let chains = match awaits {
-        None => return String::new(),
-        Some([]) => return ", awaiting what keeps no waker and so never wakes it".to_owned(),
-        Some(chains) => chains,
-    };
-    let chain = |chain: &Vec<Frame>| {
-        let awaits: Vec<String> = chain.iter().map(ToString::to_string).collect();
-        awaits.join(" ← ")
-    };
-    let mut text = chains.iter().take(CHAINS).map(chain).collect::<Vec<_>>();
-    text.dedup();
-    format!(", awaiting {}", text.join(" or "))
-}
-
+/// Summarizes the cancel layer.
 fn cancelled(layer: &CancelLayer) -> String {
     let observed = layer.untracked.is_some();
     let untracked = observed.then(|| format!("{} untracked dropped", layer.dropped()));
@@ -260,187 +227,26 @@ fn cancelled(layer: &CancelLayer) -> String {
     }
 }
 
-fn cancel_rows(report: &Report) -> Vec<Row> {
-    let layer = &report.cancel;
-    // The stack of a thread that lingers is shown with the thread.
-    let is_listed = |task: &TaskFinding| {
-        let mut threads = report.close.threads.iter();
-        threads.any(|thread| Some(thread.tid) == task.tid)
-    };
-    let tasks = layer.lingering.iter().map(|task| {
-        let why = match task.kind {
-            TaskKind::Blocking => "still runs, and a closure cannot be cancelled",
-            _ if task.on_thread.is_some() => "does not come back from its poll",
-            _ => "was cancelled and lives",
-        };
-        let daemon = if task.daemon { ", daemon" } else { "" };
-        let age = seconds(task.age);
-        let text = format!(
-            "{}  {why}{}, age {age}{daemon}, spawned {}",
-            name(task),
-            on_thread(task.on_thread.as_deref(), task.held),
-            task.spawned
-        );
-        Row {
-            style: BAD,
-            mark: '✗',
-            text,
-            below: match is_listed(task) {
-                true => Vec::new(),
-                false => stack::lines(&task.stack, task.stack_note.as_deref(), None),
-            },
-        }
-    });
-    let sites = layer.untracked.iter().flatten().map(untracked_row);
-    let starved = (layer.starved > 0).then(|| Row {
-        style: BAD,
-        mark: '!',
-        text: format!("no worker free to drop {}", count(layer.starved, "task")),
-        below: Vec::new(),
-    });
-    let panics = layer.panicked.iter().map(panic_row);
-    tasks.chain(panics).chain(sites).chain(starved).collect()
-}
-
-fn untracked_row(site: &UntrackedFinding) -> Row {
-    let lives = match site.lingering {
-        0 => String::new(),
-        n => format!(", {n} of them live on"),
-    };
-    let total = site.dropped + site.lingering;
-    let place = match site.spawned.as_str() {
-        "" => "estimated: their spawn sites are not observed".to_owned(),
-        spawned => format!("spawned {spawned}"),
-    };
-    Row {
-        style: if site.lingering > 0 { BAD } else { NOTE },
-        mark: if site.lingering > 0 { '✗' } else { '!' },
-        text: format!("untracked ×{total}  {place}{lives}"),
-        below: Vec::new(),
-    }
-}
-
+/// Summarizes the close layer.
 fn closed(layer: &CloseLayer) -> String {
-    let ended = layer.ended;
+    let mut others = format!("{} ended", layer.ended);
+    if !layer.threads.is_empty() {
+        write!(others, ", {} expected", layer.expected).expect("a String takes any text");
+    }
+    if !layer.undecided.is_empty() {
+        write!(others, ", {} undecided", layer.undecided.len()).expect("a String takes any text");
+    }
     match layer.threads.len() {
-        0 => format!("no thread lingers ({ended} ended)"),
-        1 => format!(
-            "1 thread lingers ({ended} ended, {} expected)",
-            layer.expected
-        ),
-        n => format!(
-            "{n} threads linger ({ended} ended, {} expected)",
-            layer.expected
-        ),
+        0 => format!("no thread lingers ({others})"),
+        1 => format!("1 thread lingers ({others})"),
+        n => format!("{n} threads linger ({others})"),
     }
 }
 
-fn close_rows(layer: &CloseLayer) -> Vec<Row> {
-    // What holds for all is said once.
-    let mut said = None;
-    let threads = layer.threads.iter().map(|thread| {
-        let none = thread.no_stack.as_deref();
-        let none = none.filter(|why| said.replace(*why) != Some(*why));
-        thread_row(thread, none)
-    });
-    let hints = layer.hints.iter().map(|hint| Row {
-        style: NOTE,
-        mark: '!',
-        text: hint.clone(),
-        below: Vec::new(),
-    });
-    let children = layer.children.iter().map(|child: &ChildFinding| Row {
-        style: BAD,
-        mark: '✗',
-        text: format!("child process {}  {}", child.pid, child.command),
-        below: Vec::new(),
-    });
-    let excused = layer.excused.iter().map(excused_row);
-    threads
-        .chain(hints)
-        .chain(children)
-        .chain(excused)
-        .collect()
-}
-
-fn excused_row(threads: &ExcusedThreads) -> Row {
-    Row {
-        style: FAINT,
-        mark: '·',
-        text: format!(
-            "{} expected: {}",
-            count(threads.count, "thread"),
-            threads.reason
-        ),
-        below: Vec::new(),
-    }
-}
-
-/// `no_stack`: why it has none, where that is said.
-fn thread_row(thread: &ThreadFinding, no_stack: Option<&str>) -> Row {
-    let mut text = format!(
-        "thread \"{}\" (tid {}, {})  {}, age {}, cpu {}",
-        thread.name,
-        thread.tid,
-        thread.class.as_str(),
-        thread.waits,
-        seconds(thread.age),
-        seconds(thread.cpu)
-    );
-    if let Some(task) = &thread.task {
-        write!(text, ", holds task {task}").expect("a String takes any text");
-    }
-    if let Some(started) = &thread.started {
-        write!(text, ", started {started}").expect("a String takes any text");
-    }
-    for tried in &thread.tried {
-        write!(text, ", {tried}").expect("a String takes any text");
-    }
-    if thread.appeared_while_stopping {
-        text.push_str(", appeared while stopping");
-    }
-    Row {
-        style: BAD,
-        mark: '✗',
-        text,
-        below: stack::lines(&thread.stack, thread.stack_note.as_deref(), no_stack),
-    }
-}
-
-fn name(task: &TaskFinding) -> String {
-    format!("{}{}{}", task.path(), mark(task.kind), times(task.count))
-}
-
-pub(crate) fn count(n: u64, one: &str) -> String {
-    match n {
-        1 => format!("1 {one}"),
-        n => format!("{n} {one}s"),
-    }
-}
-
-/// `3ms`, `5.002s`.
-pub(crate) fn millis(time: Duration) -> String {
-    match time.as_millis() {
-        0 => format!("{}µs", time.as_micros()),
-        ms @ 1..1000 => format!("{ms}ms"),
-        _ => format!("{:.3}s", time.as_secs_f64()),
-    }
-}
-
-/// `500ms`, `5s`, `9.5s`: as it was written, not as it was measured.
+/// Formats a budget as it was configured, without padding: `500ms`, `5s`, `9.5s`.
 fn budget(time: Duration) -> String {
     match time.as_millis() {
         ms @ 0..1000 => format!("{ms}ms"),
         _ => format!("{}s", time.as_secs_f64()),
-    }
-}
-
-/// `5.0s`, and what people count in for longer times.
-pub(crate) fn seconds(time: Duration) -> String {
-    match time.as_secs() {
-        0..60 => format!("{:.1}s", time.as_secs_f64()),
-        s @ 60..3600 => format!("{}m{:02}s", s / 60, s % 60),
-        s @ 3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
-        s => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
     }
 }

@@ -1,51 +1,75 @@
-//! Watching tasks on a runtime that somebody else owns.
+//! Tracking on a tokio runtime that headcount does not own, such as that of `#[tokio::main]`.
+//!
+//! It starts the same control side as an owned runtime, but sets none of the hooks, so whatever
+//! depends on them is reported as not observed. It never closes the runtime and never ends the
+//! process.
 
-use super::Start;
+use super::phases::{Bound, Started};
 #[cfg(feature = "admin")]
-use super::builder::claim;
-use super::builder::{BuildError, Builder, fit};
-#[cfg(feature = "admin")]
-use super::exporting::Exporting;
-#[cfg(feature = "admin")]
-use super::watched_of;
-#[cfg(feature = "admin")]
-use crate::control::{Admin, AdminSettings};
+use crate::admin::AdminPart;
+use crate::audit::ownership::UnknownThreads;
+use crate::control::build_error::BuildError;
+use crate::control::builder::Builder;
+use crate::control::owned_runtime::OwnedRuntime;
+use crate::control::part::Parts;
+use crate::dump::Dumper;
 use crate::group::TaskGroup;
 use crate::report::{Dump, Reason, Report};
-use crate::shutdown::dump::Dumper;
-use crate::shutdown::ending::Endings;
+use crate::shutdown::Control;
 #[cfg(feature = "admin")]
-use crate::shutdown::hold::Scrapes;
-use crate::shutdown::{Control, Owned, UnknownThreads};
-#[cfg(feature = "admin")]
-use crate::telemetry::{Metrics, Past};
+use crate::telemetry::{Metrics, TelemetryPart};
 use std::fmt;
 #[cfg(feature = "admin")]
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// Tracked tasks on somebody else's runtime.
+/// Tracking on a tokio runtime that headcount does not own, made by [`attach`].
 ///
-/// Tracking, listing, drain, cancel of tracked tasks and the audit of the threads that headcount started work as on an
-/// own [`Runtime`](crate::Runtime). What needs ownership is reported as not observed: untracked tasks, and which of the
-/// other threads are the runtime's. It answers to no signal, prints nothing, and never ends the process.
+/// Tracking, listing, draining and cancelling of tracked tasks, and the audit of the threads that
+/// headcount started, work as on an owned [`Runtime`](crate::Runtime). The report lists as not
+/// observed what needs ownership: untracked tasks, and which of the other threads belong to the
+/// runtime.
+///
+/// It handles no signals, prints nothing, and never ends the process: call [`Attached::shutdown`].
+/// The settings are the defaults of [`Builder`], and there is no state folder.
+///
+/// Dropping it without a shutdown leaves all tasks running and tracked, and stops the admin server.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), headcount::BuildError> {
+/// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+/// let answer = headcount.tasks().spawn("answer", async { 42 });
+/// assert_eq!(answer.await.ok(), Some(42));
+///
+/// let report = headcount.shutdown("done").await;
+/// assert_eq!(report.exit_code(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Attached {
+    /// The root group.
     tasks: TaskGroup,
+    /// The control side, which groups keep alive too.
     control: Arc<Control>,
-    #[cfg(feature = "admin")]
-    metrics: Metrics,
-    #[cfg(feature = "admin")]
-    scrapes: Arc<Scrapes>,
-    #[cfg(feature = "admin")]
-    admin: Option<Admin>,
+    /// The parts; without the feature `admin` they are only held.
+    #[cfg_attr(
+        not(feature = "admin"),
+        expect(dead_code, reason = "the parts run until they are dropped")
+    )]
+    parts: Parts,
 }
 
-/// Begins to track tasks on a runtime that somebody else owns: of `#[tokio::main]`, say.
+/// Attaches to a tokio runtime that headcount does not own, such as that of `#[tokio::main]`.
+///
+/// Only tasks that are started through [`Attached::tasks`] from here on are tracked.
 ///
 /// # Errors
 ///
-/// [`BuildError::System`] when the system refuses a thread.
+/// Returns [`BuildError::System`] if the operating system fails to create a thread.
 ///
 /// # Examples
 ///
@@ -60,105 +84,164 @@ pub struct Attached {
 /// }
 /// ```
 pub fn attach(handle: &Handle) -> Result<Attached, BuildError> {
-    let mut plan = fit(Builder::new().print(false).signals(false).into_plan(), None)?;
+    let Builder {
+        mut plan, parts, ..
+    } = Builder::new().print(false).signals(false);
     plan.may_exit = false;
     plan.unknown_threads = UnknownThreads::Expect;
-    #[cfg(feature = "admin")]
-    let (service, budgets) = (plan.service.clone(), [plan.drain, plan.cancel, plan.close]);
-    let start = Start::new(plan);
-    #[cfg_attr(
-        not(feature = "otel"),
-        expect(unused_mut, reason = "there is nothing to add")
-    )]
-    let mut endings = Endings::default();
-    #[cfg(feature = "otel")]
-    let exporting = Exporting::begin(None, (&start, ""), &mut endings)?;
-    #[cfg(all(feature = "admin", not(feature = "otel")))]
-    let exporting = Exporting::default();
-    #[cfg(feature = "admin")]
-    let scrapes = Arc::clone(&endings.scrapes);
-    let (tasks, control) = start.control(&Arc::new(Owned::new(None)), handle, endings)?;
-    #[cfg(feature = "admin")]
-    let metrics = exporting.metrics(watched_of(
-        (&service, budgets),
-        &tasks,
-        &control,
-        (false, Past::default()),
-    ));
-    Ok(Attached {
-        #[cfg(feature = "admin")]
-        metrics,
-        #[cfg(feature = "admin")]
-        scrapes,
-        #[cfg(feature = "admin")]
-        admin: None,
+    let owned = Arc::new(OwnedRuntime::new(None));
+    let Started {
         tasks,
         control,
+        parts,
+    } = Bound::new(plan, None, parts)?
+        .open()?
+        .start(&owned, handle)?;
+    Ok(Attached {
+        tasks,
+        control,
+        parts,
     })
 }
 
 // === impl Attached ===
 
 impl Attached {
-    /// The root of all groups.
+    /// Returns the root group, which contains all other groups.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// let jobs = headcount.tasks().group("jobs");
+    /// jobs.spawn("import", async {}).await.ok();
+    /// assert_eq!(jobs.counters()[0].completed, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn tasks(&self) -> &TaskGroup {
         &self.tasks
     }
 
-    /// What the tasks and threads are in numbers, also after this is gone.
+    /// Returns a handle on the metrics of the tasks and threads, which keeps working after this
+    /// value is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// # use headcount::telemetry::Format;
+    /// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// headcount.tasks().spawn("hello", async {}).await.ok();
+    /// let text = headcount.metrics().read(Format::Text);
+    /// assert!(text.contains("headcount_task_started_total"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "admin")]
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        self.metrics.clone()
+        self.parts.get::<TelemetryPart>().metrics().clone()
     }
 
-    /// Serves a page, metrics, health and JSON on this address until the shutdown has ended, and returns the address:
-    /// with port 0 the port that it got. See [`Builder::admin`](crate::Builder::admin). One that was served before is
-    /// served no more.
+    /// Serves a page, metrics, health checks and JSON on this address, and returns the address.
+    ///
+    /// With port 0 the returned address has the port that the system assigned. The server runs
+    /// until the shutdown has ended or this value is dropped. A second call replaces the first
+    /// server. See [`Builder::admin`](crate::Builder::admin) for what is served, and for its access
+    /// rules.
     ///
     /// # Errors
     ///
-    /// An address that is not to be had; a thread that the system refuses.
+    /// Returns [`BuildError::Admin`] if the address is in use or not available, and
+    /// [`BuildError::System`] if the operating system fails to create a thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// let mut headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// let address = headcount.serve_admin(([127, 0, 0, 1], 0).into())?;
+    /// assert_ne!(address.port(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "admin")]
     #[track_caller]
     pub fn serve_admin(&mut self, address: SocketAddr) -> Result<SocketAddr, BuildError> {
-        let settings = AdminSettings {
-            address,
-            hosts: Vec::new(),
-        };
-        let claimed = claim(&settings)?;
-        let scrapes = Arc::clone(&self.scrapes);
-        let admin = claimed.serve(
-            self.metrics.clone(),
-            Arc::new(move |scrape| scrapes.note(scrape)),
-        );
-        let admin = self.admin.insert(admin.map_err(BuildError::System)?);
-        Ok(admin.address())
+        self.parts.get_mut::<AdminPart>().serve_on(address)
     }
 
-    /// Takes dumps, also after this is gone.
+    /// Returns a handle that takes dumps, which keeps working after this value is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// let dumper = headcount.dumper();
+    /// headcount.shutdown("done").await;
+    /// assert_eq!(dumper.dump().tasks, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn dumper(&self) -> Dumper {
         self.control.dumper().clone()
     }
 
-    /// What lives at this moment. See [`Dumper::dump`].
+    /// Returns everything that is alive at the moment. See [`Dumper::dump`], also for how long it
+    /// may block.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// headcount.tasks().spawn("accept", std::future::pending::<()>());
+    /// assert!(headcount.dump().to_text().contains("accept"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn dump(&self) -> Dump {
         self.control.dumper().dump()
     }
 
-    /// Drains, cancels what is left, looks at the threads, and returns the report: at most 8 s, and a second more where
-    /// stacks must be named.
+    /// Drains the tasks, cancels what is left, audits the threads, and returns the report.
+    ///
+    /// It takes at most 8 s, and about one second more if stacks must be symbolized. `reason` is
+    /// shown in the report, unless [`TaskGroup::stop`] or a required task has begun the shutdown
+    /// before: the first reason is kept.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not stop the shutdown; its report is lost.
+    /// Dropping the future does not stop the shutdown, but the report is lost.
     ///
     /// # Panics
     ///
-    /// When the control thread is gone without a report, which only a bug of headcount does.
+    /// Panics if the control thread has ended without a report, which only a bug in headcount can
+    /// cause.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), headcount::BuildError> {
+    /// let headcount = headcount::attach(&tokio::runtime::Handle::current())?;
+    /// let report = headcount.shutdown("sold out").await;
+    /// assert!(report.is_clean());
+    /// assert!(report.to_text(false).contains("sold out"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shutdown(self, reason: &str) -> Report {
         self.control.stop(Reason::Requested(reason.to_owned()));
         let report = self.control.report();

@@ -1,8 +1,19 @@
-//! The command line: what it takes, what it prints, how it exits.
+//! The command line of `headcount`: its arguments, output and exit codes.
 //!
-//! Does not run anything itself: that is `service::run`.
+//! Doc comments of the argument types are the text of `--help`. Options of `run` replace settings of
+//! the configuration after it was loaded. Answers of `check` and `config` go to stdout; everything
+//! else goes to stderr, except a report in JSON. This module does not run any task itself:
+//! `service::run` does.
 
+mod control;
 mod output;
+mod report;
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod tasks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,21 +22,19 @@ use std::process::{ExitCode, Termination as _};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use rustix::io::Errno;
 use tracing_subscriber::filter::Targets;
 
 use super::config::{Config, ConfigError, DEFAULT, LogFormat, parse_filter, parse_listen};
 use super::endpoint;
+use super::exit_code::{BAD_CONFIG, NOT_STARTED, NOT_WRITTEN};
 use super::exports::Exports;
+use super::signals;
 use crate::BuildError;
+use crate::runtime::release_signals;
+use crate::text::{plain, without_user_info};
 
-/// `EX_OSERR` of sysexits.h.
-pub(super) const NOT_STARTED: u8 = 71;
-/// `EX_IOERR` of sysexits.h.
-const NOT_WRITTEN: u8 = 74;
-/// `EX_CONFIG` of sysexits.h.
-pub(super) const BAD_CONFIG: u8 = 78;
-
-/// Runs declared tasks, and sees to it that nobody is left inside when it stops.
+/// Runs the tasks in a configuration file and makes sure nothing is left running when it stops.
 #[derive(Debug, Parser)]
 #[command(name = "headcount", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Arguments {
@@ -35,25 +44,57 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the tasks of a configuration until stopped; what `headcount` alone does, too
+    /// Run the configured tasks until stopped (the default command)
     #[command(after_help = AFTER_HELP)]
     Run(Run),
-    /// Say whether a configuration is right, without starting anything
+    /// Validate a configuration file without starting anything
     Check {
-        /// TOML file
+        /// Configuration file (TOML)
         config: PathBuf,
     },
-    /// Make one GET request, and exit with 0 if it succeeds: for health checks without a shell
+    /// Make one GET request and exit with 0 on success, for health checks without a shell
     Probe {
-        /// Such as `http://127.0.0.1:9464/readyz`
+        /// URL to request, such as `http://127.0.0.1:9464/readyz`
         url: String,
-        /// For the whole request
+        /// Time limit for the whole request
         #[arg(long, value_parser = humantime::parse_duration, default_value = "2s")]
         timeout: Duration,
     },
-    /// Print the default configuration, which explains every key
+    /// List the tasks of a running tokio program by type and state
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    #[command(after_help = AFTER_LOOK)]
+    Ps(tasks::Arguments),
+    /// Show what each task of a running tokio program waits for
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    #[command(after_help = AFTER_LOOK)]
+    Tree(tasks::Arguments),
+    /// Show what each task waits for, and the stacks of all threads
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    #[command(after_help = AFTER_DUMP)]
+    Dump(tasks::Arguments),
+    /// Show the last run of a service, even if it was killed, or what a process is doing
+    Report(report::Arguments),
+    /// Stop a service: begin its shutdown through its control socket
+    #[command(after_help = AFTER_VERB)]
+    Stop(control::Stop),
+    /// Drain a group of a service: let its tasks finish the work in hand
+    #[command(after_help = AFTER_VERB)]
+    Drain(control::Group),
+    /// Cancel the tasks of a group of a service
+    #[command(after_help = AFTER_VERB)]
+    Cancel(control::Group),
+    /// Print the default configuration, which documents every key
     Config {
-        /// Print the default
+        /// Print the default configuration
         #[arg(long, required = true)]
         default: bool,
     },
@@ -61,27 +102,27 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Run {
-    /// TOML file; without one, the default: see `headcount config --default`
+    /// Configuration file (TOML) [default: embedded, see `headcount config --default`]
     config: Option<PathBuf>,
-    /// How the shutdown report is printed: text on stderr, json on stdout
+    /// Format of the shutdown report; text goes to stderr, json to stdout
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     report: ReportFormat,
-    /// How log lines look, on stderr; overrides `log.format`
+    /// Format of log lines on stderr; overrides `log.format`
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
-    /// Where the admin server listens, or `off`; overrides `admin.listen`
+    /// Address of the admin server, or `off`; overrides `admin.listen`
     #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
     admin: Option<Listen>,
-    /// Serve tokio-console there; without an address, where it looks by itself; overrides `console.listen`
+    /// Serve tokio-console on ADDRESS, 127.0.0.1:6669 if omitted; overrides `console.listen`
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:6669", value_parser = parse_listen)]
     console: Option<Listen>,
-    /// What is logged, such as `info,headcount=debug`; overrides `log.filter`
+    /// Log filter, such as `info,headcount=debug`; overrides `log.filter`
     #[arg(long, value_parser = parse_filter)]
     log_filter: Option<Targets>,
 }
 
 impl Run {
-    /// `headcount run`, and no more.
+    /// The arguments of a plain `headcount run`, which is also the command if none is given.
     const BARE: Self = Self {
         config: None,
         report: ReportFormat::Text,
@@ -92,52 +133,121 @@ impl Run {
     };
 }
 
-/// Where to listen; `None` is not at all. By this name clap takes it for a value, not for one that may be missing.
+/// An address to listen on; `None` stands for "off". The alias keeps clap from treating the `Option` as an optional
+/// argument.
 type Listen = Option<SocketAddr>;
 
-/// How the shutdown report is printed.
+/// The format of the shutdown report.
+///
+/// The docs of the variants are part of `headcount run --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportFormat {
-    /// For people: a tree, with colours on a terminal.
+    /// A readable tree, with colours on a terminal.
     Text,
-    /// For machines: one JSON object, with the version of its schema.
+    /// One JSON object, with the version of its schema.
     Json,
 }
 
 const AFTER_HELP: &str = "\
 Signals:
   SIGTERM, SIGINT   first: drain; second: cancel at once; third: exit at once
-  SIGQUIT           dump all tasks and threads, and go on
+  SIGHUP            drain, unless it was ignored at the start, as by nohup
+  SIGQUIT           dump all tasks and threads, then continue
 
 Exit codes:
-  0      stopped, and nothing lingers
-  1      a required task failed
-  2      wrong usage
-  3      something lingers: the report says what
-  70     the deadline was missed, and the watchdog ended the process
-  71     the system refused threads, or the admin address: nothing was started
-  74     the answer of `check` or `config` could not be written
-  78     bad configuration, or an OTEL_* variable: nothing was started
-  128+n  ended by a third signal n";
+  0      stopped, nothing lingers
+  1      a required task failed, or no process is left and one was given up
+  2      invalid usage
+  3      something lingers: see the report
+  4      something had to be cancelled, dropped or killed, and [shutdown] strict is set
+  70     the deadline was missed and the watchdog ended the process
+  71     threads could not be started or an address could not be bound; nothing was started
+  74     the output of `check` or `config` could not be written
+  78     invalid configuration or OTEL_* variable; nothing was started
+  128+n  a third signal, number n, ended the process, or a second one before it ran";
 
-/// Runs the command line of the process and returns what the process exits with.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+const AFTER_LOOK: &str = "\
+The program needs nothing of headcount in it. It is not stopped, signalled or changed. It must run
+as the same user; root may look into any. Chains need `debug = 2` in its Cargo profile.
+
+Exit codes:
+  0  its tasks were printed
+  1  the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
+  2  invalid usage";
+
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+const AFTER_DUMP: &str = "\
+A service of headcount that has a control socket takes the dump itself, and has 5 s for it. Any other
+tokio program is read from outside, as by `tree`: it is not stopped, signalled or changed. The first
+line says which. It must run as the same user; root may look into any.
+
+Exit codes:
+  0  its tasks were printed
+  1  the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
+  2  invalid usage";
+
+const AFTER_VERB: &str = "\
+The process is one of `headcount run`, or asks for a control socket with the library. It must run as
+the same user; root may use any. The command waits for the answer for at most 5 s.
+
+Exit codes:
+  0  done; of `drain` and `cancel`: no task is left
+  1  refused, not answered, or tasks are left; stderr has the reason
+  2  invalid usage";
+
+/// Parses the command line of the process, runs the command, and returns the exit code.
+///
+/// Without a subcommand, runs the embedded default configuration. Signals that `main` holds keep their
+/// default effect in all commands but `run`. Exits the process with code 2 if
+/// the arguments are invalid, and with 0 after `--help` and `--version`.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Without a word it runs what it has on board.
-    match Arguments::parse()
-        .command
-        .unwrap_or(Command::Run(Run::BARE))
-    {
+    let command = Arguments::parse().command;
+    let command = command.unwrap_or(Command::Run(Run::BARE));
+    if !matches!(command, Command::Run(_)) {
+        release_signals();
+    }
+    match command {
         Command::Run(arguments) => run(arguments),
         Command::Check { config } => match Config::load(Some(&config)) {
             Ok(config) => print(&output::check(&config)),
             Err(error) => refuse(&error),
         },
         Command::Probe { url, timeout } => probe(&url, timeout),
+        #[cfg(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64")
+        ))]
+        Command::Ps(arguments) => tell(tasks::ps(&arguments, tasks::Form::of_stdout())),
+        #[cfg(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64")
+        ))]
+        Command::Tree(arguments) => tell(tasks::tree(&arguments, tasks::Form::of_stdout())),
+        #[cfg(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64")
+        ))]
+        Command::Dump(arguments) => dump(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Stop(arguments) => tell(control::stop(&arguments)),
+        Command::Drain(arguments) => tell(control::drain(&arguments)),
+        Command::Cancel(arguments) => tell(control::cancel(&arguments)),
         Command::Config { default: _ } => print(DEFAULT),
     }
 }
 
+/// The longest wait for the last lines of the log, which may not be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Runs `headcount run`: loads the configuration, applies the options, and runs the service to its end.
 fn run(arguments: Run) -> ExitCode {
     let mut config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
@@ -158,70 +268,137 @@ fn run(arguments: Run) -> ExitCode {
     let exports = match Exports::begin(&config) {
         Ok(exports) => exports,
         Err((message, code)) => {
-            write_all(io::stderr(), &format!("headcount: failed to {message}\n")).ok();
+            let message = format!("headcount: failed to {}\n", plain(&message));
+            write_all(io::stderr(), &message).ok();
             return ExitCode::from(code);
         }
     };
-    match config.log.format {
-        // Whoever reads JSON wants nothing else on the stream.
+    let log = exports.log().clone();
+    let announce = || match config.log.format {
+        // With JSON logs, every line on stderr has to be JSON.
         LogFormat::Json => output::log_start(&config),
-        LogFormat::Human => write_all(io::stderr(), &output::start(&config)).unwrap_or_default(),
-    }
-    match super::run(&config, arguments.report, exports) {
+        LogFormat::Human => log.print(output::start(&config)),
+    };
+    // An error leaves the default effect of a signal that hardly anything sends.
+    signals::disregard(&signals::MEANINGLESS).ok();
+    let ended = super::run(&config, arguments.report, exports, announce);
+    let code = match ended {
         Ok(report) => report.report(),
         Err(error) => {
             let cause = std::error::Error::source(&error)
                 .map_or_else(String::new, |cause| format!(": {cause}"));
             let help = help_for(&error);
-            let message = format!("headcount: failed to {error}{cause}\n{help}");
-            write_all(io::stderr(), &message).ok();
+            let error = format!("headcount: failed to {error}{cause}");
+            log.print(format!("{}\n{help}", plain(&error)));
             ExitCode::from(NOT_STARTED)
         }
+    };
+    log.flush(LAST_LINES);
+    code
+}
+
+/// Returns a remedy for a failed start; empty if none is known.
+fn help_for(error: &BuildError) -> String {
+    match error {
+        BuildError::Admin { address, source } => help_for_address(*address, source),
+        BuildError::System(source) => help_for_limit(source).to_owned(),
+        _ => String::new(),
     }
 }
 
-/// What to do about it, where that is known.
-fn help_for(error: &BuildError) -> String {
-    let BuildError::Admin { address, source } = error else {
-        return String::new();
-    };
+/// Returns a remedy for a refused thread or descriptor.
+fn help_for_limit(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "  raise the limit of open files: `ulimit -n`, or LimitNOFILE= of systemd\n"
+        }
+        // A refused thread is EAGAIN, for whatever reason (pthread_create(3)).
+        Some(Errno::AGAIN | Errno::NOMEM) => {
+            "  raise the limit of threads or memory: pids.max and memory.max of the control group, `ulimit -u` or \
+             `ulimit -v`,\n  or start fewer threads with [runtime] worker_threads\n"
+        }
+        _ => "",
+    }
+}
+
+/// Returns a remedy for an admin address that could not be bound.
+fn help_for_address(address: SocketAddr, source: &io::Error) -> String {
     let port = address.port();
     let any = SocketAddr::new(address.ip(), 0);
     match source.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "  `ss -ltnp 'sport = :{port}'` names the process that has the port; take another by [admin] listen or \
-             `run --admin`,\n  \"{any}\" for any that is free, or \"off\"\n"
+            "  find the process that uses the port with `ss -ltnp 'sport = :{port}'`, or choose another address with \
+             [admin] listen\n  or `run --admin`: \"{any}\" for any free port, or \"off\" for no admin server\n"
         ),
         io::ErrorKind::AddrNotAvailable => format!(
-            "  take one of this machine by [admin] listen or `run --admin`: \"127.0.0.1:{port}\" for this machine alone, \
-             \"0.0.0.0:{port}\" for all\n  its addresses, or \"off\"\n"
+            "  choose an address of this machine with [admin] listen or `run --admin`: \"127.0.0.1:{port}\" for local access \
+             only,\n  \"0.0.0.0:{port}\" for all addresses, or \"off\" for no admin server\n"
         ),
-        _ => "  take another by [admin] listen or `run --admin`, or \"off\"\n".to_owned(),
+        _ => "  set another address with [admin] listen or `run --admin`, or \"off\"\n".to_owned(),
     }
 }
 
-/// Whether a URL answers with success.
-fn probe(url: &str, timeout: Duration) -> ExitCode {
-    match endpoint::probe(url, timeout) {
-        Ok(()) => ExitCode::SUCCESS,
+/// Runs `headcount dump`: asks the process for the dump if it has a control socket, else reads it.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn dump(arguments: &tasks::Arguments) -> ExitCode {
+    match control::dump(arguments.pid, arguments.json) {
+        Ok(text) => return print(&text),
+        Err(control::Unanswered::NoSocket(_)) => {}
+        Err(control::Unanswered::Failed(why)) => {
+            let note = format!("headcount: {why}; it is read from outside\n");
+            write_all(io::stderr(), &note).ok();
+        }
+    }
+    tell(tasks::dump(arguments, tasks::Form::of_stdout()))
+}
+
+/// Prints the output of a command about another process, or the reason why it failed.
+fn tell(output: Result<String, String>) -> ExitCode {
+    match output {
+        Ok(text) => print(&text),
         Err(why) => {
-            write_all(io::stderr(), &format!("headcount: {url}: {why}\n")).ok();
+            // It may have text of the other process, such as the path of its program.
+            let lines: Vec<_> = why.lines().map(plain).collect();
+            write_all(io::stderr(), &format!("headcount: {}\n", lines.join("\n"))).ok();
             ExitCode::FAILURE
         }
     }
 }
 
-fn refuse(error: &ConfigError) -> ExitCode {
-    // If nobody can read it, the exit code says it.
-    write_all(io::stderr(), &format!("{error}\n")).ok();
-    ExitCode::from(BAD_CONFIG)
+/// Runs `headcount probe`: makes one request, and prints the reason if it fails.
+fn probe(url: &str, timeout: Duration) -> ExitCode {
+    match endpoint::probe(url, timeout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let text = format!("{url}: {why}");
+            let text = without_user_info(&text);
+            write_all(io::stderr(), &format!("headcount: {}\n", plain(&text))).ok();
+            ExitCode::FAILURE
+        }
+    }
 }
 
-/// Prints the answer. A reader that has gone away (`| head`) has what it wanted.
+/// Prints the problems of a configuration and returns the exit code for it. A limit that keeps the
+/// file from being read is no fault of the configuration.
+fn refuse(error: &ConfigError) -> ExitCode {
+    // If stderr cannot be written, the exit code still reports the refusal.
+    write_all(io::stderr(), &format!("{error}\n")).ok();
+    ExitCode::from(if error.is_own_limit {
+        NOT_STARTED
+    } else {
+        BAD_CONFIG
+    })
+}
+
+/// Prints the output of a command to stdout. A closed pipe is no failure: in `| head`, the reader has
+/// read what it needs.
 fn print(text: &str) -> ExitCode {
     match write_all(io::stdout(), text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let message = format!("headcount: stdout cannot be written: {error}\n");
+            let message = format!("headcount: failed to write to stdout: {error}\n");
             write_all(io::stderr(), &message).ok();
             ExitCode::from(NOT_WRITTEN)
         }
@@ -229,6 +406,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Writes and flushes the text. Unlike `println!`, it does not panic if the stream is closed.
 fn write_all(mut stream: impl io::Write, text: &str) -> io::Result<()> {
     stream.write_all(text.as_bytes())?;
     stream.flush()

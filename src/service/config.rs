@@ -1,9 +1,16 @@
-//! The configuration of the service: what a TOML file may say, and what it means.
+//! The configuration of the service: the settings, their defaults, and the reader of the TOML file.
 //!
-//! A configuration is accepted whole or refused whole, before anything starts, with every problem
-//! told at once. `default.toml` is the embedded default and the reference of all keys.
+//! A configuration is accepted as a whole or refused as a whole, before anything is started. All
+//! problems of a file are reported together. `default.toml` is the embedded default and the
+//! reference of all keys; tests compare it with the `Default` implementations here and with the
+//! keys that the readers accept.
 //!
-//! Does not look at the machine: a program or an address that does not exist is found at run time.
+//! `load` turns a file into a [`Config`]. It parses the TOML document, reads each section with the
+//! module of that name, and then checks the dependencies between tasks in `graph`. `table` and
+//! `value` read keys and values; `problem` collects and prints what is wrong.
+//!
+//! The configuration is checked without looking at the machine: a program or an address that does
+//! not exist is found at run time.
 
 mod admin;
 mod endpoint;
@@ -11,10 +18,9 @@ mod graph;
 mod load;
 mod problem;
 mod process;
-mod reader;
 mod resources;
 mod sections;
-mod state;
+mod table;
 mod telemetry;
 mod threads;
 mod value;
@@ -38,13 +44,18 @@ pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
 pub(crate) use sections::parse_filter;
 
-/// A configuration without a known fault.
+/// A valid configuration.
+///
+/// Command line options may replace some of its settings after it was loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
-    /// The file it came from, or "embedded default".
+    /// The path of the file as it was given, or "embedded default".
     pub(crate) origin: String,
-    /// The name of the service: 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    /// The name of the service: 1 to 64 characters of `A-Z a-z 0-9 _ . -`.
     pub(crate) name: String,
+    /// True if the service ends with exit code 1 when no process is left to run and one of them was
+    /// given up. Default: true.
+    pub(crate) ends_when_given_up: bool,
     pub(crate) log: LogSettings,
     pub(crate) shutdown: ShutdownSettings,
     pub(crate) runtime: RuntimeSettings,
@@ -52,101 +63,135 @@ pub(crate) struct Config {
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) console: ConsoleSettings,
     pub(crate) state: StateSettings,
-    /// Besides those that every service expects.
+    /// Rules for expected threads, in addition to the built-in ones.
     pub(crate) expected_threads: Vec<ThreadRule>,
-    /// In the order of the file; never empty.
+    /// The declared tasks, in the order of the file; never empty.
     pub(crate) tasks: Vec<Task>,
 }
 
-/// What is logged, and how it looks.
+/// The log on standard error: filter, format and rate limit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LogSettings {
+    /// The levels that are logged. Default: `info`.
     pub(crate) filter: Targets,
     pub(crate) format: LogFormat,
-    /// How many lines of one site within [`LogSettings::EVERY`]; `None` is no limit.
+    /// The maximum number of lines per log statement within [`LogSettings::EVERY`]; unlimited if
+    /// `None`. Default: 1000.
     pub(crate) limit: Option<u64>,
 }
 
-/// What is pushed to a collector.
+/// The OpenTelemetry export.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TelemetrySettings {
+    /// The collector. Default: [`Endpoint::Environment`].
     pub(crate) endpoint: Endpoint,
-    /// Of the tasks that end well; `None` is what the `OTEL_*` variables say.
+    /// The share of successful tasks that is exported, 0 to 1; as the `OTEL_*` variables say if
+    /// `None`.
     pub(crate) sample_ratio: Option<f64>,
 }
 
-/// Where a collector is.
+/// The address of a collector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
+    /// Nothing is exported, even if the `OTEL_*` variables name a collector.
     Off,
-    /// Where the `OTEL_*` variables say, if they say it.
+    /// The address in the `OTEL_*` variables. Nothing is exported if they name none.
     Environment,
+    /// An `http://` or `https://` URL.
     At(String),
 }
 
-/// The server of tokio-console.
+/// The tokio-console server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConsoleSettings {
-    /// `None` is no server.
+    /// The address to listen on; no server is started if `None`, the default.
     pub(crate) listen: Option<SocketAddr>,
+    /// The time for which ended tasks are kept: 1 s to 60 s. Default: 60 s.
     pub(crate) retention: Duration,
 }
 
-/// How a log line looks.
+/// The format of log lines.
+///
+/// The docs of the variants are part of `headcount run --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
-    /// One line for people.
+    /// One readable line per event.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The budgets of the shutdown.
+/// The time limits of the shutdown.
 ///
-/// `pre_drain_delay`, `drain`, `cancel` and `close` together are never longer than `deadline`.
+/// The sum of `pre_drain_delay`, `drain`, `cancel` and `close` is at most `deadline`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ShutdownSettings {
+    /// The time for which the service keeps serving after it became unready. Default: 0 s.
     pub(crate) pre_drain_delay: Duration,
+    /// Budget of the drain layer. Default: 5 s.
     pub(crate) drain: Duration,
+    /// Budget of the cancel layer. Default: 2 s.
     pub(crate) cancel: Duration,
+    /// Budget of the close layer. Default: 1 s.
     pub(crate) close: Duration,
+    /// The time from the beginning of the shutdown after which the process exits. Default: 9.5 s.
     pub(crate) deadline: Duration,
-    /// For a last scrape of `/metrics`; zero for none.
+    /// The maximum wait for a final scrape of `/metrics`; zero disables the wait. Default: 10 s.
     pub(crate) scrape_hold: Duration,
+    /// True if it is a failure that something had to be cancelled, dropped or killed. Default:
+    /// false.
+    pub(crate) strict: bool,
 }
 
 /// The tokio runtime that the tasks run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RuntimeSettings {
-    /// `None` is one for each CPU.
+    /// The number of worker threads; one per CPU if `None`.
     pub(crate) worker_threads: Option<usize>,
-    /// How long a task may hold its thread before it is warned of; `None` for as long as it likes.
+    /// The time that one poll of a task may take before a warning is logged; no warnings if `None`.
+    /// Default: 1 s.
     pub(crate) hold_limit: Option<Duration>,
 }
 
-/// The admin server.
+/// The admin server and the control socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AdminSettings {
-    /// `None` is no server.
+    /// The address to listen on; no server is started if `None`. Default: `127.0.0.1:9464`.
     pub(crate) listen: Option<SocketAddr>,
-    /// Names that it answers to besides those of the loopback and the address.
+    /// Allowed host names, in addition to the address and the names of the loopback.
     pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) control_socket: ControlSocket,
 }
 
-/// What is remembered of how a run ended.
+/// The location of the control socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum ControlSocket {
+    /// The first free one of [`control_sockets`](crate::runtime::control_sockets).
+    #[default]
+    Auto,
+    /// There is none.
+    Off,
+    At(PathBuf),
+}
+
+/// The record of how a run ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StateSettings {
     pub(crate) folder: StateFolder,
-    /// For node_exporter.
+    /// A file for the textfile collector of node_exporter, which reads only names that end in
+    /// `.prom`; none is written if `None`.
     pub(crate) textfile: Option<PathBuf>,
+    /// Whether the run keeps a black box; `None`: if it has a state folder.
+    pub(crate) black_box: Option<bool>,
 }
 
-/// Where it is remembered.
+/// The location of the state folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum StateFolder {
-    /// Where services have such things.
+    /// `$STATE_DIRECTORY`, else a folder below `$XDG_STATE_HOME` or `~/.local/state`.
     #[default]
     Auto,
+    /// No record is kept.
     Off,
     At(PathBuf),
 }
@@ -154,17 +199,18 @@ pub(crate) enum StateFolder {
 /// A declared task.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Task {
-    /// 1 to 64 of `A-Z a-z 0-9 _ . -`, unlike every other in more than case and punctuation.
+    /// 1 to 64 characters of `A-Z a-z 0-9 _ . -`. Two names always differ in more than case and
+    /// punctuation.
     pub(crate) name: String,
     pub(crate) kind: Kind,
 }
 
-/// What a declared task does.
+/// The kind of a declared task, with its settings.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Kind {
-    /// Watches the resources of the process and the host.
+    /// Monitors the resources of the process and the host.
     Resources(ResourcesSettings),
-    /// Checks an endpoint.
+    /// Checks whether a server is up.
     Endpoint(EndpointSettings),
     /// Runs a child process.
     Process(ProcessSettings),
@@ -177,6 +223,7 @@ impl Default for Config {
         Self {
             origin: "embedded default".to_owned(),
             name: "headcount".to_owned(),
+            ends_when_given_up: true,
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
             runtime: RuntimeSettings::default(),
@@ -196,9 +243,10 @@ impl Default for Config {
 impl Default for AdminSettings {
     fn default() -> Self {
         Self {
-            // The port that OpenTelemetry gives to exporters for Prometheus.
+            // OpenTelemetry's default port for Prometheus exporters.
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
             allowed_hosts: Vec::new(),
+            control_socket: ControlSocket::Auto,
         }
     }
 }
@@ -214,7 +262,7 @@ impl Default for LogSettings {
 }
 
 impl LogSettings {
-    /// The while in which lines are counted.
+    /// The interval in which the lines of a log statement are counted against the limit.
     pub(crate) const EVERY: Duration = Duration::from_secs(10);
 }
 
@@ -252,9 +300,10 @@ impl Default for ShutdownSettings {
             drain: Duration::from_secs(5),
             cancel: Duration::from_secs(2),
             close: Duration::from_secs(1),
-            // Docker kills after 10 s.
+            // Docker kills a container 10 s after it asked it to stop.
             deadline: Duration::from_millis(9500),
             scrape_hold: Duration::from_secs(10),
+            strict: false,
         }
     }
 }
@@ -262,7 +311,7 @@ impl Default for ShutdownSettings {
 // === impl Kind ===
 
 impl Kind {
-    /// The word for it in the file.
+    /// Returns the value of the key `kind` for this kind.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Resources(_) => "resources",

@@ -1,169 +1,188 @@
-//! The `endpoint` task kind: is a server there, and since when?
+//! The `endpoint` task kind: a health check of a server, repeated at an interval.
 //!
-//! Each endpoint is one task that opens a connection (TCP) or makes a GET request (HTTP, HTTPS) at
-//! an interval, and turns successes and failures into `up` and `down` with thresholds, so that one
-//! lost packet wakes nobody. A transition is logged once; a check that changes nothing is a debug
-//! record.
+//! Each endpoint is one task. It opens a connection (TCP) or makes a GET request (HTTP, HTTPS) at
+//! an interval. Thresholds turn the successes and failures into the statuses `up` and `down`, so
+//! that one lost packet causes no alarm. A change of the status is logged once, at INFO or WARN, and so
+//! is an endpoint that flaps without reaching a threshold.
+//! Each check is also logged at DEBUG.
 //!
-//! What it does not do: it does not restart anything, and an endpoint that is down does not end the
-//! service, `required` or not (dependants read [`Endpoint::up`] and decide). A TCP check says that
-//! something accepts connections, no more: a proxy accepts also when its backend is gone. Checks of
-//! an endpoint never overlap, so at most one connection and one lookup of it are open.
+//! A check that fails because this process or machine has no descriptor, memory or port left says
+//! nothing about the server. It is logged, and does not count.
+//!
+//! Checks of one endpoint never overlap, so it has at most one open connection and one name lookup.
+//!
+//! This module does not restart anything, and an endpoint that is down does not end the service,
+//! even if it is `required`: dependents watch the receiver of [`start`] and decide. A TCP check only shows
+//! that something accepts connections. A proxy may accept them even when its backend is gone.
 
 mod check;
-mod dial;
 mod failure;
+mod flapping;
 mod http;
 mod hysteresis;
-mod tls;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use hysteresis::Status;
-
+use crate::service::secrets::Secrets;
 use crate::{TaskGroup, telemetry};
 use check::{Checker, Probe, Target};
 use failure::Failure;
-use hysteresis::Hysteresis;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use flapping::{Flapping, Turn};
+use hysteresis::{Hysteresis, Status};
+use std::{collections::VecDeque, io, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
-/// How an endpoint is checked, and what its checks mean.
+/// The settings of one endpoint: the check, its pace, and the thresholds.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EndpointSettings {
     pub(crate) check: Check,
-    /// From the start of one check to the start of the next, before jitter.
+    /// The time from the start of one check to the start of the next, before jitter.
     pub(crate) interval: Duration,
-    /// The share of `interval` by which each wait may be shorter or longer, so that many instances
-    /// do not check in step. Held to `0.0..=0.5`.
+    /// The largest share of `interval` by which each wait is shorter or longer, so that many
+    /// instances do not check in step. Clamped to `0.0..=0.5`.
     pub(crate) jitter: f64,
-    /// Bounds a whole check: name lookup, connection, TLS and response head.
+    /// The longest duration of a whole check: name lookup, connection, TLS and response head.
     pub(crate) timeout: Duration,
-    /// Successes in a row that make the endpoint up.
+    /// The number of successes in a row after which the endpoint is up.
     pub(crate) up_after: u32,
-    /// Failures in a row that make it down.
+    /// The number of failures in a row after which the endpoint is down.
     pub(crate) down_after: u32,
-    /// Whether the end of the monitoring task (a panic, nothing else ends it) ends the service.
+    /// True if the end of the monitoring task stops the service. Before a drain, only a panic or a
+    /// cancellation ends that task.
     pub(crate) required: bool,
 }
 
-/// What a check does.
+/// One kind of check.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Check {
-    /// Connects, and closes.
+    /// Opens a connection and closes it.
     Tcp {
-        /// `host:port`; IPv6 in brackets.
+        /// The address as `host:port`, with an IPv6 address in brackets.
         address: String,
     },
     /// Makes a GET request.
     Http {
-        /// `http://` or `https://`.
+        /// The URL, which begins with `http://` or `https://`.
         url: String,
-        /// Empty for 200..=399.
+        /// The statuses that count as success. If empty, 200 to 399.
         expect_status: Vec<u16>,
-        /// Sent besides (or instead of) `host`, `user-agent` and `accept`.
-        headers: BTreeMap<String, String>,
+        /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
+        headers: Secrets,
     },
 }
 
-/// Why a [`Check`] cannot work.
+/// The problem of a [`Check`] that can never succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidCheck {
-    #[error("the address is not host:port")]
+    /// The address of a TCP check cannot be parsed.
+    #[error("the address is not of the form host:port")]
     Address,
+    /// The URL cannot be used. `problem` completes the sentence.
     #[error("the URL {problem}")]
     Url { problem: &'static str },
+    /// A header cannot be sent. The message never contains its value.
     #[error("the header `{name}` {problem}")]
     Header { name: String, problem: &'static str },
+    /// An expected status is outside of the range of HTTP.
     #[error("{status} is not an HTTP status (100 to 599)")]
     Status { status: u16 },
 }
 
-/// A monitored endpoint. Both channels keep their last value, and close, when its task ends.
-#[derive(Debug, Clone)]
-pub(crate) struct Endpoint {
-    /// Changes with each check.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "nothing shows it yet; the tests read it")
-    )]
-    pub(crate) state: watch::Receiver<State>,
-    /// Changes with transitions alone; `false` while unknown.
-    pub(crate) up: watch::Receiver<bool>,
+/// The status of an endpoint, and what it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Health {
+    /// False while the endpoint is down or its status is unknown.
+    pub(crate) is_up: bool,
+    /// The start of the first of the last `up_after` successful checks in a row; `None` if there were
+    /// never so many.
+    proven_since: Option<Instant>,
 }
 
-/// What is known of an endpoint.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct State {
-    pub(crate) status: Status,
-    /// When the status began.
-    pub(crate) since: Instant,
-    /// Changes of the status, the first one included.
-    pub(crate) transitions: u64,
-    pub(crate) checks: u64,
-    pub(crate) failed_checks: u64,
-    /// How long the last check took.
-    pub(crate) last_check: Option<Duration>,
-    /// Why the last failed check failed; it stays when later ones succeed.
-    pub(crate) last_failure: Option<Arc<str>>,
-}
-
-/// Turns the outcomes of checks into state and log records.
+/// The consumer of the outcomes of checks: it updates the status, the metrics and the log.
 struct Monitor {
     name: String,
     hysteresis: Hysteresis,
-    state: watch::Sender<State>,
-    up: watch::Sender<bool>,
-    /// The same as metrics.
+    flapping: Flapping,
+    /// The time at which the status began.
+    since: Instant,
+    /// True if the last check could not be made because of a limit on this side.
+    hindered: bool,
+    /// The reason of the last failed check. Later successes do not clear it.
+    last_failure: Option<String>,
+    /// The starts of the latest successful checks in a row, at most as many as `up_after`.
+    successes: VecDeque<Instant>,
+    up_after: usize,
+    health: watch::Sender<Health>,
+    /// The metrics of the endpoint.
     series: telemetry::Endpoint,
 }
 
-/// Monitors an endpoint in a task called `name`, until `tasks` is told to drain; a check under way
-/// is then dropped. The first check begins at once.
-pub(crate) fn start(name: String, settings: EndpointSettings, tasks: &TaskGroup) -> Endpoint {
+/// Monitors an endpoint in a task called `name`, until `tasks` begins to drain. A running check is
+/// then dropped. The first check begins at once.
+///
+/// The receiver is written when the status changes and after each check that succeeds, and is closed
+/// when the task ends.
+///
+/// A check that is invalid is not an error here: it fails each time. Use [`Check::validate`] first.
+pub(crate) fn start(
+    name: String,
+    settings: EndpointSettings,
+    tasks: &TaskGroup,
+) -> watch::Receiver<Health> {
     let checker = Checker::new(&settings.check, settings.timeout);
     monitor(name, &settings, checker, tasks)
 }
 
-/// One GET request, on a thread of the caller's.
+/// Makes one GET request, and blocks the calling thread until it is over. `timeout` bounds the
+/// request. A status from 200 to 399 is a success.
 ///
 /// # Errors
+/// The message of the failure: an invalid URL, another status, or a failed connection.
 ///
-/// Why it did not succeed.
+/// # Panics
+/// When called on a thread of a tokio runtime.
 pub(crate) fn probe(url: &str, timeout: Duration) -> Result<(), String> {
     let check = Check::Http {
         url: url.to_owned(),
         expect_status: Vec::new(),
-        headers: BTreeMap::new(),
+        headers: Secrets::default(),
     };
     check.validate().map_err(|error| error.to_string())?;
+    // Tokio panics if it lacks descriptors for its signal handling, so they are tried first.
+    let tried = (|| io::Result::Ok([io::pipe()?, io::pipe()?, io::pipe()?]))();
+    drop(tried.map_err(|error| error.to_string())?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
     let outcome = runtime.block_on(Checker::new(&check, timeout).check());
-    // A lookup that hangs is not worth waiting for.
+    // Does not wait for a name lookup that hangs on the blocking pool.
     runtime.shutdown_background();
     outcome.map_err(|failure| failure.to_string())
 }
 
+/// Implements [`start`], with a probe that tests can replace.
 fn monitor<P: Probe + 'static>(
     name: String,
     settings: &EndpointSettings,
     probe: P,
     tasks: &TaskGroup,
-) -> Endpoint {
-    let (state, state_out) = watch::channel(State::unknown());
-    let (up, up_out) = watch::channel(false);
+) -> watch::Receiver<Health> {
+    let (health, watched) = watch::channel(Health::default());
     let monitor = Monitor {
         name: name.clone(),
         hysteresis: Hysteresis::new(settings.up_after, settings.down_after),
-        state,
-        up,
+        flapping: Flapping::default(),
+        since: Instant::now(),
+        hindered: false,
+        last_failure: None,
+        successes: VecDeque::new(),
+        up_after: usize::try_from(settings.up_after).unwrap_or(usize::MAX),
+        health,
         series: telemetry::Endpoint::register(tasks, &name),
     };
     let mut spawn = tasks.task(&name).long_lived();
@@ -172,12 +191,10 @@ fn monitor<P: Probe + 'static>(
     }
     let pace = (settings.interval, settings.jitter);
     spawn.spawn(run(monitor, probe, pace, tasks.clone()));
-    Endpoint {
-        state: state_out,
-        up: up_out,
-    }
+    watched
 }
 
+/// Checks at the interval until the group begins to drain.
 async fn run<P: Probe>(
     mut monitor: Monitor,
     mut probe: P,
@@ -189,9 +206,9 @@ async fn run<P: Probe>(
         let Some(outcome) = tasks.until_draining(probe.check()).await else {
             return;
         };
-        monitor.record(outcome, began.elapsed());
-        // From the start of the check, and never more than one at once: slow checks are not made up
-        // for.
+        monitor.record(outcome, began);
+        // The next check is due one interval after the start of this one. If this one took longer,
+        // the next one begins at once, and missed checks are skipped.
         let next = began + wait(interval, jitter, fastrand::f64());
         if tasks.until_draining(sleep_until(next)).await.is_none() {
             return;
@@ -199,7 +216,7 @@ async fn run<P: Probe>(
     }
 }
 
-/// The interval with jitter; `roll` is in `0.0..1.0`.
+/// Returns the interval with jitter. `roll` is a random number in `0.0..1.0`.
 fn wait(interval: Duration, jitter: f64, roll: f64) -> Duration {
     interval.mul_f64(1.0 + jitter.clamp(0.0, 0.5) * (2.0 * roll - 1.0))
 }
@@ -207,19 +224,19 @@ fn wait(interval: Duration, jitter: f64, roll: f64) -> Duration {
 // === impl Check ===
 
 impl Check {
-    /// Finds what would make every check fail, without touching the network.
+    /// Finds a problem that would make every check fail, without using the network.
     ///
     /// # Errors
-    /// The first problem; [`InvalidCheck::key`] says of which setting.
+    /// The first problem found. [`InvalidCheck::key`] names the setting.
     pub(crate) fn validate(&self) -> Result<(), InvalidCheck> {
-        Target::new(self).map(drop)
+        Target::new(self, None).map(drop)
     }
 }
 
 // === impl InvalidCheck ===
 
 impl InvalidCheck {
-    /// The setting at fault, by its name in [`Check`].
+    /// Returns the name of the invalid setting, as in [`Check`].
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -230,27 +247,22 @@ impl InvalidCheck {
     }
 }
 
-// === impl State ===
+// === impl Health ===
 
-impl State {
-    fn unknown() -> Self {
-        Self {
-            status: Status::Unknown,
-            since: Instant::now(),
-            transitions: 0,
-            checks: 0,
-            failed_checks: 0,
-            last_check: None,
-            last_failure: None,
-        }
+impl Health {
+    /// Returns true if the endpoint is up, and checks that were begun after `start` are enough to say
+    /// so. Those before it may have reached another server.
+    pub(crate) fn is_up_since(&self, start: Instant) -> bool {
+        self.is_up && self.proven_since.is_some_and(|since| since >= start)
     }
 
-    fn take(&mut self, failure: Option<&Arc<str>>, took: Duration) {
-        self.checks += 1;
-        self.last_check = Some(took);
-        if let Some(reason) = failure {
-            self.failed_checks += 1;
-            self.last_failure = Some(reason.clone());
+    /// Returns the health of an endpoint that a check has just found to be up, or down.
+    #[cfg(test)]
+    pub(crate) fn found(is_up: bool) -> Self {
+        let proven_since = is_up.then(Instant::now);
+        Self {
+            is_up,
+            proven_since,
         }
     }
 }
@@ -258,8 +270,25 @@ impl State {
 // === impl Monitor ===
 
 impl Monitor {
-    fn record(&mut self, outcome: Result<(), Failure>, took: Duration) {
-        let failure: Option<Arc<str>> = outcome.err().map(|failure| failure.to_string().into());
+    /// Records the outcome of one check, and logs a change of the status.
+    ///
+    /// A check that could not be made counts neither way. The first of them in a row is logged.
+    fn record(&mut self, outcome: Result<(), Failure>, began: Instant) {
+        let took = began.elapsed();
+        let is_hindered = matches!(outcome, Err(Failure::OwnLimit(_)));
+        let was_hindered = std::mem::replace(&mut self.hindered, is_hindered);
+        if let Err(Failure::OwnLimit(reason)) = outcome {
+            if !was_hindered {
+                let (endpoint, status) = (&*self.name, self.hysteresis.status());
+                tracing::warn!(
+                    endpoint, %status, reason,
+                    "endpoint not checked: a limit of this process or machine is reached"
+                );
+            }
+            return;
+        }
+        let failure = outcome.err().map(|failure| failure.to_string());
+        let previous = self.hysteresis.status();
         let transition = self.hysteresis.observe(failure.is_none());
         let (streak, threshold) = self.hysteresis.progress();
         tracing::debug!(
@@ -271,34 +300,67 @@ impl Monitor {
             "endpoint checked"
         );
         self.series.checked(took);
-        let before = self.state.borrow().clone();
-        self.state.send_modify(|state| {
-            state.take(failure.as_ref(), took);
-            if let Some(status) = transition {
-                state.status = status;
-                state.since = Instant::now();
-                state.transitions += 1;
-            }
-        });
+        if failure.is_some() {
+            self.series.failed();
+            self.successes.clear();
+        } else {
+            self.successes.push_back(began);
+        }
+        let turn = self.flapping.observe(failure.is_none());
+        self.last_failure = failure.or(self.last_failure.take());
+        self.tell(transition.is_some());
         if let Some(status) = transition {
-            self.up.send_replace(status == Status::Up);
             self.series.turned(status == Status::Up);
-            let last_failure = self.state.borrow().last_failure.clone();
-            log(&self.name, &before, status, last_failure.as_deref());
+            self.log(previous, status);
+            self.since = Instant::now();
+        }
+        self.log_turn(turn);
+    }
+
+    /// Tells dependents of a change, and of each success.
+    fn tell(&mut self, has_turned: bool) {
+        if self.successes.len() > self.up_after {
+            self.successes.pop_front();
+        }
+        let is_proven = self.successes.len() == self.up_after;
+        let proven_since = self.successes.front().copied().filter(|_| is_proven);
+        let is_up = self.hysteresis.status() == Status::Up;
+        self.health.send_if_modified(|health| {
+            let told = *health;
+            health.is_up = is_up;
+            health.proven_since = proven_since.or(told.proven_since);
+            has_turned || *health != told
+        });
+    }
+
+    /// Logs that the endpoint flaps, or no longer does.
+    fn log_turn(&self, turn: Option<Turn>) {
+        let (endpoint, reason) = (&*self.name, self.last_failure.as_deref());
+        match turn {
+            Some(Turn::Begins { failed, of }) => tracing::warn!(
+                endpoint,
+                reason,
+                "endpoint flapping: {failed} of the last {of} checks failed"
+            ),
+            Some(Turn::Ends { of }) => tracing::info!(
+                endpoint,
+                "endpoint no longer flapping, after the last {of} checks"
+            ),
+            None => {}
         }
     }
-}
 
-/// Tells of a transition from `before` to `status`.
-fn log(endpoint: &str, before: &State, status: Status, last_failure: Option<&str>) {
-    let previous = before.status;
-    let lasted = Duration::from_millis(
-        u64::try_from(before.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-    );
-    if status == Status::Up {
-        tracing::info!(endpoint, %previous, ?lasted, last_failure, "endpoint up");
-    } else {
-        let reason = last_failure;
-        tracing::warn!(endpoint, %previous, ?lasted, reason, "endpoint down");
+    /// Logs a transition, with the duration of the previous status in whole milliseconds.
+    fn log(&self, previous: Status, status: Status) {
+        let (endpoint, last_failure) = (&*self.name, self.last_failure.as_deref());
+        let lasted = Duration::from_millis(
+            u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        );
+        if status == Status::Up {
+            tracing::info!(endpoint, %previous, ?lasted, last_failure, "endpoint up");
+        } else {
+            let reason = last_failure;
+            tracing::warn!(endpoint, %previous, ?lasted, reason, "endpoint down");
+        }
     }
 }

@@ -1,17 +1,21 @@
-//! What a run says to the outside while it runs: log lines, telemetry, the server of tokio-console.
+//! The outputs of a run besides the admin server: log lines, telemetry, and the tokio-console server.
+//!
+//! All of them are layers of one `tracing` subscriber, which is installed before the runtime is
+//! built. The exporter and the tokio-console server start with the runtime.
 
-use super::cli::{BAD_CONFIG, NOT_STARTED};
 use super::config::{Config, Endpoint, LogFormat, LogSettings};
+use super::exit_code::{BAD_CONFIG, NOT_STARTED};
 use crate::Builder;
-use crate::telemetry::{Console, LogFilter, LogLimit, Telemetry};
+use crate::telemetry::{Console, LogLimit, LogQueue, Telemetry};
 use std::io::{self, IsTerminal as _};
 use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// The log is installed; the rest waits for its runtime.
+/// The parts that are handed to the runtime once the log is installed.
 #[derive(Debug)]
 pub(crate) struct Exports {
+    log: LogQueue,
     telemetry: Option<Telemetry>,
     console: Option<Console>,
 }
@@ -19,20 +23,27 @@ pub(crate) struct Exports {
 // === impl Exports ===
 
 impl Exports {
-    /// Installs the log.
+    /// Installs the global `tracing` subscriber and binds the address of tokio-console, if one is
+    /// configured.
     ///
     /// # Errors
     ///
-    /// An `OTEL_*` variable that is wrong, or the address of the console that is not to be had; after "failed to", and with
-    /// the exit code.
+    /// Returns a message that fits after "failed to", and the exit code, if an `OTEL_*` variable is
+    /// invalid or the address of tokio-console cannot be bound.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a global subscriber is already installed.
     pub(crate) fn begin(config: &Config) -> Result<Self, (String, u8)> {
         let telemetry = telemetry(config).map_err(|error| (error.to_string(), BAD_CONFIG))?;
+        let queue = LogQueue::stderr();
+        let queue = queue.map_err(|error| (format!("start the log: {error}"), NOT_STARTED))?;
         let mut console = match config.console.listen {
             None => None,
             Some(address) => Some(
                 Console::bind(address)
                     .map_err(|error| {
-                        let what = format!("claim {address} for tokio-console: {error}");
+                        let what = format!("bind tokio-console to {address}: {error}");
                         (what, NOT_STARTED)
                     })?
                     .retention(config.console.retention),
@@ -41,13 +52,22 @@ impl Exports {
         let watching = console.as_mut().and_then(Console::layer);
         let pushed = telemetry.as_ref().map(Telemetry::layer);
         let log = tracing_subscriber::registry().with(watching).with(pushed);
-        log.with(lines(&config.log))
+        log.with(lines(&config.log, queue.clone()))
             .try_init()
             .expect("the command line installs the first and only log");
-        Ok(Self { telemetry, console })
+        Ok(Self {
+            log: queue,
+            telemetry,
+            console,
+        })
     }
 
-    /// Gives it all to the runtime.
+    /// Returns the queue of the log, for text that belongs between its lines.
+    pub(crate) fn log(&self) -> &LogQueue {
+        &self.log
+    }
+
+    /// Adds the exporters to the runtime.
     pub(crate) fn of(self, mut builder: Builder) -> Builder {
         if let Some(telemetry) = &self.telemetry {
             builder = builder.telemetry(telemetry);
@@ -59,15 +79,16 @@ impl Exports {
     }
 }
 
-/// Lines on standard error.
+/// Returns the layer that writes log lines to standard error.
 ///
-/// A write that fails is dropped in silence: there is nowhere left to say it, and the work goes on.
-fn lines<S>(settings: &LogSettings) -> impl tracing_subscriber::Layer<S> + use<S>
+/// A line that cannot be written is dropped and counted: there is no other place to report it, and
+/// the tasks must not be affected. The output of child processes is exempt from the limit of lines.
+fn lines<S>(settings: &LogSettings, queue: LogQueue) -> impl tracing_subscriber::Layer<S> + use<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(queue)
         .log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -75,14 +96,15 @@ where
     };
     let most = settings.limit.unwrap_or(u64::MAX);
     let limit = LogLimit::new(most, LogSettings::EVERY).without("headcount::output");
-    lines.with_filter(LogFilter::new(settings.filter.clone()).and(limit))
+    lines.with_filter(settings.filter.clone().and(limit))
 }
 
-/// Whether stderr takes colours: a terminal, and not <https://no-color.org>.
+/// Returns true if stderr is a terminal and `NO_COLOR` is unset or empty (<https://no-color.org>).
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Sets up the OpenTelemetry export. Returns `None` if it is off or no collector is known.
 fn telemetry(config: &Config) -> Result<Option<Telemetry>, crate::telemetry::TelemetryError> {
     let mut builder = Telemetry::builder().version(env!("CARGO_PKG_VERSION"));
     match &config.telemetry.endpoint {

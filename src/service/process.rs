@@ -1,10 +1,14 @@
-//! The task kind `process`: child processes with dependencies, readiness, restarts and an ordered stop.
+//! The `process` task kind: child processes with dependencies, readiness, restarts and an ordered
+//! stop.
 //!
-//! Every declared process has one supervising task here, which decides, and one pair of guarding processes ([`guardian_main`]), which see
-//! to it that nothing that the command started outlives headcount. A run of the command is a run of its guardians: a restart has its own.
+//! Each declared process has one supervising task, which makes all decisions. Each run of its
+//! command also has two helper processes, the guardian and the keeper ([`guardian_main`]), which
+//! ensure that nothing the command started outlives headcount. They end with the run: a restart
+//! gets a new pair.
 //!
-//! What it deliberately does not do: run a shell, start several copies of a command, give a command a terminal or standard input, restart
-//! what runs because something that it depends on was restarted, or watch files.
+//! This module deliberately does not run a shell, start several copies of a command, or give a
+//! command a terminal or a standard input. It does not restart a running process because one of its
+//! dependencies restarted, and it does not watch files.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -12,11 +16,14 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::TaskGroup;
+use crate::{TaskGroup, service::endpoint::Health, service::secrets::Secrets};
 
 mod board;
+mod children;
 mod exit;
+mod group;
 mod guardian;
+mod mark;
 mod output;
 mod restart;
 mod run;
@@ -26,86 +33,98 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use self::{board::Board, exit::Exit};
+use self::exit::Exit;
 pub use guardian::guardian_main;
 
-/// One declared process.
+/// The target of log events about processes.
+const TARGET: &str = "headcount::process";
+
+/// The settings of one declared process. [`Default`] gives the defaults of the configuration, with
+/// an empty command.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProcessSettings {
-    /// Program and arguments; no shell sees them.
+    /// The program and its arguments. They are passed as they are: no shell expands them.
     pub(crate) command: Vec<String>,
-    /// Added to the inherited environment.
-    pub(crate) env: BTreeMap<String, String>,
-    /// Where it runs; headcount's own folder without it.
+    /// Variables that are added to the inherited environment.
+    pub(crate) env: Secrets,
+    /// The command's working directory; headcount's own if `None`.
     pub(crate) working_folder: Option<PathBuf>,
-    /// What must hold of other processes before each of its starts.
+    /// The conditions, by process name, that must all hold before each start of this process.
     pub(crate) depends_on: BTreeMap<String, Condition>,
-    /// When it counts as ready.
+    /// The condition for readiness.
     pub(crate) ready: Ready,
-    /// From its start until it must be ready; after that the start has failed.
+    /// The endpoint task that must stay up once the process is ready. If it goes down, the run is
+    /// stopped and counts as failed. Nothing is checked if `None`.
+    pub(crate) liveness: Option<String>,
+    /// The longest time from a start to readiness. If it elapses first, the run is stopped and
+    /// counts as failed.
     pub(crate) ready_timeout: Duration,
-    /// After which ends it is started again.
+    /// The ends after which the process is restarted.
     pub(crate) restart: Restart,
-    /// How long to wait before that.
+    /// The delay before each restart.
     pub(crate) backoff: Backoff,
-    /// How often it may be restarted without having been up for `backoff.reset_after`; `None` is without limit.
+    /// The number of restarts allowed in a row. The count starts again after a run that was ready
+    /// for `backoff.reset_after`. Unlimited if `None`.
     pub(crate) max_restarts: Option<u32>,
-    /// Its last end stops the service.
+    /// True if the service stops when the process has ended and is not restarted.
     pub(crate) required: bool,
-    /// What asks it to end.
+    /// The signal that asks the process to end.
     pub(crate) stop_signal: StopSignal,
-    /// From the stop signal to SIGKILL.
+    /// The time between the stop signal and SIGKILL.
     pub(crate) stop_budget: Duration,
 }
 
-/// What must hold of a process before one that depends on it starts.
+/// A condition that a process must meet before another process that depends on it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// It runs, or ran.
+    /// It has been started at least once, and may have ended since.
     Started,
-    /// It is ready.
+    /// It is ready, or it was ready in its last run and that run exited successfully.
     Ready,
-    /// It ended with success.
+    /// It has exited successfully at least once.
     Exited,
 }
 
-/// When a process is ready.
+/// The condition under which a process is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum Ready {
     /// As soon as it runs.
     #[default]
     Started,
-    /// When a line of its output holds this.
+    /// When a line of its standard output or standard error contains this text.
     Log(String),
-    /// When the endpoint task of this name is up.
+    /// When the endpoint task with this name is up.
     Endpoint(String),
-    /// When it has exited with this code, which then is success.
+    /// When it has exited with this code, which then counts as success instead of 0.
     Exit(i32),
 }
 
-/// After which ends a process is started again.
+/// The ends after which a process is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Restart {
-    /// After none.
+    /// Never.
     No,
-    /// After a failed start, an exit code that is no success, or a signal.
+    /// After a failed start, an unsuccessful exit code, or death by a signal.
     #[default]
     OnFailure,
-    /// After success, too.
+    /// After every end, even a successful one.
     Always,
 }
 
-/// How long to wait before a restart.
+/// The delay before a restart, which grows exponentially with the number of restarts in a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Backoff {
+    /// The delay before the first restart.
     pub(crate) initial: Duration,
+    /// The longest delay.
     pub(crate) max: Duration,
+    /// The growth from one delay to the next. Values below 1 count as 1.
     pub(crate) factor: f64,
-    /// After this long in readiness the next failure counts as the first.
+    /// The time in readiness after which the next failure counts as the first in a row.
     pub(crate) reset_after: Duration,
 }
 
-/// What asks a process to end.
+/// The signal that asks a process to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StopSignal {
@@ -116,20 +135,55 @@ pub(crate) enum StopSignal {
     Hup,
     Usr1,
     Usr2,
-    /// Without asking, so also without a budget.
+    /// Kills at once: the stop budget does not apply.
     Kill,
 }
 
-/// Starts a supervising task for each process, in the group `process` of `tasks`, and returns the board on which they are listed.
+/// Starts a supervising task for each process, in the group `process` of `tasks`.
 ///
-/// `endpoints` finds the endpoint task of a name, and whether it is up. When the group drains, a process is stopped after all that depend on
-/// it; when a task is cancelled, its process is killed with everything below it.
+/// `endpoints` returns the channel of the endpoint task with the given name, or `None` if there is no
+/// such task.
+///
+/// Processes that an earlier run of `service` left behind, because it was killed together with their
+/// helper processes, are ended first. A thread reaps the children that headcount adopts.
+///
+/// The service is not ready until each required process is. The returned future waits until no
+/// process is left to run although one of them was given up, and returns the names of those; it never
+/// ends if that does not happen.
+///
+/// When the group drains, each process is stopped after all processes that depend on it have ended.
+/// When a supervising task is cancelled, its command is killed together with all of its
+/// descendants.
 pub(crate) fn start_all(
+    service: &str,
     processes: BTreeMap<String, ProcessSettings>,
-    endpoints: impl Fn(&str) -> Option<watch::Receiver<bool>>,
+    endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
     tasks: &TaskGroup,
-) -> Board {
-    supervisor::start_all(processes, &endpoints, tasks, &run::Launcher::default())
+) -> impl Future<Output = Vec<String>> + use<> {
+    let strays = mark::end_strays(service);
+    for stray in strays.ended {
+        tracing::warn!("ended {stray}, which an earlier run left behind when it was killed");
+    }
+    for stray in strays.alive {
+        tracing::warn!(
+            "could not end {stray}, which an earlier run left behind when it was killed"
+        );
+    }
+    let launcher = run::Launcher::default();
+    if let Err(error) = launcher.helpers.take_charge(service, tasks) {
+        tracing::warn!("processes that headcount adopts are not looked after: {error}");
+    }
+    let required = processes.iter().filter(|(_, settings)| settings.required);
+    let required: Vec<String> = required.map(|(name, _)| name.clone()).collect();
+    let board = supervisor::start_all(processes, endpoints, tasks, &launcher);
+    async move {
+        let failed = board.given_up().await;
+        if failed.iter().any(|name| required.contains(name)) {
+            // The end of a required process is a reason of its own.
+            std::future::pending::<()>().await;
+        }
+        failed
+    }
 }
 
 // === impl ProcessSettings ===
@@ -138,10 +192,11 @@ impl Default for ProcessSettings {
     fn default() -> Self {
         Self {
             command: Vec::new(),
-            env: BTreeMap::new(),
+            env: Secrets::default(),
             working_folder: None,
             depends_on: BTreeMap::new(),
             ready: Ready::default(),
+            liveness: None,
             ready_timeout: Duration::from_secs(60),
             restart: Restart::default(),
             backoff: Backoff::default(),
@@ -154,12 +209,12 @@ impl Default for ProcessSettings {
 }
 
 impl ProcessSettings {
-    /// Whether this end is what the process was started for.
+    /// Returns true if `exit` is a success: the code that [`Ready::Exit`] expects, or else 0.
     fn is_success(&self, exit: Exit) -> bool {
         match (&self.ready, exit) {
             (Ready::Exit(expected), Exit::Code(code)) => code == *expected,
             (_, Exit::Code(code)) => code == 0,
-            (_, Exit::Signal { .. }) => false,
+            (_, Exit::Signal { .. } | Exit::Unknown) => false,
         }
     }
 }

@@ -1,10 +1,13 @@
-//! The `resources` task: how much of the machine the process uses, and how much is left.
+//! The `resources` task kind: monitors what the process uses of memory, CPU time, open files and
+//! threads, compared with the limits of the cgroup and the host.
 //!
-//! One log line a sample: the first at INFO, the others at DEBUG; a WARN when a share of a limit
-//! is crossed, and an INFO when it is back. Reads `/proc` and the cgroup on a blocking thread:
-//! 0.16 ms as a rule, but to list 100,000 open files takes 140 ms, too long for a worker.
+//! Logs each sample, the first at INFO and the others at DEBUG. A WARN is logged when usage reaches a
+//! threshold, and an INFO when it has fallen below it again.
 //!
-//! Does not watch other processes, and does not act on what it sees.
+//! `/proc` and the cgroup are read on a blocking thread. Reading usually takes 0.16 ms, but listing
+//! 100,000 open files takes 140 ms, which is too long for a worker.
+//!
+//! The task does not monitor other processes, and it takes no action beyond logging.
 
 mod cgroup;
 mod sample;
@@ -17,25 +20,30 @@ use tracing::{debug, error, info, warn};
 
 use crate::TaskGroup;
 
-use sample::{Sample, Sampler, Share};
+use cgroup::Share;
+use sample::{Sample, Sampler};
 use threshold::{Crossing, Threshold};
 
-/// What a `resources` task does.
+/// The settings of a `resources` task.
+///
+/// A threshold is a share of a limit, from 0 to 1; `None` turns the warning off.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ResourcesSettings {
-    /// Between two samples.
+    /// The time between two samples. Default: 15 s.
     pub(crate) interval: Duration,
-    /// Warn at this share of the memory: the cgroup's limit, or the host's memory without one.
+    /// The threshold for memory, as a share of the cgroup's limit, or of the host's memory if there
+    /// is no limit. Default: 0.9.
     pub(crate) warn_memory: Option<f64>,
-    /// Warn at this share of the CPU time: the cgroup's quota, or the host's CPUs without one.
+    /// The threshold for CPU time, as a share of the cgroup's quota, or of the host's CPUs if there
+    /// is no quota. Default: off.
     pub(crate) warn_cpu: Option<f64>,
-    /// Warn at this share of the files that the process may open (`RLIMIT_NOFILE`).
+    /// The threshold for open files, as a share of `RLIMIT_NOFILE`. Default: 0.8.
     pub(crate) warn_files: Option<f64>,
-    /// Warn at this share of the processes and threads that the cgroup may hold (`pids.max`).
+    /// The threshold for threads and processes, as a share of the cgroup's `pids.max`. Default: 0.8.
     pub(crate) warn_threads: Option<f64>,
 }
 
-/// The thresholds of one task, each with what it has seen so far.
+/// The thresholds of one task, with their states.
 #[derive(Debug)]
 struct Watch {
     memory: Option<Threshold>,
@@ -51,7 +59,7 @@ impl Default for ResourcesSettings {
         Self {
             interval: Duration::from_secs(15),
             warn_memory: Some(0.9),
-            // A busy CPU is often the plan; a full one is not a fault as full memory is.
+            // Unlike full memory, a fully used CPU is no failure, and often intended.
             warn_cpu: None,
             warn_files: Some(0.8),
             warn_threads: Some(0.8),
@@ -59,19 +67,21 @@ impl Default for ResourcesSettings {
     }
 }
 
-/// Samples until the group drains.
+/// Takes and logs samples until the group drains.
+///
+/// If sampling fails, it logs an error and only waits for the drain from then on.
 pub(crate) async fn run(settings: ResourcesSettings, tasks: TaskGroup) {
     let mut sampler = match Sampler::new() {
         Ok(sampler) => sampler,
         Err(error) => {
-            error!(%error, "resources: cannot be observed on this system");
-            // A task that ends early would be one fewer to see, and no use to anybody.
+            error!(%error, "resource monitoring is not available on this system");
+            // The task stays alive so that it remains listed like every declared task.
             tasks.draining().await;
             return;
         }
     };
     let mut watch = Watch::new(&settings);
-    // CPU use is a difference of two readings, so the first sample waits for the second.
+    // CPU usage is the difference of two readings, so the first sample has to wait for the second.
     let first = sysinfo::MINIMUM_CPU_UPDATE_INTERVAL.min(settings.interval);
     let mut tick = interval_at(Instant::now() + first, settings.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,7 +94,7 @@ pub(crate) async fn run(settings: ResourcesSettings, tasks: TaskGroup) {
         let sample = match tasks.until_draining(reading).await {
             None => return,
             Some(Err(error)) => {
-                error!(%error, "resources: the sample was not taken, and no other will be");
+                error!(%error, "resource sampling failed and has been disabled");
                 tasks.draining().await;
                 return;
             }
@@ -99,7 +109,8 @@ pub(crate) async fn run(settings: ResourcesSettings, tasks: TaskGroup) {
     }
 }
 
-/// Logs a sample: bytes, seconds of CPU a second (`cores`), and shares from 0 to 1.
+/// Logs a sample, at DEBUG if one was `seen` before. Memory is in bytes; `cores` are seconds of CPU
+/// time per second.
 fn tell(sample: &Sample, seen: bool) {
     macro_rules! line {
         ($level:ident) => {
@@ -126,6 +137,7 @@ fn tell(sample: &Sample, seen: bool) {
     if seen { line!(debug) } else { line!(info) }
 }
 
+/// Rounds to three decimals, for the log.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
@@ -133,6 +145,7 @@ fn rounded(value: f64) -> f64 {
 // === impl Watch ===
 
 impl Watch {
+    /// Returns the thresholds of the settings; a sample that starts above one crosses it.
     fn new(settings: &ResourcesSettings) -> Self {
         Self {
             memory: settings.warn_memory.map(Threshold::new),
@@ -142,6 +155,7 @@ impl Watch {
         }
     }
 
+    /// Compares a sample with all thresholds and logs those that were crossed.
     fn look(&mut self, sample: &Sample) {
         look(&mut self.memory, "memory", sample.memory());
         look(&mut self.cpu, "cpu", sample.cpu());
@@ -150,71 +164,48 @@ impl Watch {
     }
 }
 
+/// Compares one resource with its threshold. Nothing is logged if it has no threshold or no limit.
 fn look(threshold: &mut Option<Threshold>, resource: &str, share: Option<(Share<f64>, &str)>) {
     let (Some(threshold), Some((share, of))) = (threshold, share) else {
         return;
     };
     let ratio = share.ratio();
     let (used, limit) = (rounded(share.used), rounded(share.limit));
-    match threshold.crossed_by(ratio) {
-        Some(Crossing::Up) => warn!(
-            resource,
-            share = rounded(ratio),
-            warn_at = threshold.at(),
-            used,
-            limit,
-            of,
-            "resources: {resource} at {:.0} % of {of}",
-            ratio * 100.0
-        ),
-        Some(Crossing::Down) => info!(
-            resource,
-            share = rounded(ratio),
-            warn_at = threshold.at(),
-            used,
-            limit,
-            of,
-            "resources: {resource} back at {:.0} % of {of}",
-            ratio * 100.0
-        ),
+    let crossing = threshold.crossed_by(ratio);
+    macro_rules! line {
+        ($level:ident, $is:literal) => {
+            $level!(
+                resource,
+                share = rounded(ratio),
+                warn_at = threshold.at(),
+                used,
+                limit,
+                of,
+                "resources: {resource} {} {:.0} % of {of}",
+                $is,
+                ratio * 100.0
+            )
+        };
+    }
+    match crossing {
+        Some(Crossing::Up) => line!(warn, "at"),
+        Some(Crossing::Down) => line!(info, "back to"),
         None => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
+    use tracing::Level;
 
     use super::*;
+    use crate::service::tests::Log;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no test panics in it").write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What is logged while `work` runs.
+    /// Returns the lines that are logged while `work` runs, without their target.
     fn logged(work: impl FnOnce()) -> String {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let log = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_target(false)
-            .without_time()
-            .finish();
-        tracing::subscriber::with_default(log, work);
-        let bytes = lines.0.lock().expect("no test panics in it").clone();
-        String::from_utf8(bytes).expect("a log is text")
+        let (log, _guard) = Log::capture(Level::TRACE);
+        work();
+        log.text().replace("headcount::service::resources: ", "")
     }
 
     fn sample(files: u64) -> Sample {
@@ -258,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crossed_threshold_is_warned_of_once_and_told_when_it_is_back() {
+    fn crossing_a_threshold_logs_one_warning_and_one_recovery() {
         let mut watch = Watch::new(&ResourcesSettings {
             warn_memory: None,
             warn_files: Some(0.8),
@@ -269,20 +260,20 @@ mod tests {
                 watch.look(&sample(files));
             }
         });
-        let of = "the files that the process may open";
+        let of = "the process's open file limit";
         assert_eq!(
             log,
             format!(
                 " WARN resources: files at 80 % of {of} resource=\"files\" share=0.8 warn_at=0.8 \
                  used=80.0 limit=100.0 of=\"{of}\"\n \
-                 INFO resources: files back at 71 % of {of} resource=\"files\" share=0.71 \
+                 INFO resources: files back to 71 % of {of} resource=\"files\" share=0.71 \
                  warn_at=0.8 used=71.0 limit=100.0 of=\"{of}\"\n"
             )
         );
     }
 
     #[test]
-    fn a_threshold_that_is_off_or_has_no_limit_says_nothing() {
+    fn a_threshold_that_is_off_or_has_no_limit_logs_nothing() {
         let mut watch = Watch::new(&ResourcesSettings {
             warn_memory: None,
             warn_cpu: None,

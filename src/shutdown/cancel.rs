@@ -1,238 +1,389 @@
-//! Layer 2: every tracked task left is cancelled; then the work runtime is closed to all, which drops the untracked.
+//! Layer 2, cancel: cancels every tracked task that is left, then closes the work runtime, which
+//! drops untracked tasks too.
 //!
-//! Nothing can cancel an untracked task alone, because nothing maps it to a handle. Closing the runtime drops them all.
+//! An untracked task cannot be cancelled by itself, because headcount has no handle to it.
+//!
+//! The order of the layer, and the share of the budget that each step has:
+//!
+//! ```text
+//! list untracked tasks        half a microsecond for each task of the runtime
+//! read what they await        a quarter of the budget at most, if there are any
+//! refuse new tasks            at once
+//! cancel tracked tasks        half of the budget; workers, timers and sockets still work
+//! release the thread of main  within the same half, on a current-thread runtime
+//! list the children           at once
+//! close the runtime           on a thread of its own, for at most both layers' budgets
+//! wait for the last tasks     the rest of the budget
+//! ```
+//!
+//! A task that blocks in its poll is not ended by any of this: its worker is left behind. No thread
+//! is killed. Only after the next layer is it decided what lingers ([`Cancelled::look_again`]): a
+//! task that has ended by then was late.
+//!
+//! ```text
+//! alive now    and on a thread, or a thread is free for it    lingers
+//! alive now    and all threads that it needs are held         not polled
+//! ended        and had a turn                                 late
+//! ended        and had none                                   cancelled
+//! ```
 
-use super::pipeline::{Before, Layer, Pipeline, findings};
+pub(super) mod held;
+
+use super::context::Context;
+use super::layer::Layer;
+use crate::audit::ownership::OwnChildren;
+use crate::dump::untracked::Describing;
 use crate::group::cancel_all;
+use crate::registry;
 use crate::registry::root::Root;
-use crate::registry::{self, LiveTask, Tally};
-use crate::report::{CancelLayer, DrainLayer, TaskFinding, UntrackedFinding};
+use crate::report::dump::Phase;
+use crate::report::not_observed::{NOT_ALL, NOT_OURS};
+use crate::report::tally::{self, Tally};
+use crate::report::{
+    CancelLayer, DrainLayer, KindRow, PanicRow, Timing, UntrackedRow, UntrackedTasks,
+};
 use crate::task::{TaskId, TaskKind};
-use crate::threads::{self, ThreadClass};
-use std::collections::HashMap;
-use std::panic::Location;
+use crate::threads;
+use held::Held;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::RuntimeFlavor;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Between two looks at whether anybody is left.
+/// The first pause between two checks for tasks that are left. It doubles up to `LOOK_LAST`. A look
+/// reads the counters of every shard, so the pause grows.
 const LOOK_FIRST: Duration = Duration::from_micros(200);
+/// The longest pause between two checks: the end of the last task is noticed this late at most.
 const LOOK_LAST: Duration = Duration::from_millis(20);
-/// A worker that holds the same task for so long is not about to drop others.
-const STUCK: Duration = Duration::from_millis(5);
-/// How often the estimate is taken: tokio's count falls a moment after a task's end.
-const SETTLE: u32 = 50;
+/// The longest wait of the layer for the types of untracked tasks, and for what they await. They take
+/// about 0.1 s, and more in a debug build.
+const TYPES: Duration = Duration::from_secs(1);
+/// The key of the estimate among live tasks by kind. No kind has this number.
+const ESTIMATE: u32 = u32::MAX;
 
-/// The work runtime being closed, on a thread of its own because that blocks.
-pub(super) struct Closing {
-    /// Tells when tokio's call has returned.
-    pub(super) returned: Option<oneshot::Receiver<()>>,
+/// The result of the layer.
+pub(super) struct Cancelled {
+    /// The time of the layer.
+    timing: Timing,
+    /// The number of tasks that were alive at the beginning, without daemons.
+    begun_with: u64,
+    /// The untracked tasks before anything was cancelled; the reason if they are not observed.
+    untracked: Result<UntrackedTasks, String>,
+    /// The tasks that were still alive when the layer ended.
+    left: Vec<KindRow>,
+    /// True if `main` was still running when the tasks were cancelled, and did not end within its
+    /// time.
+    pub(super) main_stays: bool,
+    /// The closing of the work runtime, which the next layer waits for.
+    pub(super) closing: Closing,
 }
 
-impl Pipeline {
-    pub(super) async fn cancel(
-        &mut self,
-        before: &Before,
-        drain: &DrainLayer,
-    ) -> (CancelLayer, Closing) {
-        let mut layer = self.layer("cancel", self.plan.cancel, before);
-        self.root.refuse();
-        self.tracked_first(&mut layer).await;
-        let sites = self.ended_by_site();
-        let estimate = self.estimate_untracked().await;
-        self.note_children();
-        let closing = self.begin_closing(before);
-        self.wait_for_tasks(&mut layer).await;
-        let lingering = findings(&Tally::of(self.root.scope, |_| true));
-        let count = |tasks: &[TaskFinding]| -> u64 {
-            let waited = tasks.iter().filter(|task| !task.daemon);
-            waited.map(|task| task.count).sum()
-        };
-        let layer = CancelLayer {
-            timing: layer.timing(),
-            cancelled: count(&drain.ignored).saturating_sub(count(&lingering)),
-            untracked: self.untracked(&sites, estimate),
-            panicked: Vec::new(),
-            lingering,
-            starved: self.starved().await,
-        };
-        (layer, closing)
-    }
+/// The tasks that outlived the layer, as they are when the last layer is over.
+#[derive(Default)]
+pub(super) struct Outlived {
+    /// The tasks that are still alive. Stacks are added later.
+    pub(super) lingering: Vec<KindRow>,
+    /// The tasks that are alive only because a thread is held.
+    not_polled: Vec<KindRow>,
+    /// The tasks that have ended since.
+    late: Vec<KindRow>,
+    starved: u64,
+    untracked: Option<Vec<UntrackedRow>>,
+}
 
-    /// Tasks that are cancelled are dropped by their workers, while timers and sockets still work for them; only then
-    /// the runtime goes. Half of the budget is for those that do not come.
-    async fn tracked_first(&mut self, layer: &mut Layer) {
-        let half = Instant::now() + layer.left() / 2;
-        let scope = self.root.scope;
-        let released = self.owned.released.clone();
-        let mut main = self.owned.main_runs.subscribe();
-        self.guarded(layer, async {
-            cancel_all(scope, half).await;
-            released.send_replace(true);
-            // Whoever is left is found afterwards.
-            timeout_at(half, main.wait_for(|runs| !runs)).await.ok();
-        })
-        .await;
-        self.main_stays = *self.owned.main_runs.borrow();
-    }
+/// The closing of the work runtime, on a separate thread because it blocks: receives a message when
+/// tokio's shutdown call has returned. `None` if no thread waits for it.
+///
+/// The sender is dropped without a message only if the closing thread panicked, which ends the wait
+/// too.
+pub(super) type Closing = Option<oneshot::Receiver<()>>;
 
-    /// How many untracked tasks of each site had ended.
-    fn ended_by_site(&self) -> HashMap<u32, u64> {
-        registry::untracked_sites(&self.root)
-            .into_iter()
-            .map(|(kind, live, started)| (kind.number, started - live))
-            .collect()
+/// Runs the layer. From here on, new tasks are refused.
+///
+/// The order matters. The untracked tasks that have ended by themselves are counted first, so that
+/// those dropped in this layer can be told apart: a tracked task may drop a set of them when it is
+/// cancelled. `early`: what was seen of them in the drain. Tracked tasks are cancelled while the runtime still works; then children are
+/// recorded, because closing ends the threads that forked them; then the runtime is closed.
+pub(super) async fn run(
+    cx: &mut Context,
+    drain: &DrainLayer,
+    early: Option<Early>,
+    children: &mut OwnChildren,
+) -> Cancelled {
+    cx.enter(Phase::Cancelling);
+    let mut layer = cx.layer("cancel", cx.plan.cancel);
+    let mut untracked = untracked_now(cx);
+    if let Ok(tasks) = &mut untracked {
+        describe(cx, &layer, tasks, early).await;
     }
-
-    /// The tasks of the runtime that are not ours, where nobody tells us of them.
-    async fn estimate_untracked(&self) -> u64 {
-        if self.root.sees_untracked() || !self.owned.is_ours {
-            return 0;
-        }
-        let mut least = u64::MAX;
-        for _ in 0..SETTLE {
-            let alive = self.work.metrics().num_alive_tasks() as u64;
-            let alive = alive.saturating_sub(self.root.own_tasks());
-            let tracked = Tally::of(self.root.scope, |task| {
-                task.kind.options.runs == TaskKind::Async
-            });
-            least = least.min(alive.saturating_sub(tracked.count()));
-            if least == 0 {
-                break;
-            }
-            sleep(Duration::from_millis(1)).await;
-        }
-        least
+    cx.root.refuse();
+    let main_stays = tracked_first(cx, &mut layer).await;
+    children.note(&cx.baseline, &cx.plan.unknown_threads);
+    let closing = begin_closing(cx);
+    wait_for_tasks(cx, &mut layer).await;
+    Cancelled {
+        timing: layer.timing(),
+        begun_with: waited(&drain.ignored) + waited(&drain.not_polled),
+        untracked,
+        left: left(cx),
+        main_stays,
+        closing,
     }
+}
 
-    fn begin_closing(&self, before: &Before) -> Closing {
-        if !self.owned.has_runtime() {
-            // Somebody else's, or `main` holds it.
-            return Closing { returned: None };
-        }
-        let left = self.within_deadline(before, self.plan.cancel + self.plan.close);
-        let (tell, returned) = oneshot::channel();
-        let owned = Arc::clone(&self.owned);
-        let started = threads::start(
-            self.root.number,
-            "headcount-close",
-            ThreadClass::Control,
-            Location::caller(),
-            move || {
-                if let Some(runtime) = owned.take() {
-                    runtime.shutdown_timeout(left);
-                }
-                // Nobody may be waiting any more.
-                tell.send(()).ok();
-            },
-        );
-        if started.is_err() {
-            // The system refuses a thread to wait with. The audit sees when the others are gone.
-            self.owned.shutdown_background();
-        }
-        Closing {
-            returned: started.is_ok().then_some(returned),
+/// The untracked tasks in the middle of the drain, and the read of their types.
+pub(super) struct Early(UntrackedTasks, Describing);
+
+/// The untracked tasks of the work runtime. On a runtime that the application owns it sees none.
+pub(super) struct Untracked {
+    root: Arc<Root>,
+    work: Handle,
+    is_ours: bool,
+}
+
+// === impl Untracked ===
+
+impl Untracked {
+    /// Returns the untracked tasks of the shutdown's runtime.
+    pub(super) fn of(cx: &Context) -> Self {
+        Self {
+            root: Arc::clone(&cx.root),
+            work: cx.work.clone(),
+            is_ours: cx.owned.is_ours,
         }
     }
 
-    /// How many tasks live on because no worker is free to drop them.
-    async fn starved(&self) -> u64 {
-        let Some(holders) = self.all_held() else {
-            return 0;
-        };
-        // A worker that drops many tasks holds another one by then.
-        sleep(STUCK).await;
-        if self.all_held().as_ref() != Some(&holders) {
-            return 0;
-        }
-        let tracked = Tally::of(self.root.scope, |task| {
-            task.kind.options.runs != TaskKind::Blocking && !holders.contains_key(&task.place())
-        });
-        let workers = self.workers().unwrap_or(0);
-        let by_untracked = workers.saturating_sub(holders.len() as u64);
-        let untracked = registry::live_untracked(&self.root);
-        tracked.count() + untracked.saturating_sub(by_untracked)
-    }
-
-    /// The tracked tasks that hold a worker, by slot, when none is free: untracked ones may hold the others.
-    fn all_held(&self) -> Option<HashMap<usize, (TaskId, u32)>> {
-        let workers = self.workers()?;
-        let on_threads = registry::on_threads();
-        let blocking = |task: &LiveTask| task.kind.options.runs == TaskKind::Blocking;
-        let held: HashMap<_, _> = registry::live_tasks(self.root.scope)
-            .into_iter()
-            .filter(|task| !blocking(task))
-            .filter_map(|task| Some((task.place(), (task.id, *on_threads.get(&task.place())?))))
-            .collect();
-        let untracked = registry::live_untracked(&self.root);
-        (held.len() as u64 + untracked >= workers).then_some(held)
-    }
-
-    /// How many workers the runtime has, when all of them still live: one that was free would have ended.
-    fn workers(&self) -> Option<u64> {
-        if !self.owned.is_ours {
-            return None;
-        }
-        if self.work.runtime_flavor() == RuntimeFlavor::CurrentThread {
-            return self.owned.main_runs.borrow().then_some(1);
-        }
-        let workers = self.work.metrics().num_workers() as u64;
-        let live = threads::live_of(self.root.number).of(ThreadClass::Worker);
-        (live >= Some(workers)).then_some(workers)
-    }
-
-    async fn wait_for_tasks(&mut self, layer: &mut Layer) {
-        let (root, until) = (self.root.clone(), layer.until);
-        let left =
-            move || root.scope.live() + root.scope.live_daemons() + registry::live_untracked(&root);
-        self.guarded(layer, none_left(left, until)).await;
-    }
-
-    fn untracked(
-        &self,
-        ended_before: &HashMap<u32, u64>,
-        estimate: u64,
-    ) -> Option<Vec<UntrackedFinding>> {
-        if !self.owned.is_ours {
-            return None;
-        }
+    /// Returns the number of live tasks by the number of their kind. Without `tokio_unstable` it is
+    /// one estimate.
+    pub(super) fn live(&self) -> HashMap<u32, u64> {
         if !self.root.sees_untracked() {
-            let spawned = String::new();
-            let finding = UntrackedFinding {
-                spawned,
-                dropped: estimate,
-                lingering: 0,
-            };
-            return Some(if estimate > 0 {
-                vec![finding]
-            } else {
-                Vec::new()
-            });
+            return HashMap::from([(ESTIMATE, self.estimate())]);
         }
-        let mut sites: Vec<UntrackedFinding> = registry::untracked_sites(&self.root)
-            .into_iter()
-            .map(|(kind, live, started)| {
-                let before = ended_before.get(&kind.number).copied().unwrap_or(0);
-                UntrackedFinding {
-                    spawned: kind.site.to_string(),
-                    dropped: (started - live).saturating_sub(before),
-                    lingering: live,
-                }
-            })
-            .filter(|site| site.dropped + site.lingering > 0)
-            .collect();
-        sites.sort_by_key(|site| std::cmp::Reverse(site.dropped + site.lingering));
-        Some(sites)
+        let sites = registry::untracked_sites(&self.root).into_iter();
+        sites.map(|(kind, live, _)| (kind.number, live)).collect()
+    }
+
+    /// Waits until at most as many tasks of each kind are alive as in `besides`, or until `until`.
+    ///
+    /// Called by the drain. Which tasks have ended is not known, only how many.
+    pub(super) async fn gone(&self, besides: &HashMap<u32, u64>, until: Instant) {
+        let more = |(kind, live): (u32, u64)| {
+            let before = besides.get(&kind).copied().unwrap_or(0);
+            live.saturating_sub(before)
+        };
+        none_left(|| self.live().into_iter().map(more).sum(), until).await;
+    }
+
+    /// Begins to read the types of the tasks that are alive at `at`, and what they await. Debug
+    /// information may take longer than the cancel layer has. `until`: the end of the drain.
+    pub(super) async fn describe_early(&self, at: Instant, until: Instant) -> Option<Early> {
+        sleep_until(at).await;
+        if !self.is_ours {
+            return None;
+        }
+        let tasks = UntrackedTasks::look(&self.root, &self.work).ok()?;
+        let until = until.into_std() + TYPES;
+        let describing = Describing::begin(self.root.number, &tasks, until);
+        Some(Early(tasks, describing))
+    }
+
+    /// Returns one sample of the estimate: tokio's count of live tasks without the tracked ones and
+    /// the heartbeat task of the admin server.
+    fn estimate(&self) -> u64 {
+        if !self.is_ours {
+            return 0;
+        }
+        let alive = self.work.metrics().num_alive_tasks() as u64;
+        let alive = alive.saturating_sub(self.root.own_tasks());
+        let tracked = Tally::of(self.root.scope, |task| {
+            task.kind.options.runs == TaskKind::Async
+        });
+        alive.saturating_sub(tracked.count())
     }
 }
 
-/// Waits until no untracked task lives, at most so long.
-pub(super) async fn untracked_gone(root: &Root, until: Instant) {
-    none_left(|| registry::live_untracked(root), until).await;
+// === impl Cancelled ===
+
+impl Cancelled {
+    /// Looks again at the tasks that were left, after the last layer. Takes 20 ms if every worker is
+    /// held, else no time.
+    pub(super) async fn look_again(&self, cx: &Context) -> Outlived {
+        // Before the rows: a task that ends in between is counted, and not listed.
+        let ids = registry::live_tasks(cx.root.scope);
+        let ids = ids.iter().map(|task| task.id).collect();
+        let mut lingering = left(cx);
+        let late = late(&self.left, &lingering, &ids);
+        let untracked = untracked_now(cx);
+        let nothing = UntrackedTasks::default();
+        let listed = untracked.as_ref().unwrap_or(&nothing);
+        let held = Held::after_cancel(cx, &lingering, listed).await;
+        let not_polled = held.take_from(cx, &mut lingering, true);
+        let both = untracked.ok().zip(self.untracked.as_ref().ok());
+        Outlived {
+            starved: held.starved(&not_polled),
+            untracked: both.map(|(now, before)| now.since(before)),
+            lingering,
+            not_polled,
+            late,
+        }
+    }
+
+    /// Returns the reason if untracked tasks are not observed, or not all of them.
+    pub(super) fn not_observed(&self) -> Option<String> {
+        match &self.untracked {
+            Ok(tasks) if tasks.is_whole => None,
+            Ok(_) => Some(NOT_ALL.to_owned()),
+            Err(reason) => Some(reason.clone()),
+        }
+    }
+
+    /// Returns the layer's part of the report. `panicked`: the panics in this and the next layer.
+    pub(super) fn into_layer(self, outlived: Outlived, panicked: Vec<PanicRow>) -> CancelLayer {
+        let Outlived {
+            lingering,
+            not_polled,
+            late,
+            starved,
+            untracked,
+        } = outlived;
+        let not_cancelled = waited(&lingering) + waited(&not_polled) + waited(&late);
+        CancelLayer {
+            timing: self.timing,
+            cancelled: self.begun_with.saturating_sub(not_cancelled),
+            untracked,
+            panicked,
+            lingering,
+            not_polled,
+            late,
+            starved,
+        }
+    }
 }
 
+/// Returns the tasks that are alive.
+fn left(cx: &Context) -> Vec<KindRow> {
+    Tally::by_turns(cx.root.scope, |_| true).into_findings()
+}
+
+/// Returns the number of tasks without daemons.
+fn waited(tasks: &[KindRow]) -> u64 {
+    let waited = tasks.iter().filter(|task| !task.daemon);
+    waited.map(|task| task.count).sum()
+}
+
+/// Returns the tasks that were `left`, had a turn, and are no longer alive: a row for each kind, as the
+/// tasks were when they were left. `ids` are those of all that are alive.
+///
+/// A task that had no turn when it was left, has had one since and is alive takes the place of one that
+/// has ended: then there are fewer, and never more.
+fn late(left: &[KindRow], alive: &[KindRow], ids: &HashSet<TaskId>) -> Vec<KindRow> {
+    let had_turn = |row: &&KindRow| row.never_started + row.not_polled < row.count;
+    let left = left.iter().filter(had_turn).cloned().collect();
+    let ended = tally::merged(left).into_iter().filter_map(|mut row| {
+        let same = alive.iter().filter(|other| row.is_same_kind(other));
+        let stay = same.filter(had_turn).map(|other| other.count);
+        let count = row.count.saturating_sub(stay.sum());
+        row.keep(count, |task| !ids.contains(&task.id));
+        (count > 0).then_some(row)
+    });
+    ended.collect()
+}
+
+/// Cancels the tracked tasks, and waits for at most half of the budget.
+///
+/// Workers drop cancelled tasks while timers and sockets still work; only afterwards is the
+/// runtime closed. The other half of the budget remains for tasks that do not end.
+///
+/// Returns whether `main` is still running then. Daemons are cancelled too. If the tasks use up the
+/// half, `main` is looked at once and not waited for. A second half is kept because closing the
+/// runtime drops tasks that no cancel reaches.
+async fn tracked_first(cx: &mut Context, layer: &mut Layer) -> bool {
+    let half = Instant::now() + layer.left() / 2;
+    let scope = cx.root.scope;
+    let released = cx.owned.released.clone();
+    let mut main = cx.owned.main_runs.subscribe();
+    cx.guarded(layer, async {
+        cancel_all(scope, half).await;
+        released.send_replace(true);
+        // If `main` does not end, it is found below.
+        timeout_at(half, main.wait_for(|runs| !runs)).await.ok();
+    })
+    .await;
+    *cx.owned.main_runs.borrow()
+}
+
+/// Reads the types of untracked tasks and what they await, for a part of the layer's budget; not
+/// after a second signal.
+async fn describe(cx: &Context, layer: &Layer, tasks: &mut UntrackedTasks, early: Option<Early>) {
+    if cx.signals_seen > 1 {
+        return;
+    }
+    let until = std::time::Instant::now() + (layer.left() / 4).min(TYPES);
+    if let Some(Early(mut earlier, describing)) = early {
+        describing.complete(&mut earlier, until).await;
+        tasks.describe_like(&earlier);
+    } else {
+        let describing = Describing::begin(cx.root.number, tasks, until);
+        describing.complete(tasks, until).await;
+    }
+}
+
+/// Looks at the untracked tasks. On a runtime that the application owns they are not the
+/// shutdown's.
+///
+/// The first look is taken before anything is cancelled. A task that ends by itself between this and
+/// the closing of the runtime counts as dropped.
+fn untracked_now(cx: &Context) -> Result<UntrackedTasks, String> {
+    if !cx.owned.is_ours {
+        return Err(NOT_OURS.to_owned());
+    }
+    UntrackedTasks::look(&cx.root, &cx.work)
+}
+
+/// Starts to close the runtime.
+///
+/// Tokio's `Runtime::shutdown_timeout` blocks until the runtime's threads have ended or the time is
+/// over, and the destructors of the tasks run meanwhile, which is code of the application. It may
+/// therefore take as long as this layer and the next together, within the deadline.
+///
+/// Must come after the tracked tasks were cancelled: their destructors may need timers and sockets.
+fn begin_closing(cx: &Context) -> Closing {
+    if !cx.owned.has_runtime() {
+        // It is the application's, or `main` is still inside it.
+        return None;
+    }
+    let left = cx.within_deadline(cx.plan.cancel + cx.plan.close);
+    let (tell, returned) = oneshot::channel();
+    let owned = Arc::clone(&cx.owned);
+    let started = threads::start_own(cx.root.number, "headcount-close", move || {
+        if let Some(runtime) = owned.take() {
+            runtime.shutdown_timeout(left);
+        }
+        // Fails if the wait timed out.
+        tell.send(()).ok();
+    });
+    if started.is_err() {
+        // Without a thread to wait on, close it in the background. The audit sees when its
+        // threads are gone.
+        cx.owned.shutdown_background();
+    }
+    started.is_ok().then_some(returned)
+}
+
+/// Waits until no task is left, tracked or untracked, for as long as the layer has. Daemons count
+/// too, because closing the runtime drops them as well.
+async fn wait_for_tasks(cx: &mut Context, layer: &mut Layer) {
+    let (root, until) = (cx.root.clone(), layer.until);
+    let left =
+        move || root.scope.live() + root.scope.live_daemons() + registry::live_untracked(&root);
+    cx.guarded(layer, none_left(left, until)).await;
+}
+
+/// Polls `left` until it returns zero, or until `until`.
+///
+/// It polls because untracked tasks have no waker to register. Returns at once if nothing is left.
 async fn none_left(left: impl Fn() -> u64, until: Instant) {
     let mut pause = LOOK_FIRST;
     while left() > 0 && Instant::now() < until {
@@ -240,3 +391,6 @@ async fn none_left(left: impl Fn() -> u64, until: Instant) {
         pause = (pause * 2).min(LOOK_LAST);
     }
 }
+
+#[cfg(all(test, not(headcount_loom)))]
+mod tests;

@@ -1,532 +1,313 @@
-//! From a reason to a report.
+//! The pipeline: runs one shutdown from its first reason to the report.
+//!
+//! It goes through the optional pre-drain delay, the layers drain, cancel and close, the evidence of
+//! what is left, the exit hooks, the printed report, and the wait for a final scrape. Each step is a
+//! function over the [`Context`] that returns its part of the report, and each is bounded by its
+//! budget and by what the deadline leaves. While a layer waits, messages are handled and the status
+//! line is drawn.
+//!
+//! It reports failures instead of returning them.
+//!
+//! The bounds of the steps, in their order. "Deaf" means that messages wait in the inbox meanwhile:
+//! a second signal then has no effect before the next step. The third one still ends the process.
+//!
+//! ```text
+//! step               at most                              leaves of the deadline   deaf
+//! pre-drain delay    plan.pre_drain                       0                        no
+//! drain              plan.drain                           0                        no
+//!   questions        20 ms for threads, 0.1 s for stacks,
+//!                    0.1 s for answers                    -                        yes
+//! cancel             plan.cancel                          0                        no
+//! close              plan.close                           0                        no
+//!   last look        20 ms                                -                        yes
+//! evidence           5 s                                  0.3 s                    yes
+//! exit hooks         the budget of each, at once          0.3 s                    yes
+//! print              0.2 s for the log, 0.5 s for text    0.1 s for the text       yes
+//! final scrape       plan.scrape_hold                     0.5 s                    no
+//! ```
+//!
+//! A close layer that sees a thread which is just starting may take up to 5 s more. The default
+//! deadline leaves 1.5 s or more for all that comes after the layers; whatever takes longer than the
+//! deadline is cut by the watchdog, if the process may be ended.
 
-use super::dump::Dumper;
-use super::ending::Endings;
-use super::lingering;
-use super::live_line::LiveLine;
-use super::panics::Panics;
-use super::symbols::Symbols;
-use super::voice::{self, Stream, Voice};
-use super::watchdog::{EXIT_CODE, Watchdog};
-use super::{Message, Messages, Owned, Plan, Print, Standing};
+use super::context::Context;
+use super::{cancel, close, drain, evidence, exit_hooks, last_scrape};
+use crate::audit::ownership::OwnChildren;
 use crate::audit::{self, Baseline, ThreadKey};
-use crate::group::Drain;
-use crate::registry::chains::Answers;
-use crate::registry::kind::Kind;
-use crate::registry::root::Root;
-use crate::registry::warnings::Warning;
-use crate::registry::{Tally, TallyRow};
+use crate::control::output::{self, Output, Stream};
+use crate::control::plan::Print;
+use crate::control::watchdog::EXIT_CODE;
+use crate::recorder::{self, What};
 use crate::report::dump::Phase;
+use crate::report::not_observed::NO_SITES;
 use crate::report::{
-    self, CloseLayer, DrainLayer, Outcome, PanicFinding, Reason, Report, TaskFinding, Timing,
+    self, CancelLayer, ChildRow, CloseLayer, DrainLayer, Outcome, Reason, Report, verdict,
 };
-use crate::threads::{self, ThreadClass};
-use std::collections::{HashMap, HashSet};
-use std::future::Future;
-use std::pin::pin;
+use crate::task::TaskOutcome;
+use crate::threads::ThreadClass;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
-use tracing::level_filters::LevelFilter;
 
-/// How long the last text may take to be written.
+/// The longest wait for the printed report to be written.
+///
+/// A pipe or terminal that is read takes microseconds. Text that is not written by then stays with
+/// the printing thread, which goes on while the process lives.
 const PRINT_BUDGET: Duration = Duration::from_millis(500);
-/// What the deadline keeps for the way out.
+/// The part of the deadline that is reserved for the exit while the report is printed. `main` needs
+/// it to receive the report, drop the runtime and return.
 const EXIT: Duration = Duration::from_millis(100);
-/// How long the report waits for the log.
+/// The longest wait for log events before the report is printed. It is spent twice: before the exit
+/// hooks, and before the printed report. The control thread blocks meanwhile.
 const LOG_BUDGET: Duration = Duration::from_millis(200);
-/// How long the last words wait for what the kernel knows of threads and children.
-const LOOK_BUDGET: Duration = Duration::from_millis(250);
-/// How long the last words take for names, counted from their beginning: the watchdog waits for half a second.
-const NAMES_BUDGET: Duration = Duration::from_millis(430);
-/// How often the live line is drawn anew.
-const TICK: Duration = Duration::from_millis(100);
+/// The most log events about lingering tasks, and about lingering threads. The report has all of
+/// them. Twice that many fit into the queue of the log, which drops events when it is full.
+const LOGGED: usize = 32;
 
-pub(super) struct Pipeline {
-    pub(super) plan: Plan,
-    pub(super) root: Arc<Root>,
-    pub(super) baseline: Baseline,
-    pub(super) owned: Arc<Owned>,
-    pub(super) work: Handle,
-    pub(super) voice: Voice,
-    pub(super) phase: Arc<Standing>,
-    pub(super) watchdog: Arc<Watchdog>,
-    pub(super) endings: Endings,
-    pub(super) messages: Messages,
-    pub(super) signals_seen: u32,
-    /// `main` ran when the tasks were cancelled, and did not end in the time that it had.
-    pub(super) main_stays: bool,
-    /// Those of the layer under way.
-    pub(super) panics: Panics,
-    /// Children that were seen to be ours while the threads that forked them lived.
-    pub(super) children: HashSet<u32>,
-    pub(super) symbols: Symbols,
-    /// Those of the stacks of unknown threads, as far as they were looked up.
-    pub(super) calls: HashMap<ThreadKey, Vec<String>>,
-}
+/// Stops the service, and returns the report. Exits the process instead if `main` still blocks its
+/// thread and the process may be ended.
+///
+/// Log events about the result are sent before the exit hooks run, because one may push the log. The
+/// report is printed after them, because it shows their results. The wait for a final scrape comes
+/// last: only scrapes that begin after the report was published count for it.
+///
+/// The order of the steps matters in these places:
+///
+/// - The threads and children of the service are listed before anything is told to stop, so that
+///   the report can tell a thread that ended from one that appeared in the shutdown.
+/// - The phase is `Done` before the evidence is collected: no layer runs any more, and a second
+///   signal cuts nothing.
+/// - The tasks that outlived the cancel layer are looked at again when the close layer is over, so
+///   that the report names none as lingering that has ended.
+/// - Tasks are completed with stacks before the report is built; it does not change afterwards,
+///   except for the results of the exit hooks.
+/// - The time `published` is taken after the report is in the progress, so a scrape that begins
+///   later contains it.
+///
+/// Nothing here returns an error. A step that could not observe something adds a sentence to
+/// `not_observed`.
+pub(super) async fn run(cx: &mut Context, reason: Reason) -> Arc<Report> {
+    cx.begin(&reason);
+    let before = threads(&cx.baseline);
+    cx.stop_serving(&reason);
+    let mut children = OwnChildren::default();
+    children.note(&cx.baseline, &cx.plan.unknown_threads);
+    let pre_drain = drain::pre_drain(cx, &reason).await;
+    let drained = drain::run(cx).await;
+    let mut cancelled = cancel::run(cx, &drained.layer, drained.early, &mut children).await;
+    let mut closed = close::run(cx, cancelled.closing.take(), &children).await;
+    let mut outlived = cancelled.look_again(cx).await;
+    let panicked = cx.take_panics();
+    cx.enter(Phase::Done);
+    let total = cx.begun.elapsed();
 
-/// What was there when the shutdown began.
-pub(super) struct Before {
-    pub(super) begun: Instant,
-    pub(super) threads: HashSet<ThreadKey>,
-}
-
-/// A layer under way.
-pub(super) struct Layer {
-    begun: Instant,
-    budget: Duration,
-    pub(super) until: Instant,
-    cut: bool,
-    line: LiveLine,
-}
-
-// === impl Layer ===
-
-impl Layer {
-    /// What the budget and the deadline leave.
-    pub(super) fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+    let evidence = evidence::collect(
+        cx,
+        drained.seen,
+        &outlived.lingering,
+        closed.tids().collect(),
+    )
+    .await;
+    closed.judge_again(&evidence);
+    let mut drain = drained.layer;
+    evidence.complete_ignored(&mut drain.ignored);
+    evidence.complete_lingering(&mut outlived.lingering);
+    let main_stays = cancelled.main_stays;
+    let mut not_observed = Vec::from_iter(cancelled.not_observed());
+    let cancel = cancelled.into_layer(outlived, panicked);
+    let close = closed.layer(cx, &evidence, &before);
+    let processes = processes(cx);
+    if cancel
+        .untracked
+        .iter()
+        .flatten()
+        .any(|row| row.spawned.is_none())
+    {
+        not_observed.push(NO_SITES.to_owned());
     }
-
-    pub(super) fn timing(&self) -> Timing {
-        Timing {
-            took: self.begun.elapsed(),
-            budget: self.budget,
-            cut: self.cut,
-        }
-    }
-}
-
-// === impl Pipeline ===
-
-impl Pipeline {
-    /// Until somebody gives a reason to stop; `None` when there is nobody left who could.
-    pub(super) async fn wait_for_reason(&mut self) -> Option<Reason> {
-        loop {
-            match self.messages.recv().await? {
-                Message::Stop(reason) => return Some(self.begin(reason)),
-                Message::Signal(number) => {
-                    self.signals_seen = 1;
-                    return Some(self.begin(Reason::Signal(number)));
-                }
-                Message::UntrackedSite(kind) => self.warn_untracked(kind),
-                // Those before the shutdown are not for its report.
-                Message::Panicked(..) => {}
-            }
-        }
-    }
-
-    fn begin(&self, reason: Reason) -> Reason {
-        self.phase.course().begin(&reason);
-        reason
-    }
-
-    /// Stops the service.
-    pub(super) async fn run(&mut self, reason: Reason) -> Arc<Report> {
-        let begun = Instant::now();
-        if self.plan.may_exit {
-            self.watchdog.arm(self.plan.deadline);
-        }
-        let before = Before {
-            begun,
-            threads: audit::threads(&self.baseline)
-                .into_iter()
-                // Ours come and go: one that takes a dump is no thread of the service that ended.
-                .filter(|thread| thread.class() != ThreadClass::Control)
-                .map(|thread| thread.os.key)
-                .collect(),
-        };
-        self.root.stop();
-        self.endings.begun(&reason);
-        self.note_children();
-        self.announce(&reason);
-        let pre_drain = self.pre_drain(&before).await;
-        self.enter(Phase::Draining);
-        let (drain, awaits) = self.drain(&before).await;
-        let looked = self.look(&drain.ignored, awaits).await;
-        self.enter(Phase::Cancelling);
-        let (mut cancel, closing) = self.cancel(&before, &drain).await;
-        self.enter(Phase::Closing);
-        let left = self.close(&before, closing).await;
-        cancel.panicked = self.take_panics();
-        self.enter(Phase::Done);
-        let mut report = Report {
-            schema: report::SCHEMA,
-            service: self.plan.service.clone(),
-            pid: std::process::id(),
-            required_failed: reason.is_failure(),
-            reason,
-            outcome: Outcome::Clean,
-            total: before.begun.elapsed(),
-            pre_drain,
-            drain,
-            cancel,
-            close: CloseLayer {
-                timing: left.timing,
-                ended: 0,
-                expected: 0,
-                excused: Vec::new(),
-                threads: Vec::new(),
-                hints: Vec::new(),
-                children: left.children.clone(),
-            },
-            not_observed: Vec::new(),
-            flush: Vec::new(),
-        };
-        self.identify(&mut report, left, looked, &before).await;
-        report.outcome = self.outcome(&report);
-        // Before the endings: one of them may push the log.
-        self.log(&report);
-        lingering::log(&self.voice, &report);
-        self.voice.flush_logs(LOG_BUDGET);
-        let report = self.end(report, begun).await;
-        let published = std::time::Instant::now();
-        self.print(&report, begun);
-        self.hold(begun, published).await;
-        if report.outcome == Outcome::Forced {
-            // `main` holds its thread, so nobody can return the report.
-            signal_hook::low_level::exit(EXIT_CODE);
-        }
-        report
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.set(phase);
-        // Nobody hears it by default, and the first event costs a thread.
-        if LevelFilter::current() < LevelFilter::DEBUG {
-            return;
-        }
-        self.voice.log(move || {
-            tracing::debug!(
-                name: "headcount.shutdown.phase_changed",
-                target: "headcount::shutdown",
-                phase = phase.as_str(),
-                "shutdown phase changed"
-            );
-        });
-    }
-
-    fn outcome(&self, report: &Report) -> Outcome {
-        let lingers = report.lingering_tasks() > 0
-            || !report.close.threads.is_empty()
-            || !report.close.children.is_empty();
-        let dropped = report.cancel.dropped();
-        // One that began later is on its way back: it is cancelled before its first poll.
-        if self.main_stays && *self.owned.main_runs.borrow() && self.plan.may_exit {
-            Outcome::Forced
-        } else if lingers {
-            Outcome::Lingering
-        } else if report.drain.ignored.is_empty() && report.cancel.cancelled == 0 && dropped == 0 {
-            Outcome::Clean
-        } else {
-            Outcome::Cancelled
-        }
-    }
-
-    fn announce(&self, reason: &Reason) {
-        if self.plan.print == Print::Text && self.plan.pre_drain > Duration::ZERO {
-            let text = format!(
-                "headcount {}: stopping ({reason}), not ready from here on, serving for {}\n",
-                self.plan.service,
-                report::brief(self.plan.pre_drain)
-            );
-            self.voice.text(Stream::Stderr, text);
-        }
-    }
-
-    /// Readiness has failed; whoever sends requests may need a while to see it.
-    async fn pre_drain(&mut self, before: &Before) -> Duration {
-        let mut layer = self.layer("pre-drain", self.plan.pre_drain, before);
-        if self.plan.pre_drain > Duration::ZERO {
-            let until = layer.until;
-            self.guarded(&mut layer, tokio::time::sleep_until(until))
-                .await;
-        }
-        match self.plan.pre_drain {
-            Duration::ZERO => Duration::ZERO,
-            _ => layer.timing().took,
-        }
-    }
-
-    /// The layer, and what tasks awaited that were cancelled in it.
-    async fn drain(&mut self, before: &Before) -> (DrainLayer, Answers) {
-        let scope = self.root.scope;
-        let (live, started) = (scope.live(), scope.started());
-        let mut layer = self.layer("drain", self.plan.drain, before);
-        let drain = Drain::new(layer.left()).asking();
-        if self.signals_seen < 2 {
-            let (root, until) = (Arc::clone(&self.root), layer.until);
-            let wait_for_untracked = self.plan.wait_for_untracked;
-            self.guarded(&mut layer, async {
-                drain.all(scope).await;
-                if wait_for_untracked {
-                    super::cancel::untracked_gone(&root, until).await;
-                }
-            })
-            .await;
-        } else {
-            layer.cut = true;
-        }
-        let (ignored, awaits) = drain.ignored(scope);
-        let tasks = live + (scope.started() - started);
-        let layer = DrainLayer {
-            timing: layer.timing(),
-            tasks,
-            ended: tasks.saturating_sub(ignored.count()),
-            ignored: findings(&ignored),
-            panicked: self.take_panics(),
-        };
-        (layer, awaits)
-    }
-
-    /// Begins a layer, which ends with its budget or with the deadline.
-    pub(super) fn layer(&self, name: &'static str, budget: Duration, before: &Before) -> Layer {
-        let begun = Instant::now();
-        Layer {
-            begun,
-            budget,
-            until: begun + self.within_deadline(before, budget),
-            cut: false,
-            line: LiveLine::new(name, budget, self.plan.print == Print::Text),
-        }
-    }
-
-    /// So much of a budget as the deadline leaves.
-    pub(super) fn within_deadline(&self, before: &Before, budget: Duration) -> Duration {
-        let end = before.begun + self.plan.deadline;
-        budget.min(end.saturating_duration_since(Instant::now()))
-    }
-
-    /// Waits for `work`, answers to messages meanwhile, and draws the live line. `None` when a second signal says not
-    /// to wait for the drain.
-    pub(super) async fn guarded<T>(
-        &mut self,
-        layer: &mut Layer,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
-        let mut work = pin!(work);
-        let mut deaf = false;
-        loop {
-            let tick = tokio::time::sleep(TICK);
-            let heard = async {
-                // A channel without senders answers at once, for ever.
-                if deaf {
-                    std::future::pending::<()>().await;
-                }
-                self.messages.recv().await
-            };
-            let step = select(work.as_mut(), heard, tick).await;
-            match step {
-                Step::Done(result) => {
-                    layer.line.clear(&self.voice);
-                    return Some(result);
-                }
-                Step::Heard(Some(message)) => {
-                    if self.hear(message) {
-                        layer.cut = true;
-                        layer.line.clear(&self.voice);
-                        return None;
-                    }
-                }
-                Step::Heard(None) => deaf = true,
-                Step::Tick => layer.line.draw(&self.voice, self.root.scope),
-            }
-        }
-    }
-
-    /// Whether the message says not to wait for the drain. From the cancel on there is nothing to cut short: those that
-    /// are left are being ended, and only the third signal gives up on them.
-    pub(super) fn hear(&mut self, message: Message) -> bool {
-        match message {
-            Message::Signal(number) => {
-                self.signals_seen += 1;
-                let cuts = self.signals_seen == 2 && self.phase.is_before_cancel();
-                self.phase.course().ask(&Reason::Signal(number), cuts);
-                if self.signals_seen == 2 {
-                    self.endings.told_twice(&Reason::Signal(number));
-                }
-                cuts
-            }
-            Message::UntrackedSite(kind) => {
-                self.warn_untracked(kind);
-                false
-            }
-            Message::Panicked(kind, text) => {
-                self.panics.note(kind, text);
-                false
-            }
-            // The first reason is kept.
-            Message::Stop(reason @ Reason::Requested(_)) => {
-                self.phase.course().ask(&reason, false);
-                false
-            }
-            // What ends during the shutdown, most of it because of that, does not ask for one.
-            Message::Stop(_) => false,
-        }
-    }
-
-    /// The panics since it was called last.
-    fn take_panics(&mut self) -> Vec<PanicFinding> {
-        while let Ok(message) = self.messages.try_recv() {
-            self.hear(message);
-        }
-        self.panics.take()
-    }
-
-    fn warn_untracked(&self, kind: &'static Kind) {
-        Warning::Untracked.note();
-        self.voice.log(move || {
-            tracing::warn!(
-                name: "headcount.task.untracked_detected",
-                target: "headcount::task",
-                spawned = %kind.site,
-                "untracked task: spawned past headcount; the shutdown will drop it without a drain"
-            );
-        });
-    }
-
-    fn print(&self, report: &Report, begun: Instant) {
-        for flush in report.flush.iter().filter(|flush| !flush.is_delivered()) {
-            let (signal, text) = (flush.signal.clone(), flush.text.clone());
-            self.voice
-                .log(move || tracing::warn!(target: "headcount::shutdown", signal, "{text}"));
-        }
-        // Before the report, which is the last that people read; unless the log takes long.
-        self.voice.flush_logs(LOG_BUDGET);
-        let text = match self.plan.print {
-            Print::Nowhere => None,
-            Print::Text => Some(report.to_text(voice::has_colours(Stream::Stderr))),
-            #[cfg(feature = "json")]
-            Print::Json => Some(report.to_json() + "\n"),
-        };
-        if let Some(text) = text {
-            self.voice.text(self.plan.print.stream(), text);
-        }
-        // If somebody does not read what we write, the report is returned all the same, and before the deadline.
-        let left = (begun + self.plan.deadline).saturating_duration_since(Instant::now());
-        self.voice
-            .flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
-    }
-
-    fn log(&self, report: &Report) {
-        let (outcome, reason) = (report.outcome, report.reason.to_string());
-        let service = report.service.clone();
-        let total = report.total.as_secs_f64();
-        let tasks = report.lingering_tasks();
-        let threads = report.close.threads.len();
-        self.voice.log(move || match outcome {
-            Outcome::Clean | Outcome::Cancelled => tracing::info!(
-                name: "headcount.shutdown.completed",
-                target: "headcount::shutdown",
-                service, reason, outcome = outcome.as_str(), total_seconds = total,
-                "shutdown completed"
-            ),
-            Outcome::Lingering | Outcome::Forced => tracing::warn!(
-                name: "headcount.shutdown.completed",
-                target: "headcount::shutdown",
-                service, reason, outcome = outcome.as_str(), total_seconds = total,
-                lingering_tasks = tasks, lingering_threads = threads,
-                "shutdown completed"
-            ),
-        });
-    }
-
-    /// After the report: answers nobody, until the owner goes.
-    pub(super) async fn serve_on(&mut self) {
-        while self.messages.recv().await.is_some() {}
-    }
-}
-
-pub(super) enum Step<T> {
-    Done(T),
-    Heard(Option<Message>),
-    Tick,
-}
-
-/// Whichever comes first; the work before the others.
-pub(super) async fn select<T>(
-    mut work: std::pin::Pin<&mut impl Future<Output = T>>,
-    message: impl Future<Output = Option<Message>>,
-    tick: impl Future<Output = ()>,
-) -> Step<T> {
-    use std::task::Poll;
-    let (mut message, mut tick) = (pin!(message), pin!(tick));
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(result) = work.as_mut().poll(cx) {
-            return Poll::Ready(Step::Done(result));
-        }
-        if let Poll::Ready(message) = message.as_mut().poll(cx) {
-            return Poll::Ready(Step::Heard(message));
-        }
-        tick.as_mut().poll(cx).map(|()| Step::Tick)
-    })
-    .await
-}
-
-/// Group and name of a kind.
-pub(super) fn path(kind: &Kind) -> String {
-    report::path(kind.group(), kind.name)
-}
-
-pub(super) fn findings(tally: &Tally) -> Vec<TaskFinding> {
-    let known = threads::all();
-    let finding = |row: &TallyRow| TaskFinding {
-        group: row.kind.group().to_owned(),
-        name: row.kind.name.to_owned(),
-        kind: row.kind.options.runs,
-        daemon: row.kind.options.daemon,
-        spawned: row.kind.site.to_string(),
-        count: row.count,
-        ids: row.ids.clone(),
-        age: row.oldest,
-        draining: row.drained,
-        on_thread: row.on_thread.map(|tid| {
-            let name = known.iter().find(|thread| thread.tid == tid);
-            let name = name.map_or("", |thread| thread.name.as_str());
-            format!("\"{name}\" (tid {tid})")
-        }),
-        held: row.held,
-        tid: row.on_thread,
-        stack: Vec::new(),
-        stack_note: None,
-        awaits: None,
+    not_observed.extend(closed.not_observed(cx));
+    not_observed.extend(evidence.not_observed());
+    let mut report = Report {
+        schema: report::SCHEMA,
+        service: cx.plan.service.clone(),
+        pid: std::process::id(),
+        required_failed: reason.is_failure(),
+        reason,
+        outcome: outcome(cx, main_stays, (&drain, &cancel, &close), &processes),
+        strict: cx.plan.strict,
+        total,
+        pre_drain,
+        drain,
+        cancel,
+        close,
+        failed_tasks: cx.mishaps.ended(TaskOutcome::Failed),
+        panicked_tasks: cx.mishaps.ended(TaskOutcome::Panicked),
+        given_up_processes: cx.root.given_up(),
+        lost_records: BTreeMap::new(),
+        verdict: None,
+        processes,
+        not_observed,
+        flush: Vec::new(),
     };
-    tally.rows().into_iter().map(finding).collect()
+    report.verdict = verdict::of(&report);
+
+    log_completed(&cx.output, &report);
+    log_lingering(&cx.output, &report);
+    cx.output.flush_logs(LOG_BUDGET);
+    let report = exit_hooks::run(cx, report).await;
+    let published = std::time::Instant::now();
+    print(cx, &report);
+    last_scrape::wait(cx, published).await;
+    if report.outcome == Outcome::Forced {
+        // `main` still blocks the thread that would return the report.
+        signal_hook::low_level::exit(EXIT_CODE);
+    }
+    report
 }
 
-/// Who notices a deadline so late did not run when it passed.
-const PAUSED: Duration = Duration::from_secs(1);
+/// Returns the threads of the process, except those of the control side: they come and go, and one
+/// that takes a dump is not a thread of the service that ended. Costs one read of `/proc/self/task`
+/// and of one file per thread. Empty if threads are not observed.
+fn threads(baseline: &Baseline) -> HashSet<ThreadKey> {
+    let threads = audit::threads(baseline).into_iter();
+    threads
+        .filter(|thread| thread.class() != ThreadClass::Control)
+        .map(|thread| thread.os.key)
+        .collect()
+}
 
-/// What the watchdog has said when the deadline has passed.
-pub(super) fn last_words(
-    plan: &Plan,
-    dumper: &Dumper,
-    phase: &Arc<Standing>,
-) -> impl FnOnce(Duration) + Send + use<> {
-    let (service, deadline) = (plan.service.clone(), plan.deadline);
-    let (dumper, phase) = (dumper.clone(), Arc::clone(phase));
-    move |late| {
-        let (deadline, when) = (report::brief(deadline), phase.when());
-        let paused = if late < PAUSED {
-            String::new()
-        } else {
-            // Who is named below may have had no time to end.
-            let late = report::brief(late);
-            format!(" {late} ago, while the process was stopped or had no processor")
-        };
-        let head = format!(
-            "headcount {service}: forced: the deadline of {deadline} has passed {when}{paused}; alive:\n"
-        );
-        let begun = std::time::Instant::now();
-        let mut taken = dumper.take(LOOK_BUDGET);
-        let text = head + &taken.dump().tree();
-        voice::write(Stream::Stderr, text.as_bytes()).ok();
-        // All that must be said is said: names may take longer than there is time.
-        if taken.name(begun + NAMES_BUDGET) {
-            let head = format!("headcount {service}: the same threads by name:\n");
-            let text = head + &taken.dump().threads_tree();
-            voice::write(Stream::Stderr, text.as_bytes()).ok();
-        }
+/// Returns the rows of the child processes that tasks ran when the shutdown began.
+fn processes(cx: &Context) -> Vec<ChildRow> {
+    let begun = cx.begun.into_std();
+    let all = cx.root.processes.all().into_iter();
+    let ran = all.filter(|process| {
+        let end = process.state().end;
+        end.is_none_or(|(_, at)| at >= begun)
+    });
+    ran.filter_map(|process| ChildRow::of_task(&process))
+        .collect()
+}
+
+/// Returns the outcome of the shutdown.
+///
+/// It is forced if `main` hangs and the process may be ended. Otherwise it is lingering if a task,
+/// thread or child is left or the end of a child was not seen, clean if nothing had to be
+/// cancelled, dropped or killed, and cancelled in all other cases.
+///
+/// `Forced` does not depend on the deadline: a `main` that still blocks its thread would keep the
+/// report from being returned, so the process ends with [`EXIT_CODE`] right after the last step.
+/// Where headcount may not end the process, the other rules decide, and `main` shows as a lingering
+/// task.
+fn outcome(
+    cx: &Context,
+    main_stays: bool,
+    (drain, cancel, close): (&DrainLayer, &CancelLayer, &CloseLayer),
+    processes: &[ChildRow],
+) -> Outcome {
+    // A `main` that started after the cancel is not counted: it is cancelled before its first poll,
+    // and is about to return.
+    let is_forced = main_stays && *cx.owned.main_runs.borrow() && cx.plan.may_exit;
+    let lingers = cancel.lingering() > 0
+        || !close.threads.is_empty()
+        || !close.children.is_empty()
+        || processes.iter().any(|process| process.end.is_none());
+    let is_killed = processes.iter().any(|process| !process.killed.is_empty());
+    let all_drained = drain.ignored.is_empty() && drain.not_polled.is_empty();
+    if is_forced {
+        Outcome::Forced
+    } else if lingers {
+        Outcome::Lingering
+    } else if all_drained && cancel.cancelled == 0 && cancel.dropped() == 0 && !is_killed {
+        Outcome::Clean
+    } else {
+        Outcome::Cancelled
+    }
+}
+
+/// Logs the exit hooks that failed, prints the report, and waits until it is written.
+///
+/// Blocks the control thread: the watch and the drains of groups stand still meanwhile, which is
+/// harmless at this point because all tasks are cancelled. The text is formatted here and written
+/// by the printing thread.
+fn print(cx: &Context, report: &Report) {
+    for flush in report.flush.iter().filter(|flush| !flush.is_delivered()) {
+        let (signal, text) = (flush.signal.clone(), flush.text.clone());
+        cx.output
+            .log(move || tracing::warn!(target: "headcount::shutdown", signal, "{text}"));
+    }
+    // The log comes first, so that the report is the last output, unless the log takes too
+    // long.
+    cx.output.flush_logs(LOG_BUDGET);
+    let text = match cx.plan.print {
+        Print::Nowhere => None,
+        Print::Text => Some(report.to_text(output::has_colours(Stream::Stderr))),
+        Print::Json => Some(report.to_json() + "\n"),
+    };
+    if let Some(text) = text {
+        cx.output.text(cx.plan.print.stream(), text);
+    }
+    // If the reader of the stream is stuck, the report is still returned before the deadline.
+    let left = cx.deadline().saturating_duration_since(Instant::now());
+    cx.output.flush(PRINT_BUDGET.min(left.saturating_sub(EXIT)));
+}
+
+/// Logs that the shutdown is complete. At the info level if the outcome is clean or cancelled, else
+/// as a warning. The event is emitted by the log thread; values are copied because the report
+/// changes hands meanwhile.
+fn log_completed(output: &Output, report: &Report) {
+    let (outcome, reason) = (report.outcome, report.reason.to_string());
+    let service = report.service.clone();
+    let total = report.total.as_secs_f64();
+    let tasks = report.lingering_tasks();
+    let threads = report.close.threads.len();
+    let verdict = report.verdict.clone();
+    output.log(move || match outcome {
+        Outcome::Clean | Outcome::Cancelled => tracing::info!(
+            name: "headcount.shutdown.completed",
+            target: "headcount::shutdown",
+            service, reason, outcome = outcome.as_str(), total_seconds = total, verdict,
+            "shutdown completed"
+        ),
+        Outcome::Lingering | Outcome::Forced | Outcome::Unclean => tracing::warn!(
+            name: "headcount.shutdown.completed",
+            target: "headcount::shutdown",
+            service, reason, outcome = outcome.as_str(), total_seconds = total,
+            lingering_tasks = tasks, lingering_threads = threads, verdict,
+            "shutdown completed"
+        ),
+    });
+}
+
+/// Logs each lingering task and thread. At most [`LOGGED`] of each, oldest kind of task first,
+/// because the report lists them so. Tasks of one kind share an event.
+fn log_lingering(output: &Output, report: &Report) {
+    for task in report.cancel.lingering.iter().take(LOGGED) {
+        let (group, name, count) = (task.group, task.name, task.count);
+        let (age, spawned) = (task.oldest.as_secs_f64(), task.spawned.to_string());
+        // The id of the first one. The record belongs to its trace.
+        let id = task.rows.first().map_or(0, |task| task.id.get());
+        let words = report::path(group, name);
+        recorder::note(What::Lingers, None, &words);
+        output.log(move || {
+            tracing::warn!(
+                name: "headcount.task.lingering",
+                target: "headcount::task",
+                group, task = name, id, count, age_seconds = age, spawned,
+                "task lingers"
+            );
+        });
+    }
+    for thread in report.close.threads.iter().take(LOGGED) {
+        let (name, class, tid) = (thread.name.clone(), thread.class, thread.tid);
+        recorder::note(What::ThreadLingers, None, &name);
+        output.log(move || {
+            tracing::warn!(
+                name: "headcount.thread.lingering",
+                target: "headcount::shutdown",
+                thread = name, class = class.as_str(), tid,
+                "thread lingers"
+            );
+        });
     }
 }

@@ -1,117 +1,73 @@
-//! What is kept of a shutdown, for metrics and for the next run.
+//! The summary of a shutdown that is kept for metrics, for the textfile and for the next run.
 
 use super::boot;
-use crate::report::{Outcome, Report, TaskFinding, Timing};
+use crate::report::{self, KindRow, Outcome, Report, Timing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Ended {
-    /// All ended by themselves.
-    Clean,
-    /// Some had to be cancelled or dropped; nothing lingered.
-    Cancelled,
-    /// Something was alive that should have been gone.
-    Lingering,
-    /// Headcount had to end the process.
-    Forced,
-    /// Without a report.
-    Unclean,
-}
-
-/// The end of a run in numbers.
+/// The end of a run, in numbers.
+///
+/// # Examples
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let orders = || headcount::Runtime::builder().state_folder(folder).print(false);
+/// orders().build()?.run(async |_tasks| {});
+///
+/// let second = orders().build()?;
+/// let previous = second.previous_run().expect("there was one");
+/// assert_eq!(previous.shutdown.reason, "main_ended");
+/// assert!(previous.shutdown.lingering_threads.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LastShutdown {
-    /// How it ended.
-    pub outcome: Ended,
-    /// Why it began, in one of few words: a signal's name, `requested`, `main_ended`, `main_failed`, `main_panicked`,
-    /// `required_ended`; of a run without a report `deadline`, or the [`Cause`](super::Cause).
+    /// The outcome of the run.
+    pub outcome: Outcome,
+    /// The reason for the shutdown, as one of a fixed set of words.
+    ///
+    /// It is the name of a signal, `requested`, `main_ended`, `main_failed`, `main_panicked` or
+    /// `required_ended`. For a run without a report it is `deadline`, the word of the
+    /// [`Cause`](super::Cause), or `unknown`.
     pub reason: String,
-    /// The version of the service.
+    /// The version of the service; empty if it was not set.
     pub version: String,
-    /// When it was over. Without a report: when it was last known to live.
+    /// The time at which the shutdown was over. For a run without a report: the time of its last
+    /// heartbeat.
+    ///
+    /// In JSON: seconds since 1970.
     #[serde(with = "boot::seconds")]
     pub at: SystemTime,
-    /// From the beginning of the shutdown to the end of the last layer.
-    #[serde(rename = "took_seconds", with = "boot::duration")]
+    /// The time from the beginning of the shutdown to the end of the last layer; zero without a
+    /// report. In JSON: `took_seconds`.
+    #[serde(
+        rename = "took_seconds",
+        serialize_with = "report::seconds",
+        deserialize_with = "report::of_seconds"
+    )]
     pub took: Duration,
-    /// The layers, in their order; none without a report.
-    pub layers: Vec<LayerTime>,
-    /// Tracked and untracked tasks that lived on after a layer.
+    /// The layers by name: `drain`, `cancel` and `close`. Empty without a report.
+    pub layers: BTreeMap<String, Timing>,
+    /// The number of tasks that were still alive after a layer, by layer: `drain` (tracked ones)
+    /// and `cancel` (tracked and untracked ones).
     pub lingering_tasks: BTreeMap<String, u64>,
-    /// Threads that lived on, by class.
+    /// The number of threads that were still alive at the end, by class.
     pub lingering_threads: BTreeMap<String, u64>,
-    /// Child processes that lived on.
+    /// The number of child processes that were still alive at the end.
     pub lingering_children: u64,
-    /// What became of the report and the telemetry: results by signal.
+    /// The result of saving the report and of flushing telemetry, by signal.
     pub flush: BTreeMap<String, String>,
-}
-
-/// A layer's time and budget.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LayerTime {
-    /// `drain`, `cancel`, `close`.
-    pub layer: String,
-    /// How long it took.
-    #[serde(rename = "took_seconds", with = "boot::duration")]
-    pub took: Duration,
-    /// How long it might have taken.
-    #[serde(rename = "budget_seconds", with = "boot::duration")]
-    pub budget: Duration,
-}
-
-// === impl Ended ===
-
-impl Ended {
-    /// All, in the order of the report.
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Clean,
-        Self::Cancelled,
-        Self::Lingering,
-        Self::Forced,
-        Self::Unclean,
-    ];
-
-    /// The word that metrics use.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Clean => "clean",
-            Self::Cancelled => "cancelled",
-            Self::Lingering => "lingering",
-            Self::Forced => "forced",
-            Self::Unclean => "unclean",
-        }
-    }
-
-    pub(super) fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|ended| ended.as_str() == word)
-    }
-}
-
-impl From<Outcome> for Ended {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Clean => Self::Clean,
-            Outcome::Cancelled => Self::Cancelled,
-            Outcome::Lingering => Self::Lingering,
-            Outcome::Forced => Self::Forced,
-        }
-    }
 }
 
 // === impl LastShutdown ===
 
 impl LastShutdown {
-    /// What a report says.
+    /// Summarizes a report. `at` is the time at which the shutdown was over.
     pub(crate) fn of(report: &Report, version: &str, at: SystemTime) -> Self {
-        let count = |tasks: &[TaskFinding]| tasks.iter().map(|task| task.count).sum();
+        let count = |tasks: &[KindRow]| tasks.iter().map(|task| task.count).sum();
         let mut lingering_threads = BTreeMap::new();
         for thread in &report.close.threads {
             *lingering_threads
@@ -119,16 +75,17 @@ impl LastShutdown {
                 .or_default() += 1;
         }
         Self {
-            outcome: report.outcome.into(),
+            outcome: report.outcome,
             reason: report.reason.word().to_owned(),
             version: version.to_owned(),
             at,
             took: report.total,
-            layers: vec![
-                LayerTime::new("drain", &report.drain.timing),
-                LayerTime::new("cancel", &report.cancel.timing),
-                LayerTime::new("close", &report.close.timing),
-            ],
+            layers: [
+                ("drain".to_owned(), report.drain.timing),
+                ("cancel".to_owned(), report.cancel.timing),
+                ("close".to_owned(), report.close.timing),
+            ]
+            .into(),
             lingering_tasks: [
                 ("drain".to_owned(), count(&report.drain.ignored)),
                 ("cancel".to_owned(), report.lingering_tasks()),
@@ -144,9 +101,11 @@ impl LastShutdown {
         }
     }
 
-    /// What is known of a run that left none.
+    /// Summarizes a run that left no report, so all numbers are zero.
+    ///
+    /// The version is that of the run that ended, not of this one.
     pub(super) fn without_report(
-        outcome: Ended,
+        outcome: Outcome,
         reason: &str,
         version: &str,
         at: SystemTime,
@@ -157,21 +116,11 @@ impl LastShutdown {
             version: version.to_owned(),
             at,
             took: Duration::ZERO,
-            layers: Vec::new(),
+            layers: BTreeMap::new(),
             lingering_tasks: BTreeMap::new(),
             lingering_threads: BTreeMap::new(),
             lingering_children: 0,
             flush: BTreeMap::new(),
-        }
-    }
-}
-
-impl LayerTime {
-    fn new(layer: &str, timing: &Timing) -> Self {
-        Self {
-            layer: layer.to_owned(),
-            took: timing.took,
-            budget: timing.budget,
         }
     }
 }

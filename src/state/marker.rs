@@ -1,11 +1,29 @@
-//! The marker of a run, `run.json`: whoever finds it without a report knows that the run did not get to its end.
+//! The marker of a run, `run.json`. A marker without a report means that the run did not end
+//! properly.
 //!
-//! Its last part changes while the run lives, each field by one write in its place, of always the same length: no
-//! moment leaves a file that is not JSON, and the watchdog can leave a word without a lock or an allocation.
+//! The file is JSON. Its first part, [`Run`], is fixed. Its last part, `live`, changes while the
+//! process runs: each field is padded with spaces to a fixed width and overwritten in place by a
+//! single write. So the file is valid JSON at every moment, a full disk does not matter, and the
+//! watchdog can note its intervention without a lock or an allocation.
+//!
+//! The writes are not synced: they survive the end of the process, but not a crash of the machine,
+//! for which the boot id is enough.
+//!
+//! The life of the file:
+//!
+//! 1. [`Writer::begin`] replaces an older marker with a complete one. This is the only write that
+//!    needs space on the disk.
+//! 2. Heartbeats, the reason for a shutdown, panics and the outcome overwrite their fields. Each
+//!    field has its own bytes, so no lock is needed.
+//! 3. The exit hook removes the file after the report is saved. Whatever ends the process earlier
+//!    leaves it behind.
+//!
+//! A field is read by trimming the spaces. A write that was cut short by the end of the machine is
+//! at worst a damaged field of a marker with another boot id, which needs none of them.
 
-use super::cgroup::{Groups, Kills};
-use super::last::Ended;
+use super::oom::{Groups, Kills};
 use super::{Exits, boot, files};
+use crate::report::Outcome;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -13,64 +31,99 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The version of the files' form.
+/// The version of the format of `run.json` and `report.json`. A file with a higher number is kept
+/// aside and not read. Fields may be added without a new number, since unknown ones are ignored.
 pub(super) const SCHEMA: u32 = 1;
-/// Wide enough for the longest of [`Ended`].
+/// The width of the outcome, in bytes: that of the longest name of [`Outcome`].
+///
+/// A field must have room for each text that is ever written to it.
 const NOTE: usize = 9;
+/// The width of a heartbeat and of a time, in bytes.
+///
+/// Two times of 13 digits and two counts need about 40.
 const BEAT: usize = 64;
+/// The width of a text, in bytes. Longer texts are cut.
+///
+/// It keeps the marker below a kilobyte or two, so that a write of a field stays within few pages.
 const WORDS: usize = 200;
-/// A panic that the process outlived for so long was not its end. Until then it may be at work on a backtrace.
+/// A panic that is followed by a heartbeat after this time did not end the process. Before that the
+/// process may still be printing a backtrace.
 pub(super) const OUTLIVED: Duration = Duration::from_secs(2);
+/// The padded note that the watchdog writes. It must have the width of the field.
 const FORCED: &[u8; NOTE] = b"forced   ";
 
-/// What does not change while the run lives.
+/// The part of the marker that does not change while the process runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Run {
+    /// See [`SCHEMA`].
     pub(super) schema: u32,
+    /// The name of the service, for a reader of the file; nothing decides by it.
     pub(super) service: String,
+    /// It tells whether a saved report is that of this run.
     pub(super) run_id: String,
+    /// The process id, in the PID namespace of the process.
     pub(super) pid: u32,
-    /// In the kernel's ticks: together with the pid and the boot it tells one process from all others.
+    /// The start time of the process in the kernel's clock ticks since the boot; 0 if it is not
+    /// known. Together with the pid and the boot id it identifies one process.
     pub(super) pid_start: u64,
+    /// The kernel's id of the boot; empty if it is not known.
     pub(super) boot_id: String,
     #[serde(rename = "started_at", with = "boot::seconds")]
     pub(super) started: SystemTime,
+    /// The version of the service; empty if it was not set.
     pub(super) version: String,
+    /// The control groups, for the search for an OOM kill.
     pub(super) cgroups: Groups,
-    /// Of the runs before this one.
+    /// The outcomes of the runs before this one.
     pub(super) exits: Exits,
+    /// The path of the run's black box, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) black_box: Option<String>,
 }
 
-/// A marker that was found.
+/// A marker that was read.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Marker {
+    /// The fixed part.
     #[serde(flatten)]
     pub(super) run: Run,
+    /// The part that was overwritten in place.
     live: Live,
 }
 
+/// The padded fields that are overwritten in place.
 #[derive(Debug, Clone, Deserialize)]
 struct Live {
+    /// The last heartbeat, as [`Beat::text`] writes it.
     beat: String,
+    /// `running`, or the outcome once it is known.
     note: String,
+    /// The reason for the shutdown; blank before one has begun.
     stopping: String,
+    /// The time of the last panic, in milliseconds since the boot; blank if there was none.
     panicked: String,
+    /// The thread, place and message of the last panic.
     panic: String,
 }
 
-/// A sign of life.
+/// A heartbeat: a time at which the process was alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Beat {
-    /// By the wall clock.
+    /// The wall clock time.
     pub(super) at: SystemTime,
-    /// Since the machine was started.
+    /// The time since the boot.
     pub(super) uptime: Duration,
+    /// The numbers of OOM kills at that time.
     pub(super) kills: Kills,
 }
 
-/// The marker of this run, open.
+/// The open marker of this run.
+///
+/// Its methods write to disjoint parts of the file, so threads may call them concurrently.
 #[derive(Debug)]
 pub(super) struct Writer {
+    /// The file of the marker, open for the whole run: writes need no path, and reach the same file
+    /// even if the folder was moved.
     file: File,
     beat: Place,
     note: Place,
@@ -79,17 +132,21 @@ pub(super) struct Writer {
     panic: Place,
 }
 
-/// Where a field is in the file, and how long it always is.
+/// The offset and the fixed width of a field in the file, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Place {
+    /// Counted from the beginning of the file.
     at: u64,
+    /// Spaces fill the rest.
     width: usize,
 }
 
 // === impl Run ===
 
 impl Run {
-    /// This process.
+    /// Describes this process.
+    ///
+    /// Reads `/proc`; each part that cannot be read is left empty or 0.
     pub(super) fn new(service: &str, version: &str, exits: Exits) -> Self {
         let pid = std::process::id();
         Self {
@@ -103,13 +160,31 @@ impl Run {
             version: version.to_owned(),
             cgroups: Groups::here(),
             exits,
+            black_box: None,
         }
     }
 
-    /// Whether its process lives, and is not this one.
+    /// Returns whether the process of the marker is still alive and is not this one.
+    ///
+    /// It is false if that cannot be determined: after a reboot, on another machine, or in another
+    /// pid namespace.
+    ///
+    /// It guards what the lock cannot: file systems without locks, and other mounts of a network
+    /// file system on this machine.
     pub(super) fn is_another_that_lives(&self) -> bool {
-        self.pid != std::process::id()
-            && self.boot_id == boot::id()
+        self.pid != std::process::id() && self.lives()
+    }
+
+    /// Returns whether the process of the marker is certainly gone: the machine has rebooted, or no
+    /// process has its pid and start time.
+    pub(super) fn is_gone(&self) -> bool {
+        let has_boot = !self.boot_id.is_empty() && !boot::id().is_empty();
+        has_boot && self.pid_start != 0 && !self.lives()
+    }
+
+    /// Returns whether the process of the marker is alive. It is false if that cannot be determined.
+    pub(super) fn lives(&self) -> bool {
+        self.boot_id == boot::id()
             && self.pid_start != 0
             && crate::audit::start_of(self.pid) == Some(self.pid_start)
     }
@@ -118,24 +193,27 @@ impl Run {
 // === impl Marker ===
 
 impl Marker {
-    /// What the run wrote down of its end, if it came so far: the word of its outcome.
-    pub(super) fn noted(&self) -> Option<Ended> {
-        Ended::from_word(self.live.note.trim_end())
+    /// Returns the outcome that the run noted, or `None` if it did not get that far.
+    pub(super) fn noted(&self) -> Option<Outcome> {
+        Outcome::from_word(self.live.note.trim_end())
     }
 
-    /// Why it was stopping.
+    /// Returns the reason for its shutdown, if one had begun.
     pub(super) fn stopping(&self) -> Option<&str> {
         Some(self.live.stopping.trim_end()).filter(|reason| !reason.is_empty())
     }
 
-    /// The panic that it did not outlive.
+    /// Returns the panic that was not followed by a heartbeat, and so may have ended the process.
+    ///
+    /// The times are of the same boot, or else the whole question does not come up.
     pub(super) fn panic(&self) -> Option<&str> {
         let panicked: u64 = self.live.panicked.trim_end().parse().ok()?;
         let outlived = self.beat().uptime >= Duration::from_millis(panicked) + OUTLIVED;
         (!outlived).then(|| self.live.panic.trim_end())
     }
 
-    /// The last sign of life; the start, if there is none that can be read.
+    /// Returns the last heartbeat. A number in it that cannot be read is replaced by the start time
+    /// or by 0.
     pub(super) fn beat(&self) -> Beat {
         let mut numbers = self.live.beat.split_whitespace();
         let mut next = || numbers.next().and_then(|n| n.parse::<u64>().ok());
@@ -155,6 +233,7 @@ impl Marker {
 // === impl Beat ===
 
 impl Beat {
+    /// Costs two reads of the control groups' files.
     fn now(groups: &Groups) -> Self {
         Self {
             at: SystemTime::now(),
@@ -163,6 +242,8 @@ impl Beat {
         }
     }
 
+    /// Formats the heartbeat as four numbers: both times in milliseconds, and both counts. They fit
+    /// into [`BEAT`] bytes.
     fn text(self) -> String {
         let wall = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let Kills { own, parent } = self.kills;
@@ -174,7 +255,10 @@ impl Beat {
 // === impl Writer ===
 
 impl Writer {
-    /// Leaves the marker of a run.
+    /// Writes the marker of a run, replacing an earlier one, and keeps it open.
+    ///
+    /// Blocks for the syncs of `files::replace`. The offsets are computed while the text is built,
+    /// so a name of any length in the fixed part is no problem.
     pub(super) fn begin(path: &Path, run: &Run) -> io::Result<Self> {
         let mut text = serde_json::to_string(run)?;
         text.pop();
@@ -205,20 +289,30 @@ impl Writer {
         })
     }
 
+    /// Writes a heartbeat with the current times and counts.
+    ///
+    /// Called every five seconds by the thread of the state folder.
     pub(super) fn beat(&self, groups: &Groups) -> io::Result<()> {
         self.write_beat(Beat::now(groups))
     }
 
+    /// Writes the given heartbeat.
     pub(super) fn write_beat(&self, beat: Beat) -> io::Result<()> {
         self.write(self.beat, &beat.text())
     }
 
-    /// The shutdown has begun.
+    /// Notes that the shutdown has begun, with its reason.
     pub(super) fn stopping(&self, reason: &str) -> io::Result<()> {
         self.write(self.stopping, reason)
     }
 
-    /// A thread panics, of which the process may end; or still does.
+    /// Notes a panic, which may end the process.
+    ///
+    /// `words` are its thread, place and message. With `None` only the time of the last panic is
+    /// renewed, because the process is about to abort because of it.
+    ///
+    /// The text is written before the time. A process that ends in between leaves the time of an
+    /// older panic, or none, so the text is not shown for the wrong reason.
     pub(super) fn panicking(&self, words: Option<&str>) -> io::Result<()> {
         if let Some(words) = words {
             self.write(self.panic, words)?;
@@ -227,17 +321,20 @@ impl Writer {
         self.write(self.panicked, &uptime)
     }
 
-    /// How it ends, before the report is written: a disk that is full takes no new file, but this.
-    pub(super) fn ending(&self, outcome: Ended) -> io::Result<()> {
+    /// Notes the outcome, before the report is written. On a full disk this write still succeeds,
+    /// while a new file cannot be written.
+    pub(super) fn ending(&self, outcome: Outcome) -> io::Result<()> {
         self.write(self.note, outcome.as_str())
     }
 
-    /// The watchdog ends the process. Takes no lock and allocates nothing.
+    /// Notes that the watchdog ends the process. It takes no lock and does not allocate. One
+    /// pwrite(2) of nine bytes from static memory.
     pub(super) fn forced(&self) {
-        // There is nobody left to tell.
+        // The process ends now, so an error cannot be reported.
         self.file.write_all_at(FORCED, self.note.at).ok();
     }
 
+    /// Allocates the padded text. The write does not extend the file, so it needs no space.
     fn write(&self, place: Place, text: &str) -> io::Result<()> {
         self.file
             .write_all_at(place.fill(text).as_bytes(), place.at)
@@ -247,7 +344,11 @@ impl Writer {
 // === impl Place ===
 
 impl Place {
-    /// So much of a text as there is room for, with nothing in it that JSON would have to escape.
+    /// Returns the text cut or padded to the width of the field, with every character replaced that
+    /// JSON would escape.
+    ///
+    /// The result has exactly `width` bytes, and is cut between characters, so the file stays valid
+    /// UTF-8 and valid JSON.
     fn fill(self, text: &str) -> String {
         let plain = text.chars().map(|c| match c {
             '"' => '\'',

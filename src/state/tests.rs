@@ -1,13 +1,16 @@
-//! A run that is dropped without having been released has been killed: its marker stays, and the lock goes.
+//! Tests of the state folder. Dropping a run without releasing it stands for a kill: its marker
+//! stays, and the lock is released.
 
 mod damaged;
+mod last_run;
+mod links;
 mod marks;
 
 use super::run::{Opened, State};
-use super::{Cause, Ended, Exits, PreviousRun};
+use super::{Cause, Exits, PreviousRun};
+use crate::control::exit_hook::ExitHook;
 use crate::report::{Outcome, Reason, Report};
 use crate::runtime::Builder;
-use crate::shutdown::ending::Ending;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -15,14 +18,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary folder is to be had")
+    tempfile::tempdir().expect("a temporary folder can be created")
 }
 
 fn open(folder: &Path) -> Opened {
-    State::open(folder, "orders", "1.2.3")
+    State::open(folder, ("orders", "1.2.3"), None)
 }
 
-/// A run that finds nothing to complain of.
+/// Starts a run and asserts that it has no warnings.
 #[track_caller]
 fn start(folder: &Path) -> Arc<State> {
     let opened = open(folder);
@@ -40,7 +43,7 @@ fn report() -> Report {
         .build()
         .expect("the system has threads")
         .run(async |_| {});
-    // Other tests have threads and children in this process.
+    // Threads and children of other tests in this process would count as lingering.
     report.outcome = Outcome::Clean;
     report
 }
@@ -48,7 +51,7 @@ fn report() -> Report {
 #[track_caller]
 fn end(run: &State) {
     let until = Instant::now() + Duration::from_secs(60);
-    let [saved] = &*run.end(&report(), until) else {
+    let [saved] = &*run.run(&report(), until) else {
         panic!("not one row")
     };
     assert_eq!(saved.text, "state saved");
@@ -60,21 +63,21 @@ fn previous(run: &State) -> &PreviousRun {
     run.previous().expect("there was a run before")
 }
 
-/// Without numbers, and without the time.
+/// Returns the sentence about a run without the pid and the time.
 fn words(run: &PreviousRun) -> String {
     let text = run.to_string();
-    let (head, _) = text.split_once("; last known").unwrap_or((&text, ""));
+    let (head, _) = text.split_once("; last seen alive").unwrap_or((&text, ""));
     head.replace(&std::process::id().to_string(), "N")
 }
 
-fn exits(counts: &[(Ended, u64)]) -> Exits {
+fn exits(counts: &[(Outcome, u64)]) -> Exits {
     let counts = counts.iter();
     counts
         .map(|(outcome, count)| (outcome.as_str().to_owned(), *count))
         .collect()
 }
 
-/// Changes the marker as if another had written it.
+/// Changes the marker as if another process had written it.
 fn forge(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let path = folder.join("run.json");
     let text = fs::read(&path).expect("there is a marker");
@@ -84,7 +87,7 @@ fn forge(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) {
 }
 
 #[test]
-fn the_first_run_has_none_before_it() {
+fn the_first_run_has_no_previous_run() {
     let folder = folder();
     let run = start(&folder.path().join("a/b"));
     assert_eq!(run.previous(), None);
@@ -92,7 +95,7 @@ fn the_first_run_has_none_before_it() {
 }
 
 #[test]
-fn a_run_that_came_to_its_end_left_its_report_and_no_marker() {
+fn a_run_that_ended_leaves_its_report_and_no_marker() {
     let folder = folder();
     end(&start(folder.path()));
     let mut left: Vec<_> = fs::read_dir(folder.path())
@@ -104,7 +107,7 @@ fn a_run_that_came_to_its_end_left_its_report_and_no_marker() {
     let next = start(folder.path());
     let previous = previous(&next);
     assert!(!previous.is_unclean());
-    assert_eq!(previous.shutdown.outcome, Ended::Clean);
+    assert_eq!(previous.shutdown.outcome, Outcome::Clean);
     assert_eq!(previous.shutdown.reason, "main_ended");
     assert_eq!(previous.shutdown.version, "1.2.3");
     assert_eq!(
@@ -112,29 +115,31 @@ fn a_run_that_came_to_its_end_left_its_report_and_no_marker() {
         "orders"
     );
     let layers = previous.shutdown.layers.iter();
-    let layers: Vec<_> = layers.map(|layer| (&*layer.layer, layer.budget)).collect();
+    let layers: Vec<_> = layers
+        .map(|(name, layer)| (&**name, layer.budget))
+        .collect();
     let seconds = Duration::from_secs;
     let budgets = [
-        ("drain", seconds(5)),
         ("cancel", seconds(2)),
         ("close", seconds(1)),
+        ("drain", seconds(5)),
     ];
     assert_eq!(layers, budgets);
-    assert_eq!(next.exits(), exits(&[(Ended::Clean, 1)]));
+    assert_eq!(next.exits(), exits(&[(Outcome::Clean, 1)]));
     insta::assert_snapshot!(words(previous), @"the previous run (pid N) ended clean");
 }
 
 #[test]
-fn a_run_that_was_killed_left_no_report() {
+fn a_killed_run_leaves_no_report() {
     let folder = folder();
     kill(start(folder.path()));
     let next = start(folder.path());
     let previous = previous(&next);
     assert!(previous.is_unclean());
-    assert_eq!(previous.shutdown.outcome, Ended::Unclean);
+    assert_eq!(previous.shutdown.outcome, Outcome::Unclean);
     assert_eq!(previous.cause, Some(Cause::Unknown));
     assert_eq!(previous.shutdown.reason, "unknown");
-    assert_eq!(next.exits(), exits(&[(Ended::Unclean, 1)]));
+    assert_eq!(next.exits(), exits(&[(Outcome::Unclean, 1)]));
     insta::assert_snapshot!(
         words(previous),
         @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit"
@@ -142,18 +147,18 @@ fn a_run_that_was_killed_left_no_report() {
 }
 
 #[test]
-fn a_run_that_was_killed_after_one_that_ended_is_not_taken_for_that_one() {
+fn a_killed_run_is_not_confused_with_an_earlier_run_that_ended() {
     let folder = folder();
     end(&start(folder.path()));
     kill(start(folder.path()));
     let next = start(folder.path());
     assert_eq!(previous(&next).cause, Some(Cause::Unknown));
-    let counted = exits(&[(Ended::Clean, 1), (Ended::Unclean, 1)]);
+    let counted = exits(&[(Outcome::Clean, 1), (Outcome::Unclean, 1)]);
     assert_eq!(next.exits(), counted);
 }
 
 #[test]
-fn each_start_in_a_crash_loop_sees_the_one_before() {
+fn each_start_in_a_crash_loop_sees_the_previous_one() {
     let folder = folder();
     let mut last = String::new();
     for crashes in 0..5 {
@@ -182,12 +187,12 @@ fn another_boot_id_is_a_reboot() {
     assert_eq!(previous.ended_ago, None);
     insta::assert_snapshot!(
         previous.to_string().replace(&std::process::id().to_string(), "N"),
-        @"the previous run (pid N) ended without a report: the machine was started anew since"
+        @"the previous run (pid N) ended without a report: the machine has rebooted since"
     );
 }
 
 #[test]
-fn an_end_for_lack_of_memory_is_told_by_the_control_group() {
+fn an_oom_kill_is_recognized_by_the_control_group() {
     use std::os::unix::fs::MetadataExt;
     let (folder, group) = (folder(), folder());
     let events = group.path().join("memory.events");
@@ -202,16 +207,17 @@ fn an_end_for_lack_of_memory_is_told_by_the_control_group() {
     assert_eq!(previous.cause, Some(Cause::OutOfMemory));
     insta::assert_snapshot!(
         words(previous),
-        @"the previous run (pid N) ended without a report: the kernel ended a process of its control group for lack of memory"
+        @"the previous run (pid N) ended without a report: the kernel killed a process of its control group because memory ran out"
     );
 }
 
 #[test]
-fn a_clock_that_was_set_does_not_change_when_the_run_ended() {
+fn setting_the_clock_does_not_change_when_the_run_ended() {
     let folder = folder();
     kill(start(folder.path()));
     forge(folder.path(), |marker| {
-        // By the wall clock of that run it was 1970; by the time since the boot, a moment ago.
+        // The heartbeat is from 1970 by the wall clock, and a moment old by the time since the
+        // boot.
         let beat = marker["live"]["beat"].as_str().expect("a text");
         let (_, rest) = beat.split_once(' ').expect("four numbers");
         marker["live"]["beat"] = format!("1000 {rest}").into();
@@ -222,7 +228,7 @@ fn a_clock_that_was_set_does_not_change_when_the_run_ended() {
 }
 
 #[test]
-fn a_second_instance_goes_on_without_the_folder_and_is_told_what_to_do() {
+fn a_second_instance_runs_without_the_folder_and_warns_with_a_remedy() {
     let folder = folder();
     let first = start(folder.path());
     let second = open(folder.path());
@@ -235,15 +241,15 @@ fn a_second_instance_goes_on_without_the_folder_and_is_told_what_to_do() {
         .replace(&std::process::id().to_string(), "N");
     insta::assert_snapshot!(
         warning,
-        @"the state folder FOLDER is in use by process N: how this run ends will not be remembered; give each instance a folder or a name of its own"
+        @"the state folder FOLDER is in use by process N: how this run ends will not be recorded; give each instance its own folder or name"
     );
     end(&first);
     let third = start(folder.path());
-    assert_eq!(third.exits(), exits(&[(Ended::Clean, 1)]));
+    assert_eq!(third.exits(), exits(&[(Outcome::Clean, 1)]));
 }
 
 #[test]
-fn where_locks_do_not_reach_a_process_that_lives_holds_the_folder() {
+fn a_live_process_holds_the_folder_even_without_locks() {
     let folder = folder();
     kill(start(folder.path()));
     let mut other = Command::new("sleep").arg("1000").spawn().expect("it runs");
@@ -269,34 +275,36 @@ fn a_run_that_never_began_leaves_no_marker() {
 }
 
 #[test]
-fn a_run_that_died_between_its_report_and_its_marker_counts_once() {
+fn a_run_that_died_before_it_removed_its_marker_counts_once() {
     let folder = folder();
     let run = start(folder.path());
     let marker = fs::read(folder.path().join("run.json")).expect("it is there");
     end(&run);
     fs::write(folder.path().join("run.json"), marker).expect("the folder is ours");
     let next = start(folder.path());
-    assert_eq!(previous(&next).shutdown.outcome, Ended::Clean);
-    assert_eq!(next.exits(), exits(&[(Ended::Clean, 1)]));
+    assert_eq!(previous(&next).shutdown.outcome, Outcome::Clean);
+    assert_eq!(next.exits(), exits(&[(Outcome::Clean, 1)]));
 }
 
 #[test]
-fn a_report_that_cannot_be_saved_leaves_at_least_the_outcome() {
+fn the_outcome_is_known_even_if_the_report_cannot_be_saved() {
     let folder = folder();
     let run = start(folder.path());
-    // In the way of the file that would be renamed.
-    fs::create_dir(folder.path().join("report.json.new")).expect("the folder is ours");
+    // A file cannot be renamed over a directory.
+    let path = folder.path().join("report.json");
+    fs::create_dir(&path).expect("the folder is ours");
     let until = Instant::now() + Duration::from_secs(60);
-    let rows = run.end(&report(), until);
+    let rows = run.run(&report(), until);
     let text = rows[0]
         .text
         .replace(&folder.path().display().to_string(), "FOLDER");
     insta::assert_snapshot!(text, @"state not saved in FOLDER: Is a directory (os error 21)");
     run.release();
+    fs::remove_dir(&path).expect("the folder is ours");
     let next = start(folder.path());
     let previous = previous(&next);
-    assert_eq!(previous.shutdown.outcome, Ended::Clean);
-    assert_eq!(next.exits(), exits(&[(Ended::Clean, 1)]));
+    assert_eq!(previous.shutdown.outcome, Outcome::Clean);
+    assert_eq!(next.exits(), exits(&[(Outcome::Clean, 1)]));
     insta::assert_snapshot!(
         words(previous),
         @"the previous run (pid N) ended clean, but could not save its report"
@@ -304,18 +312,18 @@ fn a_report_that_cannot_be_saved_leaves_at_least_the_outcome() {
 }
 
 #[test]
-fn a_run_that_was_killed_while_it_was_stopping_says_so() {
+fn a_run_that_was_killed_while_stopping_is_reported_as_such() {
     let folder = folder();
     let run = start(folder.path());
     run.start(0).expect("the system has threads");
     run.begun(&Reason::Signal(15));
     let path = folder.path().join("run.json");
-    // The thread of the heartbeat writes it.
+    // The heartbeat's thread writes the reason.
     let begun = Instant::now();
     while !fs::read_to_string(&path).is_ok_and(|text| text.contains("SIGTERM")) {
         assert!(
             begun.elapsed() < Duration::from_secs(60),
-            "nobody writes it"
+            "the reason is not written"
         );
         std::thread::yield_now();
     }
@@ -323,12 +331,12 @@ fn a_run_that_was_killed_while_it_was_stopping_says_so() {
     let next = start(folder.path());
     insta::assert_snapshot!(
         words(previous(&next)),
-        @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (SIGTERM): whoever stopped it may wait too short a time"
+        @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (SIGTERM): it may have been given too little time to stop"
     );
 }
 
 #[test]
-fn the_folder_is_where_systemd_or_the_desktop_says() {
+fn the_default_folder_follows_systemd_and_the_xdg_specification() {
     let path = |variables: &[(&str, &str)]| {
         let value = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);

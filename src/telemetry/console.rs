@@ -1,15 +1,21 @@
-//! tokio-console: tasks by their names, groups and spawn sites, live, from another terminal.
+//! The server of tokio-console, which shows tasks live with their names, groups and spawn sites.
 //!
-//! It is for looking at a service on the desk: each spawn and each poll is told to it, which costs many times the spawn
-//! where tasks are short. Its server has a thread of its own, which ends with the runtime.
+//! It is meant for development. Every spawn and every poll is recorded for the console, which costs
+//! many times a spawn where tasks are short. The server runs on a thread of its own with its own
+//! runtime, and stops when the runtime that serves it ends.
+//!
+//! The steps: `bind` claims the port before anything runs, `layer` makes the recording half and
+//! keeps the serving half, and the start of the runtime moves that half to the thread
+//! `headcount-console`.
 
-use crate::registry::named;
-use crate::threads::{self, ThreadClass, ThreadHandle};
+use crate::control::builder::Builder;
+use crate::control::part::{Earlier, Part, Starting};
+use crate::registry::tracked::console_name;
+use crate::threads::{self, ThreadHandle};
 use console_subscriber::{ConsoleLayer, Server, ServerParts};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::panic::Location;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::transport::server::TcpIncoming;
@@ -19,53 +25,126 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What the console remembers of tasks that have ended: never more, since it is all in memory.
+/// The longest retention of ended tasks; they are kept in memory.
+///
+/// A task that is spawned in a loop would otherwise fill the memory within minutes.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Where tokio-console looks if nobody says otherwise.
+/// The address to which tokio-console connects by default.
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6669);
 
-/// The server of tokio-console, with its port claimed.
+/// The server of tokio-console, bound to its address.
 ///
-/// Needs a build with `--cfg tokio_unstable`; without, it warns and serves nobody. It knows no users: whoever reaches the
-/// address sees every task, so the default is the loopback.
+/// Needs a build with `--cfg tokio_unstable`; otherwise it logs a warning and serves nothing. It
+/// has no authentication and no TLS: every client that reaches the address can see all tasks. Keep
+/// it on loopback, which is the default.
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
+/// # use std::time::Duration;
 /// use headcount::telemetry::Console;
 /// use tracing_subscriber::layer::SubscriberExt as _;
 /// use tracing_subscriber::util::SubscriberInitExt as _;
 ///
-/// let mut console = Console::bind(Console::DEFAULT_ADDRESS)?;
+/// // tokio-console itself connects to `Console::DEFAULT_ADDRESS`.
+/// let console = Console::bind(([127, 0, 0, 1], 0).into())?;
+/// let mut console = console.retention(Duration::from_secs(10));
 /// tracing_subscriber::registry().with(console.layer()).init();
-/// let runtime = headcount::Runtime::builder().name("orders").console(console).build()?;
+/// let runtime = headcount::Runtime::builder().console(console).print(false).build()?;
+/// let report = runtime.run(async |tasks| {
+///     tasks.spawn("hello", async {}).await.ok();
+/// });
+/// assert!(report.is_clean());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Console {
     address: SocketAddr,
     retention: Duration,
+    /// Bound and not blocking, as tokio requires.
     listener: TcpListener,
+    /// The server half of the layer that [`Console::layer`] made last.
     server: Option<Server>,
 }
 
-/// A server that runs. Dropping it ends its thread.
+/// The server of tokio-console as a part of a runtime, if it has one.
+#[derive(Debug, Default)]
+pub(crate) struct ConsolePart {
+    /// The bound server, until it runs.
+    console: Option<Console>,
+    /// It serves until this is dropped.
+    serving: Option<Serving>,
+}
+
+/// A running server. Dropping it stops the server and ends its thread.
 #[derive(Debug)]
-pub(crate) struct Serving {
+struct Serving {
+    /// Nothing is ever sent: the drop of the sender completes the receiver.
     #[expect(dead_code, reason = "its end is what ends the thread")]
     stop: oneshot::Sender<()>,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// Serves tokio-console until the runtime has ended. Default: not served.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::net::TcpStream;
+    /// # use headcount::telemetry::Console;
+    /// use tracing_subscriber::layer::SubscriberExt as _;
+    ///
+    /// let mut console = Console::bind(([127, 0, 0, 1], 0).into())?;
+    /// let (address, layer) = (console.address(), console.layer());
+    /// // Only a build with `--cfg tokio_unstable` has a layer, and serves.
+    /// let is_served = layer.is_some();
+    /// let subscriber = tracing_subscriber::registry().with(layer);
+    /// let runtime = headcount::Runtime::builder().console(console).print(false).build()?;
+    /// assert_eq!(TcpStream::connect(address).is_ok(), is_served);
+    /// # drop((runtime, subscriber));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn console(mut self, console: Console) -> Self {
+        self.parts.get_mut::<ConsolePart>().console = Some(console);
+        self
+    }
+}
+
+// === impl ConsolePart ===
+
+impl Part for ConsolePart {
+    /// Starts the server, if the builder was given one. A missing layer is a warning and no error.
+    fn start(&mut self, start: &Starting<'_>, _earlier: Earlier<'_>) -> io::Result<()> {
+        let console = self.console.take();
+        let serving = console.map(|console| console.serve(start.root.number));
+        self.serving = serving.transpose()?.flatten();
+        Ok(())
+    }
 }
 
 // === impl Console ===
 
 impl Console {
-    /// Where tokio-console connects to by itself: `127.0.0.1:6669`.
+    /// The address to which tokio-console connects by default: `127.0.0.1:6669`.
     pub const DEFAULT_ADDRESS: SocketAddr = DEFAULT;
 
-    /// Claims the address; with port 0 any that is free.
+    /// Binds the address. Port 0 picks a free port, which [`address`](Self::address) returns.
     ///
     /// # Errors
     ///
-    /// An address that is not to be had.
+    /// Returns an error if the address is in use or not available.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use headcount::telemetry::Console;
+    ///
+    /// let console = Console::bind(([127, 0, 0, 1], 0).into())?;
+    /// assert_ne!(console.address().port(), 0);
+    /// assert!(Console::bind(console.address()).is_err(), "it is in use");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -77,20 +156,24 @@ impl Console {
         })
     }
 
-    /// How long tasks that have ended are remembered. Default, and the most: 60 s.
+    /// Sets how long ended tasks are shown: 60 s by default, which is also the most. Call it before
+    /// [`layer`](Self::layer).
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = retention.min(LONGEST);
         self
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The layer that hears of tasks, to put beside others. The last one that was asked for is the one that is served.
+    /// Returns the layer that records tasks for the console, to add to the subscriber; `None` in a
+    /// build without `--cfg tokio_unstable`.
+    ///
+    /// If it is called more than once, only the layer of the last call is served.
     pub fn layer<S>(&mut self) -> Option<impl Layer<S> + Send + Sync + use<S>>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -100,13 +183,16 @@ impl Console {
         }
         let (layer, server) = ConsoleLayer::builder().retention(self.retention).build();
         self.server = Some(server);
-        named::set();
+        console_name::set();
         Some(layer.with_filter(filter_fn(is_of_tokio).with_max_level_hint(LevelFilter::TRACE)))
     }
 
-    /// Serves until what it returns is dropped.
+    /// Starts the thread that serves the console, until the returned value is dropped.
+    ///
+    /// Returns `None` and logs a warning if tokio_unstable or the layer is missing. Fails if the
+    /// runtime or the thread of the server cannot be created.
     #[track_caller]
-    pub(crate) fn serve(self, root: u64) -> io::Result<Option<Serving>> {
+    fn serve(self, root: u64) -> io::Result<Option<Serving>> {
         if !cfg!(tokio_unstable) {
             tracing::warn!(
                 target: "headcount::telemetry",
@@ -117,7 +203,7 @@ impl Console {
         let Some(server) = self.server else {
             tracing::warn!(
                 target: "headcount::telemetry",
-                "tokio-console is not served: no subscriber has its layer"
+                "tokio-console is not served: add Console::layer to the subscriber"
             );
             return Ok(None);
         };
@@ -128,7 +214,8 @@ impl Console {
         let listener = self.listener;
         let work = move || {
             runtime.block_on(async {
-                // It fails only if the system has no more descriptors for the poller, and then nobody can connect.
+                // This fails only if no file descriptor is left for the poller. Then no console
+                // could connect either.
                 if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
                     tokio::select! {
                         _ = stopped => {}
@@ -136,14 +223,12 @@ impl Console {
                     }
                 }
             });
-            // A console that stays connected is not worth waiting for.
+            // A console that stays connected does not delay the shutdown.
             runtime.shutdown_background();
         };
-        let site = Location::caller();
-        let _detached: ThreadHandle<()> =
-            threads::start(root, "headcount-console", ThreadClass::Control, site, work)?;
+        let _detached: ThreadHandle<()> = threads::start_own(root, "headcount-console", work)?;
         let address = self.address;
-        tracing::info!(target: "headcount::telemetry", "tokio-console: http://{address}");
+        tracing::info!(target: "headcount::telemetry", "serving tokio-console on http://{address}");
         Ok(Some(Serving { stop }))
     }
 }
@@ -156,6 +241,9 @@ impl fmt::Debug for Console {
     }
 }
 
+/// Runs the aggregator and the gRPC server until one of them ends.
+///
+/// Neither ends by itself. Dropping this future closes all connections.
 async fn answer(server: Server, incoming: TcpIncoming) {
     let ServerParts {
         instrument_server,
@@ -167,12 +255,15 @@ async fn answer(server: Server, incoming: TcpIncoming) {
         .serve_with_incoming(incoming);
     tokio::select! {
         () = aggregator.run() => {}
-        // What went wrong, the console at the other side sees.
+        // The connected console sees the error.
         _ = serve => {}
     }
 }
 
-/// What tokio says of its tasks and resources.
+/// Returns whether a span or event comes from the instrumentation of tokio.
+///
+/// The spans and events of the program are of no use to the console, and recording them would cost
+/// time.
 fn is_of_tokio(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     if metadata.is_event() {

@@ -1,8 +1,10 @@
-//! Traces, logs and the report, pushed to a collector by OTLP over HTTP.
+//! Export of traces, logs and the numbers of the final report to a collector, through OTLP over
+//! HTTP.
 //!
-//! One thread of ours exports, with a runtime of its own, so that a request can be given up at any moment; the SDK's
-//! processors, which block when the process ends, are not used. Nobody on the work side waits: what does not fit into
-//! the queues is dropped and counted.
+//! Records are pushed into bounded queues and the work side never waits: a record without room is
+//! dropped and counted. One thread, `headcount-telemetry`, sends them on its own runtime, so that a
+//! request can be given up at any moment. The processors of the SDK are not used: they block when
+//! the process ends.
 
 mod encode;
 mod exemplars;
@@ -19,13 +21,13 @@ mod striped;
 #[cfg(test)]
 mod tests;
 
-pub use settings::TelemetryError;
+pub use settings::{TelemetryBuilder, TelemetryError};
 
-use super::exports::{Drop as Why, Exports, Signal};
-use super::text::Exemplar;
+use super::metrics::exports::{Drop as Why, Exports, Signal};
+use super::metrics::text::Exemplar;
+use crate::control::exit_hook::ExitHook;
 use crate::registry::observer::{Ids, Observer};
 use crate::registry::root::Root;
-use crate::shutdown::ending::Ending;
 use crate::task::TaskId;
 use crate::threads::{self, ThreadClass, ThreadHandle};
 use exemplars::Exemplars;
@@ -56,22 +58,26 @@ use tracing::Subscriber;
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Spans, logs and reports on their way to a collector. Clones are the same.
+/// An exporter of spans, logs and reports to an OTLP collector. Clones are the same exporter.
 ///
-/// Given to a runtime by [`Builder::telemetry`](crate::Builder::telemetry), it makes a span of each task; its
-/// [`layer`](Self::layer) adds the spans and events of `tracing`, which nest under the task that they are in.
+/// Given to a runtime with [`Builder::telemetry`](crate::Builder::telemetry), it makes a span of
+/// each task. Its [`layer`](Self::layer) adds the spans and events of `tracing`, which nest under
+/// the task that they are in.
 ///
 /// # Which tasks have a span
 ///
-/// Of tasks that complete, the share that the sampler takes; long-lived ones, and those that failed, panicked, were
-/// cancelled or never ended, always. A short task is a child of its spawner's span, and decided with it. A long-lived one
-/// has a trace of its own, and so has each task and each span that it starts, linked to it: a trace that lasts for days
-/// is one that no store takes.
+/// - Of the tasks that complete, those that the sampler takes.
+/// - All long-lived tasks, and all that failed, panicked, were cancelled or never ended.
+///
+/// A short task is a child of the span that it was spawned in, and is sampled with it. A long-lived
+/// task has its own trace. The tasks and spans that it starts begin traces of their own, linked to
+/// it, because trace stores do not accept a trace that lasts for days.
 ///
 /// # Limits
 ///
-/// Spans of `tracing` in a task without a span are not recorded, also when the task then fails; those that are open when
-/// the process ends are lost. What waits in the queues is bounded (2048 records a signal), and what is beyond is counted.
+/// Spans of `tracing` in a task without a span are not recorded, even if the task then fails. Spans
+/// that are open when the process ends are lost. The queues hold 2048 records of each signal by
+/// default; further ones are dropped and counted.
 ///
 /// # Examples
 ///
@@ -91,35 +97,14 @@ use tracing_subscriber::registry::LookupSpan;
 #[derive(Debug, Clone)]
 pub struct Telemetry(Arc<Inner>);
 
-/// The settings of a [`Telemetry`]; what is not set is read from the variables of OpenTelemetry's specification.
-///
-/// `OTEL_SDK_DISABLED`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and its `_ARG`,
-/// `OTEL_BSP_{SCHEDULE_DELAY,MAX_QUEUE_SIZE,MAX_EXPORT_BATCH_SIZE}`, `OTEL_{TRACES,METRICS,LOGS}_EXPORTER` (`otlp` or
-/// `none`), and `OTEL_EXPORTER_OTLP_{ENDPOINT,HEADERS,CERTIFICATE,COMPRESSION,PROTOCOL}`, also for one signal, and
-/// `_TIMEOUT`. The protocol is `http/protobuf`, without compression unless it is `gzip`; without a certificate the
-/// machine's own are trusted.
-#[derive(Debug, Default)]
-#[must_use = "it builds nothing until `build`"]
-pub struct TelemetryBuilder {
-    endpoint: Option<String>,
-    service: Option<String>,
-    version: String,
-    ratio: Option<f64>,
-    timeout: Option<Duration>,
-    delay: Option<Duration>,
-    queue: Option<usize>,
-    headers: Vec<(String, String)>,
-    attributes: Vec<(String, String)>,
-    discard: bool,
-}
-
+/// The exporter, shared by all clones and by the layer.
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
     version: String,
     numbers: Numbers,
     hanging: Hanging,
-    /// The span of the shutdown.
+    /// The ids of the span of the shutdown.
     shutdown: Ids,
     spans: Arc<Queue<SpanRecord>>,
     logs: Arc<Queue<LogRecord>>,
@@ -129,19 +114,22 @@ struct Inner {
     running: Mutex<Running>,
 }
 
-/// The runtimes that export by this, and the thread that does.
+/// The number of runtimes that use the exporter, and the channel to its thread, which ends when the
+/// sender is dropped.
 #[derive(Debug, Default)]
 struct Running {
     runtimes: usize,
     hurry: Option<watch::Sender<Hurry>>,
 }
 
-/// The layer of the process's telemetry, which the `OTEL_*` variables describe: made with the first call, and used by
-/// every runtime that is not given another.
+/// Returns a `tracing` layer of the process-wide telemetry, which the `OTEL_*` variables configure.
+///
+/// The first call creates the telemetry. Every runtime built after that without another one uses
+/// it.
 ///
 /// # Panics
 ///
-/// When the variables say what is not allowed. [`TelemetryBuilder::build`] returns that as an error.
+/// Panics if a variable has an invalid value. [`TelemetryBuilder::build`] returns that as an error.
 ///
 /// # Examples
 ///
@@ -165,102 +153,15 @@ where
 
 static PROCESS: OnceLock<Telemetry> = OnceLock::new();
 
-// === impl TelemetryBuilder ===
-
-impl TelemetryBuilder {
-    /// The base address of the collector's OTLP over HTTP, such as `http://127.0.0.1:4318`.
-    pub fn endpoint(mut self, endpoint: &str) -> Self {
-        self.endpoint = Some(endpoint.to_owned());
-        self
-    }
-
-    /// `service.name`. Default: the name of the runtime.
-    pub fn service(mut self, name: &str) -> Self {
-        self.service = Some(name.to_owned());
-        self
-    }
-
-    /// `service.version`. Default: that of the runtime.
-    pub fn version(mut self, version: &str) -> Self {
-        version.clone_into(&mut self.version);
-        self
-    }
-
-    /// The share of ordinary tasks that have a span, 0 to 1. Default: all.
-    pub fn sample_ratio(mut self, ratio: f64) -> Self {
-        self.ratio = Some(ratio.clamp(0.0, 1.0));
-        self
-    }
-
-    /// For one request. Default: 10 s; less when the process ends.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// How long a span may wait for others to go with. Default: 5 s.
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.delay = Some(delay);
-        self
-    }
-
-    /// How many records of a signal may wait. Default: 2048.
-    pub fn queue(mut self, records: usize) -> Self {
-        self.queue = Some(records);
-        self
-    }
-
-    /// A header of each request, for authentication say.
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// An attribute of the resource, such as `deployment.environment.name`.
-    pub fn attribute(mut self, key: &str, value: &str) -> Self {
-        self.attributes.push((key.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// What is exported is written and thrown away, as if a collector took all at once: for benchmarks.
-    #[doc(hidden)]
-    pub fn discard(mut self) -> Self {
-        self.discard = true;
-        self
-    }
-
-    /// Nothing is sent before a runtime has it.
-    ///
-    /// # Errors
-    ///
-    /// An endpoint or a variable that is not allowed.
-    pub fn build(self) -> Result<Telemetry, TelemetryError> {
-        let lookup = |name: &str| std::env::var(name).ok();
-        let mut settings = Settings::read(&lookup, self.endpoint.as_deref())?;
-        settings.service = self.service.or(settings.service);
-        settings.ratio = self.ratio.unwrap_or(settings.ratio);
-        settings.timeout = self.timeout.unwrap_or(settings.timeout);
-        settings.delay = self.delay.unwrap_or(settings.delay);
-        settings.queue = self.queue.unwrap_or(settings.queue).max(1);
-        settings.batch = settings.batch.min(settings.queue);
-        settings.attributes.extend(self.attributes);
-        settings.discard = self.discard;
-        for target in settings.targets.iter_mut().flatten() {
-            target.headers.extend(self.headers.iter().cloned());
-        }
-        Ok(Telemetry(Arc::new(Inner::new(settings, self.version))))
-    }
-}
-
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Settings, all with defaults.
+    /// Returns a builder with defaults for all settings.
     pub fn builder() -> TelemetryBuilder {
         TelemetryBuilder::default()
     }
 
-    /// Whether the variables say where a collector is.
+    /// Returns whether a variable names the endpoint of a collector, for all signals or for one.
     #[must_use]
     pub fn is_in_environment() -> bool {
         let signals = Signal::ALL.map(|signal| settings::of_signal(signal.word(), "ENDPOINT"));
@@ -268,25 +169,34 @@ impl Telemetry {
         is_set("OTEL_EXPORTER_OTLP_ENDPOINT") || signals.iter().any(|name| is_set(name))
     }
 
-    /// Whether this can be given to [`TelemetryBuilder::endpoint`].
+    /// Checks an endpoint for [`TelemetryBuilder::endpoint`], without connecting to it.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// Returns the reason why the endpoint is invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use headcount::telemetry::Telemetry;
+    /// assert!(Telemetry::check_endpoint("http://collector:4318").is_ok());
+    /// assert!(Telemetry::check_endpoint("collector:4318").is_err());
+    /// ```
     pub fn check_endpoint(endpoint: &str) -> Result<(), TelemetryError> {
         http::Target::parse(endpoint, None)
             .map(drop)
             .map_err(|reason| TelemetryError::endpoint(endpoint, reason))
     }
 
-    /// The one that [`layer`] made, if it did.
+    /// Returns the telemetry that [`layer`] created, if it was called.
     pub(crate) fn of_process() -> Option<Self> {
         PROCESS.get().cloned()
     }
 
-    /// A layer that exports spans and events of `tracing`, to put beside others.
+    /// Returns a layer that exports the spans and events of `tracing`.
     ///
-    /// Spans and events from INFO on; from headcount itself events from DEBUG on.
+    /// It takes spans and events at INFO and above, and events of headcount itself at DEBUG and
+    /// above.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -294,22 +204,28 @@ impl Telemetry {
         layer::layers(&self.0)
     }
 
-    /// A trace for a bucket of a histogram.
+    /// Returns an exemplar for a bucket of a histogram.
     pub(crate) fn exemplar(&self, family: &str, label: &str, bound: f64) -> Option<Exemplar> {
         self.0.exemplars.find(family, label, bound)
+    }
+
+    /// Returns the budget of the flush at the end of a run.
+    pub(crate) fn flush_budget(&self) -> Duration {
+        self.0.settings.flush_budget
     }
 
     pub(crate) fn exports(&self) -> &Arc<Exports> {
         &self.0.exports
     }
 
-    /// A runtime begins: its tasks have spans from here on, and its end flushes what waits.
+    /// Attaches a runtime: its tasks have spans from now on, and its end flushes the queues. The
+    /// first one starts the thread.
     #[track_caller]
     pub(crate) fn begin(
         &self,
         root: &Arc<Root>,
         (service, version): (&str, &str),
-    ) -> io::Result<Arc<dyn Ending>> {
+    ) -> io::Result<Arc<dyn ExitHook>> {
         let mut running = self.running();
         if running.hurry.is_none() {
             running.hurry = Some(self.start(root.number, (service, version))?);
@@ -321,7 +237,7 @@ impl Telemetry {
         Ok(Arc::new(Flusher::new(self.clone(), root, version)))
     }
 
-    /// Starts the thread that exports.
+    /// Starts the exporting thread.
     #[track_caller]
     fn start(
         &self,
@@ -351,11 +267,11 @@ impl Telemetry {
             runtime.block_on(async {
                 tokio::join!(run(spans), run(logs), run(metrics));
             });
-            // A resolver that does not answer holds a thread that nobody can end.
+            // A hanging resolver blocks a thread that cannot be stopped.
             runtime.shutdown_background();
         };
         let site = Location::caller();
-        // It ends when the last runtime has, or when nobody has the telemetry any more.
+        // The thread ends with the last runtime, or when the sender of `hurry` is dropped.
         let _detached: ThreadHandle<()> = threads::start(
             root,
             "headcount-telemetry",
@@ -366,7 +282,7 @@ impl Telemetry {
         Ok(hurry)
     }
 
-    /// Asks for all that waits to be sent; which signals will answer.
+    /// Requests a flush for a runtime that ends, and returns the signals that will reply.
     fn ask(&self, flushing: impl FnOnce(bool) -> Flushing) -> Vec<Signal> {
         let mut running = self.running();
         running.runtimes = running.runtimes.saturating_sub(1);
@@ -383,14 +299,14 @@ impl Telemetry {
         Signal::ALL.into_iter().filter(exported).collect()
     }
 
-    /// The flush is over; other runtimes go on.
+    /// Ends the flush, if other runtimes still export.
     fn calm(&self) {
         if let Some(hurry) = &self.running().hurry {
             hurry.send_replace(Hurry(None));
         }
     }
 
-    /// A runtime is gone without a shutdown.
+    /// Detaches a runtime that ended without a flush.
     fn leave(&self) {
         let mut running = self.running();
         running.runtimes = running.runtimes.saturating_sub(1);
@@ -427,7 +343,7 @@ impl Inner {
         }
         Self {
             version,
-            // No task has this number.
+            // No task has this id.
             shutdown: numbers.of(TaskId(u64::MAX)),
             numbers,
             hanging: Hanging::default(),
@@ -456,8 +372,7 @@ impl Inner {
         Some(Pipe {
             signal,
             queue: Arc::clone(queue),
-            target: self.settings.targets[signal as usize].clone()?,
-            connection: None,
+            collector: http::Collector::new(self.settings.targets[signal as usize].clone()?),
             discard: self.settings.discard,
             form,
             resource: Arc::clone(resource),

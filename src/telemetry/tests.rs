@@ -1,47 +1,44 @@
-//! The names, and what is printed under them.
+//! Tests of the names of metrics, and of the text that is written under them.
 
-#[path = "../../tests/it/alone.rs"]
-mod alone;
-
-use super::exports::{Drop, Signal};
-use super::names::{ALL, Kind};
-use super::text::Exemplar;
+use super::metrics::exports::{Drop, Signal};
+use super::metrics::names::{ALL, Kind};
+use super::metrics::text::Exemplar;
 use super::{Child, Endpoint, Format, Metrics};
+use crate::alone::alone;
 use crate::threads::ThreadRule;
 use crate::{Builder, Runtime, TaskGroup};
-use alone::alone;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::time::Duration;
 
-/// Threads of other tests come and go.
+/// Returns a builder that expects the threads of other tests, so that its audit ignores them.
 fn quiet() -> Builder {
     let others = ThreadRule::named("*", "threads of other tests");
     let builder = Runtime::builder().print(false).signals(false);
     builder.expect_threads(others)
 }
 
-/// Runs `look` while a runtime runs whose metrics have all that metrics can have.
+/// Runs `look` in a runtime that has every metric: a previous run, a child, an endpoint, an
+/// untracked task and an exported signal.
 fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let build = || {
         let builder = quiet();
         let builder = builder.state_folder(folder.path()).version("1.2.3");
         let builder = builder.textfile(folder.path().join("end.prom"));
-        builder.build().expect("threads are to be had")
+        builder.build().expect("threads can be started")
     };
     build().run(async |tasks| {
         tasks.spawn("dropped", std::future::pending::<()>());
         tasks.cancel().await;
     });
-    // What became of the report is added to it when all is done.
+    // The results of saving and pushing are added to the report last.
     let saved = || std::fs::read_to_string(folder.path().join("report.json"));
     while !saved().is_ok_and(|report| report.contains("textfile")) {
         std::thread::yield_now();
     }
     let runtime = build();
     let metrics = runtime.metrics();
-    metrics.watched().exports.enable(Signal::Traces);
+    metrics.source().exports.enable(Signal::Traces);
     let report = runtime.run(async move |tasks| {
         #[expect(
             clippy::disallowed_methods,
@@ -51,46 +48,48 @@ fn with_everything(look: impl FnOnce(&TaskGroup, &Metrics)) {
         untracked.await.expect("it does not panic");
         let _child = Child::register(&tasks, "proxy");
         let _endpoint = Endpoint::register(&tasks, "db");
-        let watched = metrics.watched();
-        while watched.heartbeat.age().is_none() {
-            watched.heartbeat.send(&watched.root, &watched.work);
+        let source = metrics.source();
+        while source.heartbeat.age().is_none() {
+            source.heartbeat.send(&source.root, &source.work);
             tokio::task::yield_now().await;
         }
         look(&tasks, &metrics);
     });
-    // The runtime catches a panic of `main`, and so what `look` finds.
+    // The runtime catches a panic of `main`, and with it a failed assertion of `look`.
     assert!(!report.required_failed, "{}", report.reason);
 }
 
-/// The lines of one family, without its help.
+/// Returns the samples of the families that begin with `family`.
 fn samples<'a>(text: &'a str, family: &str) -> Vec<&'a str> {
     let is_of = |line: &&str| line.starts_with(family) && !line.starts_with('#');
     text.lines().filter(is_of).collect()
 }
 
 #[test]
-fn what_is_printed_is_what_the_names_say_and_nothing_else() {
+fn the_printed_families_are_exactly_those_of_the_names() {
     with_everything(|_, metrics| {
         let text = metrics.read(Format::Text);
         let mut printed = BTreeMap::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').expect("a type has a word");
+                let (name, kind) = rest
+                    .split_once(' ')
+                    .expect("a TYPE line has a name and a type");
                 printed.insert(name, kind);
             }
         }
-        let without_hooks =
-            |name: &&&super::Name| cfg!(tokio_unstable) || !name.when.contains("tokio_unstable");
+        let documented = documented();
         let named: BTreeMap<&str, &str> = ALL
             .iter()
-            .filter(without_hooks)
-            .map(|name| (name.name, name.kind.as_str()))
+            .zip(&documented)
+            .filter(|(_, row)| cfg!(tokio_unstable) || !row.ends_with("tokio_unstable |"))
+            .map(|(name, _)| (name.name, name.kind.as_str()))
             .collect();
         assert_eq!(printed, named);
         for name in ALL {
             for line in samples(&text, &format!("{}{{", name.name)) {
-                let (labels, _) = line.rsplit_once('}').expect("it has labels");
-                let (_, labels) = labels.split_once('{').expect("it has labels");
+                let (labels, _) = line.rsplit_once('}').expect("the sample has labels");
+                let (_, labels) = labels.split_once('{').expect("the sample has labels");
                 let labels: Vec<&str> = labels
                     .split("\",")
                     .filter_map(|label| Some(label.split_once('=')?.0))
@@ -105,7 +104,7 @@ fn what_is_printed_is_what_the_names_say_and_nothing_else() {
 fn names_follow_the_rules_of_prometheus_and_no_label_is_unbounded() {
     let mut seen = BTreeSet::new();
     for name in ALL {
-        assert!(seen.insert(name.name), "{} is there twice", name.name);
+        assert!(seen.insert(name.name), "duplicate name {}", name.name);
         let ours = name.name.starts_with("headcount_") || name.name.starts_with("process_");
         assert!(ours, "{}", name.name);
         assert_eq!(
@@ -124,6 +123,10 @@ fn names_follow_the_rules_of_prometheus_and_no_label_is_unbounded() {
         ] {
             assert!(!name.name.ends_with(unit), "{}", name.name);
         }
+        for word in name.labels.iter().chain([&name.name]) {
+            let is_plain = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(word.chars().all(is_plain), "{word}");
+        }
         for label in name.labels {
             let unbounded = ["pid", "tid", "id", "run", "trace", "thread", "error", "le"];
             assert!(!unbounded.contains(label), "{}: {label}", name.name);
@@ -131,41 +134,40 @@ fn names_follow_the_rules_of_prometheus_and_no_label_is_unbounded() {
     }
 }
 
-#[test]
-fn the_documentation_lists_the_names() {
-    let mut table =
-        String::from("| name | type | labels | meaning | there |\n|---|---|---|---|---|\n");
-    for name in ALL {
-        let labels = match name.labels {
-            [] => "–".to_owned(),
-            labels => labels
-                .iter()
-                .map(|label| format!("`{label}`"))
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        let when = if name.when.is_empty() {
-            "always"
-        } else {
-            name.when
-        };
-        let (kind, help) = (name.kind.as_str(), name.help);
-        writeln!(
-            table,
-            "| `{}` | {kind} | {labels} | {help} | {when} |",
-            name.name
-        )
-        .expect("a String takes any text");
-    }
+/// Returns the rows of the table in `docs/metrics.md`. The last column says when the metric is
+/// present.
+fn documented() -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-    let text = std::fs::read_to_string(path).expect("the documentation is there");
-    assert!(
-        text.contains(&table),
-        "docs/metrics.md should hold\n{table}"
-    );
+    let text = std::fs::read_to_string(path).expect("docs/metrics.md can be read");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(str::to_owned).collect()
 }
 
-/// The value of what took time, or was at a time.
+#[test]
+fn the_documentation_lists_the_names() {
+    let rows = documented();
+    assert_eq!(rows.len(), ALL.len());
+    for (name, row) in ALL.iter().zip(rows) {
+        let labels: Vec<String> = name
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let labels = match labels.join(", ") {
+            none if none.is_empty() => "–".to_owned(),
+            labels => labels,
+        };
+        let (kind, help) = (name.kind.as_str(), name.help);
+        let expected = format!("| `{}` | {kind} | {labels} | {help} | ", name.name);
+        let when = row.strip_prefix(&expected);
+        assert!(
+            when.is_some_and(|when| when.len() > 2),
+            "docs/metrics.md should hold {expected}\n{row}"
+        );
+    }
+}
+
+/// Returns the samples, with `V` for the values of durations and timestamps.
 fn without_times(lines: &[&str]) -> String {
     let steady = |line: &&str| match line.rsplit_once(' ') {
         Some((series, _)) if series.contains("_duration_") || series.contains("_timestamp_") => {
@@ -178,7 +180,7 @@ fn without_times(lines: &[&str]) -> String {
 }
 
 #[test]
-fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
+fn the_last_shutdown_has_all_its_metrics() {
     alone(|| {
         with_everything(|_, metrics| {
             let text = metrics.read(Format::Text);
@@ -210,7 +212,7 @@ fn the_last_shutdown_is_shown_with_what_is_known_of_it() {
 }
 
 #[test]
-fn exits_are_counted_from_run_to_run() {
+fn exits_are_counted_across_runs() {
     alone(|| {
         with_everything(|_, metrics| {
             let text = metrics.read(Format::Text);
@@ -226,7 +228,7 @@ fn exits_are_counted_from_run_to_run() {
 }
 
 #[test]
-fn a_signal_that_is_exported_has_series_from_the_start() {
+fn an_exported_signal_has_series_from_the_start() {
     with_everything(|_, metrics| {
         let text = metrics.read(Format::Text);
         insta::assert_snapshot!(samples(&text, "headcount_telemetry_").join("\n"), @r#"
@@ -241,7 +243,7 @@ fn a_signal_that_is_exported_has_series_from_the_start() {
     });
 }
 
-/// The number of timed polls of a group, and how long they took together.
+/// Returns the number of timed polls of a group, and their total duration in seconds.
 fn polls(metrics: &Metrics, group: &str) -> (f64, f64) {
     let text = metrics.read(Format::Text);
     let value = |what: &str| {
@@ -253,8 +255,8 @@ fn polls(metrics: &Metrics, group: &str) -> (f64, f64) {
 }
 
 #[test]
-fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look() {
-    let runtime = quiet().build().expect("threads are to be had");
+fn short_tasks_have_a_sample_of_their_polls_timed_and_long_ones_the_polls_after_each_look() {
+    let runtime = quiet().build().expect("threads can be started");
     let metrics = runtime.metrics();
     let report = runtime.run(async move |tasks| {
         let short = tasks.group("timed-short");
@@ -262,7 +264,8 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
             short.spawn("short", async {});
         }
         short.wait().await;
-        // One in 64, unless a thread begins a block of numbers; and what follows a look, if one comes between.
+        // One poll in 64 is timed, or more if a thread begins a block of ids; also one after each
+        // look of the control side.
         let (count, sum) = polls(&metrics, "timed-short");
         assert!(
             (90.0..6400.0).contains(&count) && sum > 0.0,
@@ -272,7 +275,7 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
         let slow = Duration::from_millis(2);
         long.spawn("long", async move {
             loop {
-                // One that holds its worker so long in each poll.
+                // Each poll blocks its worker for this long.
                 let begun = std::time::Instant::now();
                 while begun.elapsed() < slow {
                     std::hint::spin_loop();
@@ -282,7 +285,10 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
         });
         let begun = std::time::Instant::now();
         while polls(&metrics, "timed-long").0 < 2.0 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "none is timed");
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "no poll is timed"
+            );
             tokio::task::yield_now().await;
         }
         let (count, sum) = polls(&metrics, "timed-long");
@@ -293,9 +299,9 @@ fn of_short_tasks_some_polls_are_timed_and_of_long_ones_those_that_follow_a_look
 }
 
 #[test]
-fn after_the_shutdown_the_last_one_is_this_one() {
+fn after_a_shutdown_the_last_shutdown_is_that_of_this_run() {
     alone(|| {
-        let runtime = quiet().build().expect("threads are to be had");
+        let runtime = quiet().build().expect("threads can be started");
         let metrics = runtime.metrics();
         assert!(!metrics.read(Format::Text).contains("headcount_last_"));
         runtime.run(async |tasks| tasks.stop("done"));
@@ -305,7 +311,7 @@ fn after_the_shutdown_the_last_one_is_this_one() {
         assert!(text.contains(info), "{text}");
         let done = "headcount_shutdown_phase{phase=\"done\"} 1\n";
         assert!(text.contains(done), "{text}");
-        // Without a folder nobody counts.
+        // Exits are counted in the state folder only.
         assert!(!text.contains("headcount_exits_total"), "{text}");
     });
 }
@@ -313,7 +319,7 @@ fn after_the_shutdown_the_last_one_is_this_one() {
 #[test]
 fn exports_are_counted_by_signal_result_and_reason() {
     with_everything(|_, metrics| {
-        let exports = &metrics.watched().exports;
+        let exports = &metrics.source().exports;
         exports.enable(Signal::Logs);
         exports.delivered(Signal::Logs, 17);
         exports.failed(Signal::Logs);
@@ -321,7 +327,7 @@ fn exports_are_counted_by_signal_result_and_reason() {
         exports.dropped(Signal::Logs, Drop::Refused, 4);
         exports.dropped(Signal::Logs, Drop::Shutdown, 5);
         exports.set_queued(Signal::Logs, 6);
-        // Never exported here, so without series.
+        // Metrics are not enabled here, so they have no series.
         exports.failed(Signal::Metrics);
         let text = metrics.read(Format::Text);
         let logs = samples(&text, "headcount_telemetry_");
@@ -342,7 +348,7 @@ fn exports_are_counted_by_signal_result_and_reason() {
 }
 
 #[test]
-fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
+fn children_and_endpoints_have_series_while_they_are_registered() {
     with_everything(|tasks, metrics| {
         let child = Child::register(tasks, "worker\n");
         child.set_live(true);
@@ -377,6 +383,8 @@ fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
         headcount_endpoint_check_duration_seconds_bucket{endpoint="api",le="+Inf"} 2
         headcount_endpoint_check_duration_seconds_sum{endpoint="api"} 9.003
         headcount_endpoint_check_duration_seconds_count{endpoint="api"} 2
+        headcount_endpoint_checks_total{endpoint="api",result="failed"} 0
+        headcount_endpoint_checks_total{endpoint="api",result="ok"} 2
         headcount_endpoint_transitions_total{endpoint="api"} 1
         headcount_endpoint_up{endpoint="api"} 1
         "#);
@@ -390,9 +398,31 @@ fn children_and_endpoints_have_series_as_long_as_they_are_registered() {
 }
 
 #[test]
-fn the_sixty_fifth_child_shares_the_series_of_the_rest() {
+fn an_endpoint_has_a_transition_when_its_status_changes() {
     with_everything(|tasks, metrics| {
-        // One is there already.
+        let endpoint = Endpoint::register(tasks, "api");
+        let read = || {
+            let text = metrics.read(Format::Text);
+            let value = |metric: &str| {
+                let series = format!("headcount_endpoint_{metric}{{endpoint=\"api\"}} ");
+                let line = text.lines().find_map(|line| line.strip_prefix(&series));
+                line.expect("it is registered").to_owned()
+            };
+            (value("up"), value("transitions_total"))
+        };
+        assert_eq!(read(), ("0".to_owned(), "0".to_owned()));
+        for (up, transitions) in [(false, 1), (false, 1), (true, 2), (true, 2), (false, 3)] {
+            endpoint.turned(up);
+            let expected = (u8::from(up).to_string(), transitions.to_string());
+            assert_eq!(read(), expected);
+        }
+    });
+}
+
+#[test]
+fn children_beyond_the_first_64_share_the_series_of_other() {
+    with_everything(|tasks, metrics| {
+        // `with_everything` has registered one child.
         let register = |n: usize| Child::register(tasks, &format!("c{n:02}"));
         let children: Vec<Child> = (0..70).map(register).collect();
         children.iter().for_each(|child| child.set_live(true));
@@ -414,7 +444,7 @@ fn the_sixty_fifth_child_shares_the_series_of_the_rest() {
 }
 
 #[test]
-fn open_metrics_has_its_own_form_and_exemplars_where_a_trace_is_known() {
+fn open_metrics_has_its_own_syntax_and_exemplars_where_a_trace_is_known() {
     with_everything(|tasks, metrics| {
         let endpoint = Endpoint::register(tasks, "traced");
         endpoint.checked(Duration::from_millis(3));
@@ -438,7 +468,7 @@ fn open_metrics_has_its_own_form_and_exemplars_where_a_trace_is_known() {
         insta::assert_snapshot!(family.join("\n"), @r#"
         # TYPE headcount_endpoint_check_duration_seconds histogram
         # UNIT headcount_endpoint_check_duration_seconds seconds
-        # HELP headcount_endpoint_check_duration_seconds How long a check of the endpoint took, whatever it found.
+        # HELP headcount_endpoint_check_duration_seconds Duration of a check of the endpoint, successful or not.
         headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.001"} 0
         headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.0025"} 0
         headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="0.005"} 1 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736",span_id="00f067aa0ba902b7"} 0.003 1.250
@@ -454,11 +484,15 @@ fn open_metrics_has_its_own_form_and_exemplars_where_a_trace_is_known() {
         headcount_endpoint_check_duration_seconds_bucket{endpoint="traced",le="+Inf"} 1
         headcount_endpoint_check_duration_seconds_count{endpoint="traced"} 1
         headcount_endpoint_check_duration_seconds_sum{endpoint="traced"} 0.003
+        # TYPE headcount_endpoint_checks counter
+        # HELP headcount_endpoint_checks Checks of the endpoint, by result: ok or failed.
+        headcount_endpoint_checks_total{endpoint="traced",result="failed"} 0
+        headcount_endpoint_checks_total{endpoint="traced",result="ok"} 1
         # TYPE headcount_endpoint_transitions counter
-        # HELP headcount_endpoint_transitions How often the endpoint came up or went down.
+        # HELP headcount_endpoint_transitions Times that the endpoint came up or went down.
         headcount_endpoint_transitions_total{endpoint="traced"} 0
         # TYPE headcount_endpoint_up gauge
-        # HELP headcount_endpoint_up Whether the endpoint is up: 1 or 0; 0 while that is not known.
+        # HELP headcount_endpoint_up 1 if the endpoint is up; 0 if it is down or its state is not known yet.
         headcount_endpoint_up{endpoint="traced"} 0
         "#);
         assert!(!metrics.read(Format::Text).contains("4bf92f35"));
@@ -466,9 +500,9 @@ fn open_metrics_has_its_own_form_and_exemplars_where_a_trace_is_known() {
 }
 
 #[test]
-fn the_form_is_the_one_that_the_scraper_likes_best() {
+fn the_format_is_the_one_that_the_scraper_prefers() {
     let open = [
-        // Prometheus 2.43 and 3.
+        // As sent by Prometheus 2.43 and 3.
         "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
         "application/openmetrics-text",
         "text/plain;q=0.5, application/openmetrics-text; version=1.0.0; q=0.5",

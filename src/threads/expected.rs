@@ -1,82 +1,178 @@
-//! Rules that say which threads of other libraries may live when all else has ended, and why.
+//! Rules that declare which threads of other libraries may outlive the shutdown, and why.
+//!
+//! The audit asks the rules about each unknown thread: the service's own rules first, then the
+//! shipped ones. A rule matches by the name that the kernel keeps, or by the functions of the
+//! thread's stack. Rules never apply to registered threads.
+//!
+//! A match is no blank cheque: a rule also says in which system calls its thread waits for work. One
+//! that is blocked in another call is shown, and lingers if the rule holds only while it is idle.
 
-use super::idle::Pool;
+use super::idle::{self, Pool};
 use std::borrow::Cow;
 
-/// The kernel keeps so many bytes of a thread's name (pthread_setname_np(3)).
+/// The number of bytes that the kernel keeps of a thread's name (pthread_setname_np(3)).
 const KEPT: usize = 15;
 
-/// Says that some threads of a library may outlive the shutdown, and why.
+/// A rule that declares threads of a library as expected to outlive the shutdown, with the reason.
 ///
-/// A thread that headcount did not start is reported as lingering when it lives at the end; where it lives by design,
-/// such as the pool of a library that has no end, a rule says so. It is then counted as expected, and the report gives
-/// the reason, once a rule. Rules for what many meet are there already: the pool of rayon and other
-/// runtimes of tokio while they have nothing to do, the workers of tracing-appender, of OpenTelemetry, and the like.
+/// A thread that headcount did not start is reported as lingering if it is alive at the end of the
+/// shutdown. If it is so by design, such as in a library's pool that never ends, a rule says so.
+/// The thread then counts as expected, and the report gives the reason, once per rule.
 ///
-/// A rule never excuses a thread that is registered: a worker, one of [`spawn_thread`](crate::TaskGroup::spawn_thread).
+/// Rules for common libraries are built in: for idle threads of rayon's pool and of other tokio
+/// runtimes, and for the threads of tracing-appender, OpenTelemetry, reqwest, notify, jemalloc,
+/// ctrlc, async-io and tokio-console.
+///
+/// A rule never excuses a registered thread, such as a worker or a thread started with
+/// [`spawn_thread`](crate::TaskGroup::spawn_thread).
+///
+/// An expected thread that is blocked in a call that is not a wait for work, such as a write to a
+/// full pipe, is shown in [`CloseLayer::blocked`](crate::report::CloseLayer::blocked). With
+/// [`only_while_idle`](Self::only_while_idle) it lingers, as the worker of tracing-appender does:
+/// what it has not written would be lost.
 ///
 /// # Examples
 ///
 /// ```
-/// use headcount::Runtime;
 /// use headcount::threads::ThreadRule;
 ///
-/// let builder = Runtime::builder()
-///     .expect_threads(ThreadRule::named("cache-sweep*", "the cache sweeps as long as the process lives"))
-///     .expect_threads(ThreadRule::rooted_in("geo::lookup::", "geo's pool has no end"));
-/// # drop(builder);
+/// let rule = ThreadRule::named("cache-sweep*", "the cache sweeps until the process ends");
+/// let runtime = headcount::Runtime::builder().expect_threads(rule).print(false).build()?;
+/// let report = runtime.run(async |_tasks| {
+///     let cache = std::thread::Builder::new().name("cache-sweeper".to_owned());
+///     cache.spawn(|| loop { std::thread::park() }).map(drop)
+/// });
+/// assert!(report.is_clean(), "{report}");
+/// assert!(report.to_text(false).contains("the cache sweeps until the process ends"));
+/// # Ok::<(), headcount::BuildError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadRule {
     whose: Whose,
     reason: Cow<'static, str>,
+    /// The calls in which such a thread waits for work.
+    idle: &'static [&'static str],
+    /// True if the thread lingers while it is blocked in another call.
+    only_while_idle: bool,
 }
 
+/// The way in which a rule recognizes a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Whose {
+    /// By its name, as a pattern.
     Named(Cow<'static, str>),
+    /// By the outermost function of its stack that is not common to all threads, as a prefix.
     RootedIn(Cow<'static, str>),
+    /// By a stack that shows an idle thread of a pool.
     IdleIn(Pool),
 }
 
 // === impl ThreadRule ===
 
 impl ThreadRule {
-    /// Threads of that name; `*` stands for any text.
+    /// Creates a rule for threads with a name that matches `pattern`, in which `*` stands for any
+    /// text.
     ///
-    /// The kernel keeps 15 bytes of a name, so of a longer pattern the rest cannot be told. A thread that was never
-    /// named has the name of the one that started it: a rule that fits the name of the program excuses those too.
+    /// The match is case-sensitive and covers the whole name. `reason` is shown in the report.
+    ///
+    /// The kernel keeps only 15 bytes of a name: a longer pattern matches every name that begins
+    /// with what the kernel kept. A thread that was never named has the name of its creator, so a
+    /// rule that matches the name of the program excuses such threads too.
     #[must_use]
     pub fn named(pattern: &str, reason: &str) -> Self {
         Self {
-            whose: Whose::Named(Cow::Owned(pattern.to_owned())),
             reason: Cow::Owned(reason.to_owned()),
+            ..Self::of(Whose::Named(Cow::Owned(pattern.to_owned())), "")
         }
     }
 
-    /// Threads whose stack begins, below the standard library, in a function whose path begins so, as in
+    /// Creates a rule for threads that were started with a function of this path, such as
     /// `rayon_core::registry::`.
     ///
-    /// It needs the names of functions: it excuses nothing where stacks cannot be read, or a binary was stripped.
+    /// `function` is a prefix of the path of the outermost function on the stack that does not
+    /// belong to the standard library, or of the type of the thread's closure. `reason` is shown in
+    /// the report.
+    ///
+    /// It needs symbols: the rule excuses nothing if stacks cannot be read or the binary is
+    /// stripped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use headcount::threads::ThreadRule;
+    /// fn sweep() {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// // Such as `cache::pool::sweep`.
+    /// let function = std::any::type_name_of_val(&sweep);
+    /// let rule = ThreadRule::rooted_in(function, "the cache sweeps until the process ends");
+    /// let runtime = headcount::Runtime::builder().expect_threads(rule).print(false).build()?;
+    /// let report = runtime.run(async |_tasks| {
+    ///     std::thread::spawn(sweep);
+    /// });
+    /// # #[cfg(feature = "stacks")]
+    /// assert!(report.is_clean(), "{report}");
+    /// # drop(report);
+    /// # Ok::<(), headcount::BuildError>(())
+    /// ```
     #[must_use]
     pub fn rooted_in(function: &str, reason: &str) -> Self {
         Self {
-            whose: Whose::RootedIn(Cow::Owned(function.to_owned())),
             reason: Cow::Owned(reason.to_owned()),
+            ..Self::of(Whose::RootedIn(Cow::Owned(function.to_owned())), "")
         }
+    }
+
+    /// Makes the rule hold only while a thread is idle: one that is blocked in a call that is not a
+    /// wait for work, such as a write to a full pipe, then lingers, even if it started before the
+    /// runtime. One that is running is waited for in the close layer.
+    ///
+    /// Without this, the report shows a blocked thread, and it does not linger.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use headcount::threads::ThreadRule;
+    ///
+    /// let rule = ThreadRule::named("audit-log", "it writes as long as the process lives");
+    /// let runtime = headcount::Runtime::builder()
+    ///     .expect_threads(rule.only_while_idle())
+    ///     .print(false)
+    ///     .build()?;
+    /// assert!(runtime.run(async |_tasks| {}).is_clean());
+    /// # Ok::<(), headcount::BuildError>(())
+    /// ```
+    #[must_use]
+    pub const fn only_while_idle(mut self) -> Self {
+        self.only_while_idle = true;
+        self
     }
 
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// Whether the thread is one of those: by the name that the kernel keeps, or by the calls of its stack, the
-    /// innermost first, where they are known, those of the standard library among them: function, file and line.
+    pub(crate) const fn is_only_while_idle(&self) -> bool {
+        self.only_while_idle
+    }
+
+    pub(crate) const fn idle_calls(&self) -> &'static [&'static str] {
+        self.idle
+    }
+
+    /// Returns whether the rule matches a thread with this name and stack.
+    ///
+    /// `name` is what the kernel keeps. `calls` has one entry per frame, the innermost first and
+    /// including the standard library, each with function, file and line; it is `None` if the stack
+    /// is not known.
     pub(crate) fn matches(&self, name: &str, calls: Option<&[String]>) -> bool {
         match &self.whose {
             Whose::Named(pattern) => {
                 let is_cut = name.len() >= KEPT;
-                // A character may be cut in two.
+                // The cut can fall inside a multi-byte character, which then reads as U+FFFD.
                 let name = if is_cut {
                     name.trim_end_matches('\u{fffd}')
                 } else {
@@ -95,51 +191,86 @@ impl ThreadRule {
         Self {
             whose,
             reason: Cow::Borrowed(reason),
+            idle: IDLE,
+            only_while_idle: false,
         }
+    }
+
+    /// Sets the calls in which such a thread waits for work.
+    const fn idle_in(mut self, calls: &'static [&'static str]) -> Self {
+        self.idle = calls;
+        self
     }
 }
 
-/// The rules that hold for every service.
+/// The built-in rules, which apply to every service. Each names the version and file that it was
+/// derived from.
 static SHIPPED: [ThreadRule; 12] = [
-    idle(Pool::Rayon, "rayon's global pool has no end"),
+    idle(Pool::Rayon, "rayon's global pool never ends"),
     idle(
         Pool::Tokio,
-        "idle, of a tokio runtime that is not headcount's",
+        "idle, in a tokio runtime that headcount does not own",
     ),
     // tracing-appender 0.2.5, src/non_blocking.rs, `NonBlockingBuilder::default`.
     named(
         "tracing-appender",
-        "tracing-appender's worker ends with its guard",
-    ),
+        "tracing-appender's worker runs until its guard is dropped",
+    )
+    .idle_in(QUEUE)
+    .only_while_idle(),
     // reqwest 0.13.5, src/blocking/client.rs, `ClientHandle::new`.
     named(
         "reqwest-internal-sync-runtime",
         "reqwest's blocking client keeps its runtime until it is dropped",
-    ),
+    )
+    .idle_in(EVENTS),
     // notify 8.2, src/inotify.rs, src/poll.rs.
-    named("notify-rs *", "notify watches until its watcher is dropped"),
+    named("notify-rs *", "notify watches until its watcher is dropped").idle_in(EVENTS),
     // jemalloc 5.3, src/background_thread.c, `background_thread_entry`.
-    named(
-        "jemalloc_bg_thd",
-        "jemalloc's background threads have no end",
-    ),
+    named("jemalloc_bg_thd", "jemalloc's background threads never end").idle_in(QUEUE),
     // opentelemetry_sdk from 0.28, src/trace/span_processor.rs, src/logs/batch_log_processor.rs,
     // src/metrics/periodic_reader.rs.
-    named("OpenTelemetry.Traces.BatchProcessor", OPENTELEMETRY),
-    named("OpenTelemetry.Logs.BatchProcessor", OPENTELEMETRY),
-    named("OpenTelemetry.Metrics.PeriodicReader", OPENTELEMETRY),
+    named("OpenTelemetry.Traces.BatchProcessor", OPENTELEMETRY).idle_in(QUEUE),
+    named("OpenTelemetry.Logs.BatchProcessor", OPENTELEMETRY).idle_in(QUEUE),
+    named("OpenTelemetry.Metrics.PeriodicReader", OPENTELEMETRY).idle_in(QUEUE),
     // console-subscriber, src/builder.rs, `Builder::spawn`.
-    named(
-        "console_subscriber",
-        "the server of tokio-console has no end",
-    ),
+    named("console_subscriber", "the tokio-console server never ends").idle_in(EVENTS),
     // ctrlc 3, src/lib.rs, `set_handler_inner`.
-    named("ctrl-c", "ctrlc waits for signals without end"),
+    named("ctrl-c", "ctrlc waits for signals until the process ends"),
     // async-io 2, src/driver.rs, `unparker`.
-    named("async-io", "the reactor of async-io has no end"),
+    named("async-io", "async-io's reactor never ends").idle_in(EVENTS),
 ];
 
-const OPENTELEMETRY: &str = "OpenTelemetry's exporters end when their provider is shut down";
+/// The calls in which a thread may wait for work: for input, an event, a message or a notification.
+/// The names are
+/// those of `audit::waits`. `ioctl` is among them, because its meaning depends on the file.
+pub(crate) const IDLE: &[&str] = &[
+    "futex",
+    "futex_waitv",
+    "epoll_wait",
+    "poll",
+    "select",
+    "read",
+    "readv",
+    "recv",
+    "recvmsg",
+    "recvmmsg",
+    "accept",
+    "ioctl",
+    "io_uring_enter",
+    "io_getevents",
+    "mq_receive",
+    "msgrcv",
+    "semop",
+    "semtimedop",
+    "restart_syscall",
+];
+/// The calls of a thread that waits for a message or a notification of another thread.
+const QUEUE: &[&str] = &["futex"];
+/// The calls of a thread that waits for events of files, or is parked.
+const EVENTS: &[&str] = &["epoll_wait", "poll", "select", "futex"];
+
+const OPENTELEMETRY: &str = "OpenTelemetry's exporters run until their provider is shut down";
 
 const fn named(pattern: &'static str, reason: &'static str) -> ThreadRule {
     ThreadRule::of(Whose::Named(Cow::Borrowed(pattern)), reason)
@@ -149,22 +280,31 @@ const fn idle(pool: Pool, reason: &'static str) -> ThreadRule {
     ThreadRule::of(Whose::IdleIn(pool), reason)
 }
 
+/// Returns whether a thread with these calls runs a tokio runtime, or a part of one.
+pub(crate) fn is_of_tokio(calls: &[String]) -> bool {
+    idle::is_of_tokio(calls)
+}
+
+/// Returns the built-in rules.
 pub(crate) fn shipped() -> &'static [ThreadRule] {
     &SHIPPED
 }
 
-/// Where a thread of the standard library begins its own work.
+/// The frame of the standard library below which a thread's own closure runs.
 const BEGINS: &str = "__rust_begin_short_backtrace";
 
-/// What a thread was started with: the outermost function that is not the way in which every thread starts, and the
-/// type of the closure that the standard library was given. An optimised program with line tables alone names inlined
-/// functions without their paths, `{closure#0}`, and the type is all that tells. `<a::B as c::D>::e` is one of `a::B`.
+/// Returns the functions that a thread was started with, for a comparison with prefixes.
+///
+/// These are the outermost function that is not part of how every thread starts, and the type of
+/// the closure that was given to the standard library. The second is needed in an optimized program
+/// with line tables only: it names inlined functions without their paths, as in `{closure#0}`.
+/// Leading `<`, `&` and `:` are removed, so `<a::B as c::D>::e` begins with `a::B`.
 fn roots(functions: &[String]) -> impl Iterator<Item = &str> {
     const STARTS: [&str; 5] = ["std::", "core::", "alloc::", "clone", "start_thread"];
     let begins = functions.iter().rposition(|name| name.contains(BEGINS));
     let inside = &functions[..begins.unwrap_or(functions.len())];
     let outermost = inside.iter().rev().map(|name| unwrapped(name));
-    // What has no name is its module and a number.
+    // A frame without a symbol is shown as its module and an offset.
     let says_nothing = |name: &str| name.starts_with('_') || name.contains("+0x");
     let outermost = outermost
         .into_iter()
@@ -178,10 +318,14 @@ fn unwrapped(name: &str) -> &str {
     name.trim_start_matches([':', '<', '&'])
 }
 
-/// Whether the pattern fits the name, or where that is cut, a longer one that begins so.
+/// Returns whether the pattern matches the name, or some name that begins with it if the name is
+/// cut.
+///
+/// It backtracks to the last `*` only, so the time is bounded by the product of the two lengths.
 fn fits(pattern: &[u8], name: &[u8], is_cut: bool) -> bool {
     let (mut at, mut seen) = (0, 0);
-    // Behind the last star: where the pattern goes on, and how much of the name that star has not taken.
+    // The position in the pattern after the last star, and the end of the text that this star has
+    // matched so far.
     let mut retry = None;
     while seen < name.len() {
         match pattern.get(at) {
@@ -245,7 +389,7 @@ mod tests {
         assert!(named("reqwest-internal-sync-runtime", "reqwest-interna"));
         assert!(named("reqwest-*-runtime", "reqwest-interna"));
         assert!(!named("reqwest-external-sync-runtime", "reqwest-interna"));
-        // 14 bytes are the whole name.
+        // A name of 14 bytes is not cut.
         assert!(!named("reqwest-internal", "reqwest-intern"));
         // "ä" is cut after its first byte.
         assert!(named("abcdefghijklmnä", "abcdefghijklmn\u{fffd}"));
@@ -257,9 +401,10 @@ mod tests {
         assert!(!fits(pattern.as_bytes(), "a".repeat(400).as_bytes(), false));
     }
 
-    /// As `backtrace` names them in rayon-core 1.13, innermost first.
+    /// The frames of an idle thread of rayon-core 1.13 as the `backtrace` crate names them,
+    /// innermost first.
     #[test]
-    fn the_root_is_the_first_function_that_is_not_of_every_thread() {
+    fn the_root_is_the_outermost_function_that_is_not_common_to_all_threads() {
         let functions = [
             "syscall",
             "std::sys::sync::condvar::futex::Condvar::wait",
@@ -293,9 +438,9 @@ mod tests {
         assert!(excused("orders"));
     }
 
-    /// The same, optimised, with line tables alone.
+    /// The frames of the same kind of thread in an optimized build with line tables only.
     #[test]
-    fn the_type_of_the_closure_tells_where_the_functions_have_no_paths() {
+    fn the_closure_type_identifies_a_thread_without_function_paths() {
         let functions = [
             "wait_until_out_of_work",
             "main_loop",
@@ -315,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_rules_know_their_threads_by_what_the_kernel_keeps() {
+    fn the_built_in_rules_match_names_that_the_kernel_has_cut() {
         let reason = |name: &str| {
             let rule = shipped().iter().find(|rule| rule.matches(name, None));
             rule.map(ThreadRule::reason)

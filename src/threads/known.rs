@@ -1,11 +1,15 @@
-//! Who is registered: by thread, and counted by class.
+//! The registered threads of the process, by kernel thread id, and their numbers by class.
 //!
-//! A thread registers itself once, and ends its registration itself. Threads are kept in shards by number, so that
-//! thousands that start and end do not wait for each other; counts are kept beside them, so that reading them walks
-//! nothing.
+//! A thread registers and deregisters itself. The table is sharded by thread id, so that thousands
+//! of threads that start and end at once do not contend for one lock. The numbers are kept in
+//! separate counters, so reading them does not walk the table.
+//!
+//! Lock order: a shard's lock before `ROOTS`. A [`Known`] can own user code (a closer), so it is
+//! dropped only after the shard's lock has been released.
 
 use super::stop::Stop;
 use super::{ThreadClass, ThreadCounts, own_tid};
+use crate::recorder;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -13,54 +17,62 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const SHARDS: usize = 64;
-/// All but unknown, which is what nobody registers.
+/// The number of classes that a thread can be registered with: all but `Unknown`.
 const REGISTERED: usize = ThreadClass::ALL.len() - 1;
 
 type Shard = BTreeMap<u32, Known>;
 type Counts = [usize; REGISTERED];
 
 static THREADS: [Mutex<Shard>; SHARDS] = [const { Mutex::new(BTreeMap::new()) }; SHARDS];
-/// Of the whole process. Written under a shard's lock, and added to before it is taken from, so never below what lives.
+/// The live threads of the process, by class. Written under a shard's lock. When a thread changes
+/// its class, the new class is incremented before the old one is decremented, so a sum never misses
+/// the thread.
 static LIVE: [AtomicUsize; REGISTERED] = [const { AtomicUsize::new(0) }; REGISTERED];
-/// Of each root that has any. Taken after a shard's lock.
+/// The live threads by class, for each root that has any. Locked after a shard's lock, never
+/// before.
 static ROOTS: Mutex<BTreeMap<u64, Counts>> = Mutex::new(BTreeMap::new());
 
 thread_local! {
     /// The root and class that this thread is registered with.
     static OWN: Cell<Option<(u64, ThreadClass)>> = const { Cell::new(None) };
+    /// Deregisters the thread when its thread-local storage is destroyed.
     static AT_END: AtEnd = const { AtEnd };
 }
 
-/// A registered thread that lives.
+/// A live registered thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) tid: u32,
-    /// As tokio knows it.
+    /// The standard library's id, by which tokio's metrics name a worker.
     #[cfg(tokio_unstable)]
     pub(crate) thread: std::thread::ThreadId,
-    /// The root whose runtime it belongs to.
+    /// The number of the root that the thread belongs to.
     pub(crate) root: u64,
     pub(crate) class: ThreadClass,
+    /// The full name; empty if the thread has none.
     pub(crate) name: String,
+    /// The place that started or adopted the thread, if it is known.
     pub(crate) started: Option<&'static Location<'static>>,
-    /// Of those that can be asked to stop.
+    /// The stop handle, if the thread can be asked to stop.
     pub(crate) stop: Option<Stop>,
 }
 
-/// Registers the calling thread until it is dropped.
+/// A guard that keeps the calling thread registered until it is dropped, on the same thread.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    /// A thread that is known may run a runtime: it stays what it is, and ends its registration when it ends.
+    /// False if the thread was registered already, such as a tracked thread that runs a runtime.
+    /// The earlier registration is then kept, and dropping this guard does not end it.
     is_first: bool,
 }
 
-/// Its drop is the last that a thread does here, also one that ended otherwise than by returning.
+/// A thread-local value that deregisters the thread when it is dropped, even if the thread did not
+/// end by returning from its closure.
 struct AtEnd;
 
 // === impl Known ===
 
 impl Known {
-    /// The calling thread.
+    /// Describes the calling thread, with the name that it has at the moment.
     pub(super) fn own(root: u64, class: ThreadClass) -> Self {
         Self {
             tid: own_tid(),
@@ -78,6 +90,7 @@ impl Known {
 // === impl Registration ===
 
 impl Registration {
+    /// Registers the calling thread, which cannot be asked to stop.
     pub(crate) fn new(
         root: u64,
         class: ThreadClass,
@@ -87,7 +100,7 @@ impl Registration {
         Self::of(Known { started, ..known })
     }
 
-    /// `known` must be the calling thread.
+    /// Registers the calling thread, which `known` must describe.
     pub(super) fn of(known: Known) -> Self {
         Self {
             is_first: register(known),
@@ -109,9 +122,10 @@ impl Drop for AtEnd {
     }
 }
 
-/// Registers the calling thread until [`forget_own`] or its end. Whether it was not registered.
+/// Registers the calling thread until [`forget_own`] or the end of the thread. Returns false, and
+/// changes nothing, if the thread is already registered.
 pub(super) fn register(known: Known) -> bool {
-    // Both fail only for a thread that ends.
+    // Access to thread-local storage fails only while the thread is ending.
     let own = Some((known.root, known.class));
     let is_first = OWN.try_with(|cell| cell.get().is_none()).unwrap_or(true);
     if is_first {
@@ -122,22 +136,23 @@ pub(super) fn register(known: Known) -> bool {
     is_first
 }
 
-/// Notes that the calling thread ends.
+/// Deregisters the calling thread. Does nothing if it is not registered.
 pub(crate) fn forget_own() {
     let was = OWN.try_with(Cell::take);
-    // A thread without storage has ended its registration with it, or it registered afterwards.
+    // If the storage is gone, the thread may have registered after that, which only the table
+    // knows.
     if !matches!(was, Ok(None)) {
         take(own_tid());
     }
 }
 
-/// What the calling thread is, if it is registered for that root.
+/// Returns the class of the calling thread, if it is registered with that root. It takes no lock.
 pub(super) fn own_class(root: u64) -> Option<ThreadClass> {
     let own = OWN.try_with(Cell::get).ok().flatten();
     own.and_then(|(own, class)| (own == root).then_some(class))
 }
 
-/// Notes that the calling thread, which is registered for that root, is something else from here on.
+/// Changes the class of the calling thread, which must be registered with that root.
 pub(super) fn change_own(root: u64, class: ThreadClass) {
     OWN.set(Some((root, class)));
     let tid = own_tid();
@@ -145,31 +160,35 @@ pub(super) fn change_own(root: u64, class: ThreadClass) {
     if let Some(known) = shard.get_mut(&tid) {
         let before = known.class;
         known.class = class;
+        recorder::thread_class(tid, class as u32);
         count(root, class);
         discount(root, before);
     }
 }
 
 fn put(known: Known) {
+    recorder::thread(known.tid, known.class as u32, &known.name);
     let mut shard = shard(known.tid);
     count(known.root, known.class);
-    // A thread that ended without telling may have had this number before.
+    // The kernel reuses thread ids, so the entry of a thread that ended without deregistering can
+    // be in the way.
     let before = shard.insert(known.tid, known);
     if let Some(before) = &before {
         discount(before.root, before.class);
     }
-    // It may own what a user gave.
+    // Its drop can run user code, which must not hold the lock.
     drop(shard);
     drop(before);
 }
 
 fn take(tid: u32) {
+    recorder::thread_ended(tid);
     let mut shard = shard(tid);
     let known = shard.remove(&tid);
     if let Some(known) = &known {
         discount(known.root, known.class);
     }
-    // It may own what a user gave.
+    // Its drop can run user code, which must not hold the lock.
     drop(shard);
     drop(known);
 }
@@ -190,7 +209,7 @@ fn discount(root: u64, class: ThreadClass) {
     }
 }
 
-/// How many live, without the unknown.
+/// Returns the number of live registered threads of the process, by class.
 pub(super) fn live() -> ThreadCounts {
     let mut counts = ThreadCounts::default();
     for (total, live) in counts.registered.iter_mut().zip(&LIVE) {
@@ -199,7 +218,7 @@ pub(super) fn live() -> ThreadCounts {
     counts
 }
 
-/// How many of a root live, without the unknown.
+/// Returns the number of live registered threads of a root, by class.
 pub(super) fn live_of(root: u64) -> ThreadCounts {
     let of_root = roots().get(&root).copied().unwrap_or_default();
     let mut counts = ThreadCounts::default();
@@ -209,7 +228,8 @@ pub(super) fn live_of(root: u64) -> ThreadCounts {
     counts
 }
 
-/// All registered threads.
+/// Returns all registered threads. The shards are locked one after the other, so this is not one
+/// moment's picture.
 pub(crate) fn all() -> Vec<Known> {
     let mut all = Vec::new();
     for shard in &THREADS {
@@ -218,7 +238,10 @@ pub(crate) fn all() -> Vec<Known> {
     all
 }
 
-/// Shows each thread of a root that can be asked to stop. While it is shown it cannot end, so its number is its own.
+/// Calls `show` for each thread of a root that can be asked to stop.
+///
+/// It holds the thread's shard meanwhile, so the thread cannot deregister, and its id cannot be
+/// reused, during the call. `show` must not register or deregister a thread.
 pub(crate) fn each_that_can_stop(root: u64, mut show: impl FnMut(u32, &Stop)) {
     for shard in &THREADS {
         for known in lock(shard).values().filter(|known| known.root == root) {

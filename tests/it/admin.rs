@@ -1,24 +1,31 @@
-//! The admin server of a runtime in this process: whom it answers, what it answers, and what it does not let itself be
-//! held up by.
+//! Tests of the admin server of a runtime in this process: which requests it accepts, what it
+//! answers, and that no client can hold it up.
 
 mod client;
 mod contract;
 mod limits;
 mod schema;
+mod socket;
 
-use client::{Client, with_admin};
+use client::{Client, LONG, with_admin};
 use headcount::{BuildError, Runtime};
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 #[test]
-fn an_address_that_is_taken_is_refused_before_anything_starts() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
+fn an_address_in_use_is_refused_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("ports are available");
     let address = taken.local_addr().expect("it is bound");
-    let built = Runtime::builder().admin(address).build();
-    let error = built.expect_err("somebody has the address");
+    let outside = tempfile::tempdir().expect("a temporary folder can be created");
+    let folder = outside.path().join("state");
+    let built = Runtime::builder()
+        .admin(address)
+        .state_folder(&folder)
+        .build();
+    let error = built.expect_err("the address is in use");
+    assert!(!folder.exists(), "the end of the previous run is not lost");
     let text = error.to_string().replace(&address.to_string(), "ADDRESS");
-    insta::assert_snapshot!(text, @"claim ADDRESS for the admin server, where another process listens");
+    insta::assert_snapshot!(text, @"bind the admin server to ADDRESS, where another server is already listening");
     let BuildError::Admin { address: named, .. } = error else {
         panic!("another error: {error:?}")
     };
@@ -27,12 +34,12 @@ fn an_address_that_is_taken_is_refused_before_anything_starts() {
 
 #[test]
 fn an_address_of_another_machine_is_refused_too() {
-    // For documentation, so nobody has it: RFC 5737.
+    // An address reserved for documentation (RFC 5737), so no machine has it.
     let built = Runtime::builder()
         .admin("192.0.2.1:0".parse().expect("an address"))
         .build();
-    let error = built.expect_err("nobody has the address");
-    insta::assert_snapshot!(error, @"claim 192.0.2.1:0 for the admin server, which is no address of this machine");
+    let error = built.expect_err("no machine has the address");
+    insta::assert_snapshot!(error, @"bind the admin server to 192.0.2.1:0, which is not an address of this machine");
 }
 
 #[test]
@@ -40,23 +47,23 @@ fn without_being_asked_for_there_is_no_server() {
     let runtime = Runtime::builder()
         .print(false)
         .build()
-        .expect("threads are to be had");
+        .expect("threads are available");
     assert_eq!(runtime.admin_address(), None);
 }
 
 #[test]
 fn the_address_is_free_again_after_the_end() {
     let address: SocketAddr = with_admin(|builder| builder, |client| client.address());
-    // Its thread ends by itself; nobody waits for it.
+    // Its thread ends by itself and is not joined.
     while TcpListener::bind(address).is_err() {
         std::thread::yield_now();
     }
 }
 
-const REFUSED: &str = r#"{"error":"not served under the name 'evil.example:9464': use the address, or add the name to the allowed hosts of the admin server"}"#;
+const REFUSED: &str = r#"{"error":"host 'evil.example:9464' is not allowed: use the address, or add the name to the allowed hosts of the admin server"}"#;
 
 #[test]
-fn a_request_under_another_name_is_refused_whatever_its_path() {
+fn a_request_with_another_host_name_is_refused_whatever_its_path() {
     with_admin(
         |builder| builder.admin_host("Orders.example"),
         |client| {
@@ -90,14 +97,17 @@ fn a_request_has_one_host_header() {
             for headers in ["", "host: localhost\r\nhost: localhost\r\n"] {
                 let answer = client.ask("GET", "/livez", headers);
                 assert_eq!(answer.status, 400, "{headers:?}");
-                assert_eq!(answer.body, "{\"error\":\"one Host header is needed\"}");
+                assert_eq!(
+                    answer.body,
+                    "{\"error\":\"exactly one Host header is required\"}"
+                );
             }
         },
     );
 }
 
 #[test]
-fn nothing_is_changed_by_any_method() {
+fn no_method_changes_anything() {
     with_admin(
         |builder| builder,
         |client| {
@@ -121,14 +131,14 @@ fn nothing_is_changed_by_any_method() {
             assert_eq!(unknown.status, 404);
             assert_eq!(
                 unknown.body,
-                "{\"error\":\"no such path; /api/openapi.json lists all\"}"
+                "{\"error\":\"no such path; /api/openapi.json lists all paths\"}"
             );
         },
     );
 }
 
 #[test]
-fn every_answer_forbids_what_a_browser_might_do_with_it() {
+fn every_answer_has_security_headers() {
     with_admin(
         |builder| builder,
         |client| {
@@ -157,7 +167,7 @@ fn every_answer_forbids_what_a_browser_might_do_with_it() {
 }
 
 #[test]
-fn the_page_takes_nothing_from_elsewhere_and_puts_no_text_in_as_markup() {
+fn the_page_loads_nothing_external_and_inserts_no_text_as_markup() {
     with_admin(
         |builder| builder,
         |client| {
@@ -175,7 +185,7 @@ fn the_page_takes_nothing_from_elsewhere_and_puts_no_text_in_as_markup() {
             ] {
                 assert!(!script.contains(way), "{way}");
             }
-            // The policy would not let these run.
+            // The content security policy would block inline scripts and styles.
             assert!(
                 !page.contains("<style") && !page.contains("onclick") && !page.contains("<script>")
             );
@@ -233,7 +243,7 @@ fn a_page_of_tasks_is_followed_by_the_next_and_each_task_is_listed_once() {
 }
 
 #[test]
-fn a_wrong_query_is_answered_with_what_is_allowed() {
+fn a_wrong_query_is_answered_with_the_allowed_values() {
     with_admin(
         |builder| builder,
         |client| {
@@ -255,14 +265,14 @@ fn a_wrong_query_is_answered_with_what_is_allowed() {
             })
             .collect();
             insta::assert_snapshot!(answers.join("\n"), @r#"
-            limit=0: 400 {"error":"'limit' is 1 to 1000"}
-            limit=1001: 400 {"error":"'limit' is 1 to 1000"}
-            limit=many: 400 {"error":"'limit' is 1 to 1000"}
-            state=asleep: 400 {"error":"'state' is one of created, running, stalled, draining, cancelling"}
-            after=1: 400 {"error":"'after' is what an answer gave as 'next'"}
-            after=x-y: 400 {"error":"'after' is what an answer gave as 'next'"}
+            limit=0: 400 {"error":"'limit' must be 1 to 1000"}
+            limit=1001: 400 {"error":"'limit' must be 1 to 1000"}
+            limit=many: 400 {"error":"'limit' must be 1 to 1000"}
+            state=asleep: 400 {"error":"'state' must be one of created, running, stalled, draining, cancelling"}
+            after=1: 400 {"error":"'after' must be the 'next' of an earlier answer"}
+            after=x-y: 400 {"error":"'after' must be the 'next' of an earlier answer"}
             page=2: 400 {"error":"unknown parameter; allowed: group, name, state, limit, after"}
-            limit=1&limit=2: 400 {"error":"'limit' is given twice"}
+            limit=1&limit=2: 400 {"error":"'limit' is set twice"}
             name=%ff: 200 {"live":1,"tasks":[],"next":null}
             "#);
         },
@@ -272,16 +282,16 @@ fn a_wrong_query_is_answered_with_what_is_allowed() {
 #[test]
 fn a_service_that_lost_a_required_task_says_so() {
     let answer = with_admin(
-        |builder| builder.drain_budget(client::LONG),
+        |builder| builder.drain_budget(LONG),
         |client: &Client| {
-            // Holds the drain, so that the answer comes while the service stops.
+            // Holds the drain, so that the answer comes during the shutdown.
             let (release, held) = std::sync::mpsc::channel::<()>();
             client
                 .tasks
                 .spawn_blocking("holds", move || held.recv().ok());
             let lost = client.tasks.task("listener").required();
             drop(lost.try_spawn(async { Err::<(), _>("address lost") }));
-            // The task has ended a moment before the shutdown begins, and that is an answer too.
+            // The task ends a moment before the shutdown begins, and both states are valid answers.
             let answer = loop {
                 let answer = client.get("/readyz");
                 if answer.body.contains("stopping") {
@@ -313,7 +323,7 @@ fn a_service_whose_required_task_has_stalled_says_so() {
             drop(silent.spawn(async move { group.draining().await }));
             let begun = Instant::now();
             loop {
-                assert!(begun.elapsed() < client::LONG, "it stays ready");
+                assert!(begun.elapsed() < LONG, "it stays ready");
                 let answer = client.get("/readyz");
                 if answer.status != 200 {
                     break answer;
@@ -330,30 +340,76 @@ fn a_service_whose_required_task_has_stalled_says_so() {
 }
 
 #[test]
-fn a_runtime_of_somebody_else_is_served_too_and_what_is_not_seen_is_not_there() {
-    let runtime = tokio::runtime::Runtime::new().expect("threads are to be had");
-    let mut attached = headcount::attach(runtime.handle()).expect("threads are to be had");
+fn an_attached_runtime_is_served_with_its_untracked_tasks() {
+    let runtime = tokio::runtime::Runtime::new().expect("threads are available");
+    let mut attached = headcount::attach(runtime.handle()).expect("threads are available");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let address = attached.serve_admin(any).expect("ports are to be had");
+    let address = attached.serve_admin(any).expect("ports are available");
     let client = Client::new(address, attached.tasks().clone());
     attached
         .tasks()
         .spawn("idler", std::future::pending::<()>());
-    let metrics = client.get("/metrics").body;
+    let untracked = runtime.spawn(std::future::pending::<()>());
     let idler = "headcount_task_started_total{group=\"/\",task=\"idler\"} 1\n";
-    assert!(metrics.contains(idler), "{metrics}");
+    // Each was polled once when nothing can wake it.
+    let metrics = loop {
+        let metrics = client.get("/metrics").body;
+        assert!(metrics.contains(idler), "{metrics}");
+        if metrics.contains("headcount_task_unwakeable 2\n") {
+            break metrics;
+        }
+    };
+    assert!(
+        metrics.contains("headcount_task_untracked_live 1\n"),
+        "{metrics}"
+    );
     for absent in [
-        "headcount_task_untracked",
+        "headcount_task_untracked_site",
         "headcount_runtime_blocking_threads",
     ] {
         assert!(!metrics.contains(absent), "{absent}");
     }
-    let untracked = client.json("/api/untracked");
-    assert_eq!(untracked["live"], serde_json::Value::Null);
-    assert_eq!(
-        untracked["not_observed"],
-        "untracked tasks: headcount does not own the runtime"
-    );
+    let seen = client.json("/api/untracked");
+    assert_eq!((&seen["live"], &seen["unwakeable"]), (&1.into(), &2.into()));
+    assert_eq!(seen["not_observed"], serde_json::Value::Null);
+    let leaks = client.json("/api/leaks");
+    assert_eq!(leaks["tasks"][0]["name"], "idler");
+    assert_eq!(leaks["untracked"][0]["unwakeable"], 1);
+    untracked.abort();
     let report = runtime.block_on(attached.shutdown("done"));
     assert_eq!(report.cancel.cancelled, 1);
+}
+
+#[test]
+fn a_service_without_a_free_worker_is_not_ready() {
+    with_admin(
+        |builder| builder,
+        |client| {
+            assert_eq!(client.get("/readyz").body, "ready\n");
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let held = std::sync::Arc::new(std::sync::Mutex::new(held));
+            for _ in 0..2 {
+                let held = std::sync::Arc::clone(&held);
+                client.tasks.spawn("blocks", async move {
+                    drop(held.lock().map(|held| held.recv()));
+                });
+            }
+            let begun = Instant::now();
+            let refused = loop {
+                let answer = client.get("/readyz");
+                if answer.status != 200 {
+                    break answer;
+                }
+                assert!(begun.elapsed() < LONG, "it stays ready");
+                std::thread::yield_now();
+            };
+            assert_eq!(refused.status, 503);
+            assert_eq!(refused.body, "not ready: no worker has been free for 3s\n");
+            assert_eq!(client.get("/livez").status, 200);
+            drop(release);
+            while client.get("/readyz").status != 200 {
+                assert!(begun.elapsed() < LONG, "it never is ready again");
+            }
+        },
+    );
 }

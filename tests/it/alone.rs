@@ -1,11 +1,12 @@
-//! A process for one test; for the unit tests too.
+//! Runs a test in its own process; the unit tests also use it.
 
 use std::any::type_name_of_val;
 use std::process::Command;
 
 const ALONE: &str = "HEADCOUNT_TEST_IS_ALONE";
 
-/// Runs the test in a process of its own: the audit sees every thread of the process, also those of other tests.
+/// Runs the test in its own process, because the audit sees every thread of the process, including
+/// those of other tests.
 #[track_caller]
 pub(crate) fn alone<F: FnOnce()>(test: F) {
     if std::env::var_os(ALONE).is_some() {
@@ -17,7 +18,8 @@ pub(crate) fn alone<F: FnOnce()>(test: F) {
     let output = Command::new(std::env::current_exe().expect("a test has a file"))
         .args([name, "--exact", "--nocapture", "--include-ignored"])
         .env(ALONE, "1")
-        // To look up symbols takes a debug build a second, in which the task that panics is still there.
+        // With a backtrace, symbolizing takes a second in a debug build, during which the panicking
+        // task is still alive.
         .env("RUST_BACKTRACE", "0")
         .output()
         .expect("it runs");

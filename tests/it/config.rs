@@ -1,6 +1,9 @@
-//! What the command line answers: to wrong configurations, to right ones, and to `--help`.
+//! Tests of the command line: its answers to wrong and valid configurations, and to `--help`.
 //!
-//! Each case runs the binary in a folder of its own, so that no path of the machine is shown.
+//! Each case runs the binary in its own folder, so that no path of the machine appears in the
+//! output.
+
+mod chains;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -20,7 +23,7 @@ fn headcount(folder: &Path, arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-/// A folder that holds `services.toml`.
+/// Returns a folder that contains `services.toml`.
 fn folder_with(text: impl AsRef<[u8]>) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("services.toml"), text).expect("it can be written");
@@ -31,7 +34,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("it writes UTF-8")
 }
 
-/// The answer to a configuration that must be refused by `check` and by `run` alike.
+/// Returns the answer to a configuration that both `check` and `run` must refuse.
 fn refusal(config: impl AsRef<[u8]>) -> String {
     let folder = folder_with(config);
     let checked = headcount(folder.path(), &["check", "services.toml"]);
@@ -44,7 +47,7 @@ fn refusal(config: impl AsRef<[u8]>) -> String {
     text(&checked.stderr)
 }
 
-/// A process task `a` with these lines, and a process task `b`.
+/// Returns a process task `a` with these lines, and a process task `b`.
 fn process(lines: &str) -> String {
     format!(
         "[tasks.a]\nkind = \"process\"\ncommand = [\"true\"]\n{lines}\n\n\
@@ -52,13 +55,13 @@ fn process(lines: &str) -> String {
     )
 }
 
-/// An endpoint task with these lines.
+/// Returns an endpoint task with these lines.
 fn endpoint(lines: &str) -> String {
     format!("[tasks.db]\nkind = \"endpoint\"\n{lines}\n")
 }
 
 #[test]
-fn every_problem_of_a_file_is_told_at_once_in_the_order_of_the_file() {
+fn all_problems_of_a_file_are_reported_in_its_order() {
     insta::assert_snapshot!(refusal(
         "nmae = 1\n\
          [service]\nname = \"my service\"\n\
@@ -74,7 +77,7 @@ fn every_problem_of_a_file_is_told_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn a_wrong_process_is_answered_with_what_is_allowed() {
+fn a_wrong_process_is_answered_with_the_allowed_values() {
     insta::assert_snapshot!(refusal(
         "[tasks.a]\nkind = \"process\"\ncommand = \"./server --port 80\"\n\
          env = { PORT = 80, \"A=B\" = \"x\" }\nworking_folder = \"\"\n\
@@ -89,7 +92,7 @@ fn a_wrong_process_is_answered_with_what_is_allowed() {
 }
 
 #[test]
-fn a_wrong_endpoint_is_answered_with_what_is_allowed() {
+fn a_wrong_endpoint_is_answered_with_the_allowed_values() {
     let checks = [
         "check = \"127.0.0.1:80\"",
         "check = {}",
@@ -117,16 +120,16 @@ fn a_wrong_endpoint_is_answered_with_what_is_allowed() {
 }
 
 #[test]
-fn a_wrong_admin_server_is_answered_with_what_is_allowed() {
+fn a_wrong_admin_server_is_answered_with_the_allowed_values() {
     insta::assert_snapshot!(refusal(
         "[admin]\nlisten = \"localhost:9464\"\n\
-         allowed_hosts = [\"orders.example:80\", \"\", 1, \"a b\"]\nport = 1\n\
+         allowed_hosts = [\"orders.example:80\", \"\", 1, \"a b\"]\ncontrol_socket = \"on\"\nport = 1\n\
          [tasks.r]\nkind = \"resources\"\n"
     ));
 }
 
 #[test]
-fn a_wrong_thread_rule_is_answered_with_what_is_allowed() {
+fn a_wrong_thread_rule_is_answered_with_the_allowed_values() {
     let rules = [
         "",
         "name = \"a\"",
@@ -143,7 +146,7 @@ fn a_wrong_thread_rule_is_answered_with_what_is_allowed() {
     let many = "[[threads.expected]]\nname = \"a\"\nreason = \"b\"\n".repeat(101);
     let answer = refusal(many + tasks);
     assert!(
-        answer.contains("threads.expected: holds 101 rules"),
+        answer.contains("threads.expected: contains 101 rules"),
         "{answer}"
     );
     let answer = refusal(format!("[threads]\nexpected = \"pool\"\n{tasks}"));
@@ -158,17 +161,17 @@ fn a_state_folder_is_a_path_and_not_a_misspelt_word() {
         "[state]\nfolder = \"atuo\"\ntextfile = \"/x/orders.txt\"\n[tasks.a]\nkind = \"resources\"\n",
     );
     insta::assert_snapshot!(answer, @r#"
-    services.toml:2:10: state.folder: "atuo" is not known
+    services.toml:2:10: state.folder: unknown value "atuo"
       |
     2 | folder = "atuo"
       |          ^^^^^^
-      = allowed: "auto", "off", or a path with a / in it
+      = allowed: "auto", "off", or a path that contains a /
 
-    services.toml:3:12: state.textfile: "/x/orders.txt" does not end with .prom
+    services.toml:3:12: state.textfile: "/x/orders.txt" does not end in .prom
       |
     3 | textfile = "/x/orders.txt"
       |            ^^^^^^^^^^^^^^^
-      = allowed: a path that does, because node_exporter reads no other
+      = allowed: a path that ends in .prom, because node_exporter ignores other files
 
     services.toml: 2 problems, nothing was started
     "#);
@@ -178,7 +181,7 @@ fn a_state_folder_is_a_path_and_not_a_misspelt_word() {
 fn budgets_that_exceed_the_deadline_are_refused_where_they_are_written() {
     let tasks = "[tasks.r]\nkind = \"resources\"\n";
     insta::assert_snapshot!(refusal(format!("[shutdown]\ndrain = \"20s\"\n{tasks}")), @r#"
-    services.toml:2:9: shutdown.drain: the budgets need 23s, and the deadline is 9s500ms
+    services.toml:2:9: shutdown.drain: the budgets add up to 23s, but the deadline is 9s500ms
       |
     2 | drain = "20s"
       |         ^^^^^
@@ -188,7 +191,8 @@ fn budgets_that_exceed_the_deadline_are_refused_where_they_are_written() {
     "#);
     let text = format!("[shutdown]\ndrain = \"20s\"\ndeadline = \"22s\"\n{tasks}");
     assert!(
-        refusal(text).starts_with("services.toml:3:12: shutdown.deadline: the budgets need 23s")
+        refusal(text)
+            .starts_with("services.toml:3:12: shutdown.deadline: the budgets add up to 23s")
     );
 }
 
@@ -201,24 +205,24 @@ fn tasks_that_wait_for_each_other_are_all_named() {
          c = { kind = \"process\", command = [\"x\"], depends_on = [\"a\"] }\n\
          self = { kind = \"process\", command = [\"x\"], depends_on = [\"self\"] }\n"
     ), @r#"
-    services.toml:4:56: tasks.c.depends_on[0]: the tasks wait for each other: a -> b -> c -> a
+    services.toml:4:56: tasks.c.depends_on[0]: dependency cycle: a -> b -> c -> a
       |
     4 | c = { kind = "process", command = ["x"], depends_on = ["a"] }
       |                                                        ^^^
-      = take one of these dependencies out
+      = remove one of these dependencies
 
-    services.toml:5:59: tasks.self.depends_on[0]: the task waits for itself
+    services.toml:5:59: tasks.self.depends_on[0]: the task depends on itself
       |
     5 | self = { kind = "process", command = ["x"], depends_on = ["self"] }
       |                                                           ^^^^^^
-      = take this dependency out
+      = remove this dependency
 
     services.toml: 2 problems, nothing was started
     "#);
 }
 
 #[test]
-fn dependencies_that_cannot_come_true_are_refused() {
+fn impossible_dependencies_are_refused() {
     insta::assert_snapshot!(refusal(
         process(
             "depends_on = { bb = \"ready\", b = \"exited\", db = \"ready\", r = \"started\" }\n\
@@ -241,7 +245,7 @@ fn names_must_be_plain_and_stay_different() {
 }
 
 #[test]
-fn a_name_that_is_there_twice_is_refused_and_the_rest_is_still_read() {
+fn a_duplicate_name_is_refused_and_the_rest_is_still_read() {
     insta::assert_snapshot!(refusal(
         "[tasks.a]\nkind = \"resources\"\n[tasks.b]\nkind = \"resources\"\nintervall = \"1s\"\n\
          [tasks.a]\nkind = \"resources\"\ninterval = \"1s\"\ninterval = \"2s\"\n"
@@ -250,17 +254,20 @@ fn a_name_that_is_there_twice_is_refused_and_the_rest_is_still_read() {
 
 #[test]
 fn a_file_that_is_not_toml_is_refused_with_the_place() {
-    // The words are the parser's.
+    // The text comes from the TOML parser.
     let answer = refusal("[tasks.a]\nkind = resources\n\n[tasks.b\nkind = \"resources\"\n");
     assert!(
-        answer.starts_with("services.toml:2:8: not TOML: "),
+        answer.starts_with("services.toml:2:8: invalid TOML: "),
         "{answer}"
     );
     assert!(
         answer.contains("\n2 | kind = resources\n  |        ^"),
         "{answer}"
     );
-    assert!(answer.contains("services.toml:4:9: not TOML: "), "{answer}");
+    assert!(
+        answer.contains("services.toml:4:9: invalid TOML: "),
+        "{answer}"
+    );
     assert!(
         answer.ends_with(" problems, nothing was started\n"),
         "{answer}"
@@ -287,7 +294,7 @@ fn a_file_without_tasks_is_refused() {
 }
 
 #[test]
-fn what_is_not_a_readable_text_file_is_refused() {
+fn a_file_that_is_not_readable_text_is_refused() {
     insta::assert_snapshot!(refusal(b"[service]\nname = \"a\xffb\"\n"), @r#"
     services.toml:2:10: byte 0xff is not UTF-8
       |
@@ -330,7 +337,7 @@ fn a_file_just_within_the_bound_is_read() {
 }
 
 #[test]
-fn a_right_file_is_answered_with_what_was_understood() {
+fn a_valid_file_is_answered_with_a_summary() {
     let folder = folder_with(
         "[service]\nname = \"orders\"\n[shutdown]\ndrain = \"4s\"\n\
          [tasks.proxy]\nkind = \"process\"\ncommand = [\"proxy\"]\nready = { endpoint = \"db\" }\n\
@@ -347,7 +354,7 @@ fn a_right_file_is_answered_with_what_was_understood() {
 }
 
 #[test]
-fn the_default_is_printed_and_is_right() {
+fn the_default_is_printed_and_is_valid() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = headcount(folder.path(), &["config", "--default"]);
     assert_eq!(output.status.code(), Some(0));
@@ -370,8 +377,15 @@ fn the_help_says_signals_and_exit_codes() {
     insta::assert_snapshot!("help", help(&["--help"]));
     insta::assert_snapshot!("help_run", help(&["run", "--help"]));
     insta::assert_snapshot!("help_probe", help(&["probe", "--help"]));
+    insta::assert_snapshot!("help_stop", help(&["stop", "--help"]));
+    insta::assert_snapshot!("help_drain", help(&["drain", "--help"]));
+    insta::assert_snapshot!("help_cancel", help(&["cancel", "--help"]));
     insta::assert_snapshot!("help_check", help(&["check", "--help"]));
+    insta::assert_snapshot!("help_report", help(&["report", "--help"]));
     insta::assert_snapshot!("help_config", help(&["config", "--help"]));
+    insta::assert_snapshot!("help_ps", help(&["ps", "--help"]));
+    insta::assert_snapshot!("help_tree", help(&["tree", "--help"]));
+    insta::assert_snapshot!("help_dump", help(&["dump", "--help"]));
 }
 
 #[test]
@@ -394,14 +408,14 @@ fn wrong_usage_exits_2_before_anything_is_read() {
     }
     let output = headcount(folder.path(), &["run", "--log-filter", "inof"]);
     assert!(
-        text(&output.stderr).contains("\"inof\" is not a level, did you mean info?"),
+        text(&output.stderr).contains("unknown level \"inof\"; did you mean info?"),
         "{output:?}"
     );
 }
 
 #[cfg(unix)]
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_output_causes_no_panic() {
     let folder = folder_with("nmae = 1\n");
     for (arguments, code) in [
         (&["config", "--default"][..], 0),
@@ -424,7 +438,7 @@ fn a_reader_that_goes_away_is_no_panic() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_default_that_could_not_be_written_is_no_success() {
+fn a_default_that_cannot_be_written_is_a_failure() {
     let full = std::fs::File::options().write(true).open("/dev/full");
     let output = Command::new(env!("CARGO_BIN_EXE_headcount"))
         .args(["config", "--default"])
@@ -434,12 +448,12 @@ fn a_default_that_could_not_be_written_is_no_success() {
     assert_eq!(output.status.code(), Some(74));
     let message = text(&output.stderr);
     assert!(
-        message.starts_with("headcount: stdout cannot be written: "),
+        message.starts_with("headcount: failed to write to stdout: "),
         "{message}"
     );
 }
 
-/// A running headcount, which does not outlive the test.
+/// A running headcount that is killed when the test ends.
 #[cfg(unix)]
 struct Running(std::process::Child);
 
@@ -450,7 +464,8 @@ impl Drop for Running {
     }
 }
 
-/// The lines that a run with these arguments writes to stderr, until `enough` of them are there.
+/// Returns the lines that a run with these arguments writes to stderr, up to the point where
+/// `enough` is true.
 #[cfg(unix)]
 fn lines_of_a_run(
     folder: &Path,
@@ -462,7 +477,8 @@ fn lines_of_a_run(
     let state = tempfile::tempdir().expect("a temporary folder");
     let child = Command::new("sh")
         .env("STATE_DIRECTORY", state.path())
-        // Few files may be open, so that the share of those that are is large and known; and any port will do.
+        // The low limit of open files makes their share large and predictable; the port is
+        // arbitrary.
         .args([
             "-c",
             "ulimit -n 64; exec \"$0\" run --admin 127.0.0.1:0 \"$@\"",
@@ -489,7 +505,7 @@ fn lines_of_a_run(
 
 #[cfg(unix)]
 #[test]
-fn a_run_says_first_what_runs_and_how_to_stop_it() {
+fn a_run_first_says_what_runs_and_how_to_stop_it() {
     let folder = folder_with(
         "[service]\nname = \"orders\"\n\
          [tasks.watch]\nkind = \"resources\"\n\
@@ -510,7 +526,7 @@ fn a_run_says_first_what_runs_and_how_to_stop_it() {
     insta::assert_snapshot!(rest.join("\n"), @"
       watch  resources  every 15s
       web    endpoint   http://127.0.0.1:9/ every 1h
-    stop: Ctrl-C or SIGTERM drains, a second one cancels, a third exits at once
+    to stop: Ctrl-C or SIGTERM drains, a second signal cancels, a third exits at once
     ");
     let lines = lines_of_a_run(folder.path(), &[], |lines| !lines.is_empty());
     assert!(lines[0].ends_with(", from embedded default"), "{lines:?}");

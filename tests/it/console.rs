@@ -1,4 +1,4 @@
-//! A client of tokio-console's protocol, and what it is told.
+//! A client of tokio-console's protocol.
 
 use console_api::field::{Name, Value};
 use console_api::instrument::InstrumentRequest;
@@ -9,7 +9,7 @@ use headcount::telemetry::Console;
 use std::net::SocketAddr;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-/// A task as the console lists it: its name, and the file that it was spawned in.
+/// Returns the name of a task as the console lists it, and the file of its spawn site.
 fn listed(task: &Task) -> Option<(String, String)> {
     let name = task.fields.iter().find(|field| {
         let name = field.name.as_ref();
@@ -22,7 +22,7 @@ fn listed(task: &Task) -> Option<(String, String)> {
     Some((name, task.location.as_ref()?.file.clone()?))
 }
 
-/// Asks until a task of that name is listed.
+/// Polls until a task with this name is listed.
 async fn watch(address: SocketAddr, wanted: &str) -> (String, String) {
     let client = InstrumentClient::connect(format!("http://{address}")).await;
     let updates = client
@@ -54,14 +54,14 @@ fn a_console_sees_tasks_by_group_and_name_and_spawn_site() {
     let address = console.address();
     let subscriber = tracing_subscriber::registry().with(console.layer());
     let mut seen = None;
-    // As a service does: the subscriber is there before the runtime.
+    // As in a service, the subscriber exists before the runtime.
     tracing::subscriber::with_default(subscriber, || {
         let runtime = Runtime::builder()
             .print(false)
             .signals(false)
             .console(console)
             .build();
-        runtime.expect("threads can be had").run(async |tasks| {
+        runtime.expect("threads are available").run(async |tasks| {
             let http = tasks.group("http");
             let waits = http.clone();
             http.spawn("accept", async move { waits.draining().await });

@@ -1,4 +1,4 @@
-//! The dashboards hold to rules, and ask for nothing that is not there.
+//! Tests of the dashboards: they follow the rules, and query only what exists.
 
 mod drift;
 mod lint;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// One file of `dashboards/`.
 #[derive(Debug, Clone)]
 struct Dashboard {
-    /// Of the file, without its end.
+    /// Name of the file, without its extension.
     stem: String,
     json: Value,
 }
@@ -24,7 +24,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The files of a folder that end so, in the order of their names.
+/// Returns the files of a folder with this ending, sorted by name.
 fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join(folder)).expect("a folder");
     let mut paths: Vec<PathBuf> = entries
@@ -59,7 +59,7 @@ fn word<'a>(value: &'a Value, key: &str) -> &'a str {
 // === impl Dashboard ===
 
 impl Dashboard {
-    /// Rows, and all panels, those in collapsed rows too.
+    /// Returns rows and panels, including the panels in collapsed rows.
     fn everything(&self) -> Vec<&Value> {
         let mut found = Vec::new();
         for panel in list(&self.json, "panels") {
@@ -69,14 +69,14 @@ impl Dashboard {
         found
     }
 
-    /// Without rows.
+    /// Returns the panels without rows.
     fn panels(&self) -> Vec<&Value> {
         let mut panels = self.everything();
         panels.retain(|panel| word(panel, "type") != "row");
         panels
     }
 
-    /// The expressions that Prometheus gets, of panels and annotations, each with where it stands.
+    /// Returns the Prometheus expressions of panels and annotations, each with its location.
     fn expressions(&self) -> Vec<(String, &str)> {
         let mut found = Vec::new();
         for panel in self.panels() {
@@ -93,7 +93,7 @@ impl Dashboard {
         found
     }
 
-    /// The queries of the variables that Prometheus is asked for.
+    /// Returns the Prometheus queries of the variables.
     fn variables(&self) -> Vec<(String, &str)> {
         let all = list(&self.json["templating"], "list").iter();
         all.filter(|variable| word(variable, "type") == "query")
@@ -107,7 +107,7 @@ impl Dashboard {
     }
 }
 
-/// What a reader of `dashboards/README.md` looks for.
+/// A reader looks a panel up in `dashboards/README.md`.
 #[test]
 fn the_page_about_the_dashboards_names_every_panel_and_its_question() {
     let page = text("dashboards/README.md");
@@ -142,7 +142,7 @@ fn provisioning_points_at_what_it_provisions() {
         assert!(uids.contains(&to), "{to}");
     }
     for line in lines().filter(|line| !line.starts_with('#')) {
-        // Alone it would be a variable of Grafana's own environment.
+        // A single `$` would be a variable of Grafana's own environment.
         assert!(!line.replace("$$", "").contains('$'), "{line}");
     }
 }

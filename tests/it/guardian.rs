@@ -1,6 +1,8 @@
-//! The guarding processes, over the socket by which headcount speaks to them: nothing of a command survives, whoever is killed.
+//! Tests of the guarding processes, over the socket that headcount uses to control them: nothing of
+//! a command survives, whichever process is killed.
 //!
-//! The tests play headcount's part. They kill only what they started, by pid, and wait on pipes and pidfds, never for time to pass.
+//! The tests play headcount's part. They kill only processes that they started, by pid, and wait on
+//! pipes and pidfds; they never sleep for a fixed time.
 
 use std::{
     fs,
@@ -15,19 +17,21 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 use serde_json::{Value, json};
 
-/// Far more than anything here takes on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Starts a process that left its group and session and whose parent has ended; it says `NAME PID` and stays.
+/// Returns a script that starts a process which leaves its group and session and loses its parent;
+/// it prints `NAME PID` and stays.
 fn escaped(name: &str) -> String {
     format!("(setsid sh -c 'echo {name} $$; exec sleep 1000' &)")
 }
 
-/// A guardian as headcount starts it.
+/// A guardian, started as headcount starts it.
 struct Guarded {
     guardian: Child,
     orders: UnixStream,
@@ -35,7 +39,7 @@ struct Guarded {
     output: BufReader<io::PipeReader>,
 }
 
-/// A process that somebody said to be alive.
+/// A process that was reported as alive.
 struct Process {
     pid: Pid,
     handle: OwnedFd,
@@ -61,7 +65,9 @@ impl Process {
     fn ends_within(&self, limit: Duration) -> bool {
         let limit = Timespec::try_from(limit).expect("a minute fits");
         let mut fds = [PollFd::new(&self.handle, PollFlags::IN)];
-        poll(&mut fds, Some(&limit)).expect("a pidfd can be polled") == 1
+        // A child of another test may end meanwhile.
+        let ready = retry_on_intr(|| poll(&mut fds, Some(&limit)));
+        ready.expect("a pidfd can be polled") == 1
     }
 
     #[track_caller]
@@ -84,10 +90,10 @@ impl Guarded {
         Self::ordered(&[json!({ "start": start })])
     }
 
-    /// Gives it orders so that it reads them at once.
+    /// Starts a guardian that can read its first orders all at once.
     fn ordered(first: &[Value]) -> Self {
-        let (orders, stdin) = UnixStream::pair().expect("sockets are to be had");
-        let (output, stdout) = io::pipe().expect("pipes are to be had");
+        let (orders, stdin) = UnixStream::pair().expect("sockets are available");
+        let (output, stdout) = io::pipe().expect("pipes are available");
         let guardian = Command::new(env!("CARGO_BIN_EXE_headcount"))
             .args(["guardian", "test"])
             .stdin(OwnedFd::from(stdin))
@@ -107,10 +113,11 @@ impl Guarded {
         let first: String = first.iter().map(|order| format!("{order}\n")).collect();
         let sent = guarded.orders.write_all(first.as_bytes());
         sent.expect("the guardian listens");
+        assert!(guarded.notice()["keeping"]["pid"].is_u64());
         guarded
     }
 
-    /// Runs a script that is stopped by SIGTERM within `budget`.
+    /// Runs a script that SIGTERM stops within `budget`.
     fn script(script: &str, budget: Duration) -> Self {
         Self::start(start(&["sh", "-c", script], budget))
     }
@@ -130,7 +137,18 @@ impl Guarded {
         serde_json::from_str(&line).expect("notices are JSON")
     }
 
-    /// The pid of the command, which it was told to be started.
+    /// Asserts that the next notice says that these processes are killed.
+    #[track_caller]
+    fn says_killed(&mut self, processes: &[&Process]) {
+        let notice = self.notice();
+        let said = notice["killed"]["processes"].to_string();
+        for process in processes {
+            let pid = process.pid.as_raw_pid();
+            assert!(said.contains(&format!("(pid {pid})")), "{notice}");
+        }
+    }
+
+    /// Returns the command's process, from the notice that it started.
     #[track_caller]
     fn started(&mut self) -> Process {
         let notice = self.notice();
@@ -172,7 +190,7 @@ fn start(command: &[&str], budget: Duration) -> Value {
     })
 }
 
-/// Hands headcount's end of the socket to a process that can be killed.
+/// Passes headcount's end of the socket to a process that can be killed.
 fn headcount(guarded: Guarded) -> (Child, Child) {
     let headcount = Command::new("sleep")
         .arg("1000")
@@ -203,7 +221,7 @@ fn a_double_forked_process_dies_when_headcount_is_killed() {
 fn a_process_that_ignores_every_signal_dies_when_headcount_is_killed() {
     let script = "trap '' TERM HUP INT QUIT; (setsid sh -c 'echo escaped $$; while :; do sleep 1000; done' &); \
                   echo ready; while :; do sleep 1000; done";
-    // The grace without headcount is a second, whatever the budget says.
+    // Without headcount, the grace period is a second, regardless of the budget.
     let mut guarded = Guarded::script(script, Duration::from_secs(10_000));
     let command = guarded.started();
     let lines = [guarded.line(), guarded.line()];
@@ -234,10 +252,29 @@ fn nothing_survives_when_the_guardian_alone_is_killed() {
     keeper.assert_ends();
     assert_eq!(
         guarded.notice(),
-        json!({ "exited": { "exit": { "signal": { "number": 15, "core_dumped": false } } } })
+        json!({ "exited": { "exit": { "signal": { "number": 15, "core_dumped": false } }, "killed": false } })
     );
     assert_eq!(guarded.notice(), "empty");
     guarded.guardian.wait().expect("it is our child");
+}
+
+/// Headcount closes only its sending end when it has lost the guardian, and still reads. Without the
+/// last notice it could not know that the tree is gone.
+#[test]
+fn a_keeper_that_is_no_longer_told_anything_still_says_that_the_tree_is_gone() {
+    let mut guarded = Guarded::script("exec sleep 1000", Duration::from_secs(3));
+    let command = guarded.started();
+
+    let closed = guarded.orders.shutdown(std::net::Shutdown::Write);
+
+    closed.expect("it is open");
+    command.assert_ends();
+    assert_eq!(
+        guarded.notice(),
+        json!({ "exited": { "exit": { "signal": { "number": 15, "core_dumped": false } }, "killed": false } })
+    );
+    assert_eq!(guarded.notice(), "empty");
+    guarded.assert_ended();
 }
 
 #[test]
@@ -256,6 +293,7 @@ fn nothing_survives_when_the_keeper_alone_is_killed() {
         guarded.notice(),
         json!({ "keeper_lost": { "exit": killed } })
     );
+    guarded.says_killed(&[&escaped]);
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }
@@ -313,28 +351,31 @@ fn a_stop_asks_the_whole_tree_and_says_how_the_command_ended() {
     assert_eq!([guarded.line(), guarded.line()], ["asked"; 2]);
     assert_eq!(
         guarded.notice(),
-        json!({ "exited": { "exit": { "code": 7 } } })
+        json!({ "exited": { "exit": { "code": 7 }, "killed": false } })
     );
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }
 
-/// A service that is stopped while it starts: the keeper reads both orders at once, and once dropped the second, so
-/// that the process ran on until it was killed.
+/// A service may be stopped while it starts: the keeper then reads both orders at once. It used to
+/// drop the second, so that the process ran on until it was killed.
 #[test]
 fn a_stop_that_comes_with_the_start_is_not_lost() {
     let start = start(&["sleep", "1000"], LONG * 10);
     let mut guarded = Guarded::ordered(&[json!({ "start": start }), json!("stop")]);
-    // It may be gone by the time that this is read.
+    // The process may have ended by the time this is read.
     assert!(guarded.notice()["started"]["pid"].is_u64());
     let ended = json!({ "signal": { "number": 15, "core_dumped": false } });
-    assert_eq!(guarded.notice(), json!({ "exited": { "exit": ended } }));
+    assert_eq!(
+        guarded.notice(),
+        json!({ "exited": { "exit": ended, "killed": false } })
+    );
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }
 
 #[test]
-fn what_ignores_the_stop_signal_is_killed_after_the_budget() {
+fn a_process_that_ignores_the_stop_signal_is_killed_after_the_budget() {
     let script = "trap '' TERM; (setsid sh -c 'echo escaped $$; while :; do sleep 1000; done' &); \
                   echo ready; while :; do sleep 1000; done";
     let mut guarded = Guarded::script(script, Duration::from_millis(100));
@@ -345,8 +386,12 @@ fn what_ignores_the_stop_signal_is_killed_after_the_budget() {
 
     guarded.order(&json!("stop"));
 
+    guarded.says_killed(&[&command, &escaped]);
     let killed = json!({ "signal": { "number": 9, "core_dumped": false } });
-    assert_eq!(guarded.notice(), json!({ "exited": { "exit": killed } }));
+    assert_eq!(
+        guarded.notice(),
+        json!({ "exited": { "exit": killed, "killed": true } })
+    );
     assert_eq!(guarded.notice(), "empty");
     assert!(!command.is_alive() && !escaped.is_alive());
     guarded.assert_ended();
@@ -363,18 +408,22 @@ fn a_kill_does_not_wait_for_the_budget() {
     guarded.order(&json!("stop"));
     guarded.order(&json!("kill"));
     command.assert_ends();
+    guarded.says_killed(&[&command]);
     let killed = json!({ "signal": { "number": 9, "core_dumped": false } });
-    assert_eq!(guarded.notice(), json!({ "exited": { "exit": killed } }));
+    assert_eq!(
+        guarded.notice(),
+        json!({ "exited": { "exit": killed, "killed": true } })
+    );
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }
 
 #[test]
-fn what_a_command_leaves_behind_ends_with_it() {
-    // The command ends once it has read that its escaped process runs.
+fn processes_left_by_a_command_end_with_it() {
+    // The command ends once it knows that its escaped process runs.
     let script = "mkfifo \"$0\"; (setsid sh -c 'echo escaped $$; echo > \"$0\"; exec sleep 1000' \"$0\" &); \
                   read -r _ < \"$0\"; exit 3";
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let fifo = folder.path().join("fifo");
     let fifo = fifo.to_str().expect("temporary names are UTF-8");
     let mut guarded = Guarded::start(start(&["sh", "-c", script, fifo], LONG));
@@ -383,7 +432,7 @@ fn what_a_command_leaves_behind_ends_with_it() {
     assert!(line.starts_with("escaped "), "{line}");
     assert_eq!(
         guarded.notice(),
-        json!({ "exited": { "exit": { "code": 3 } } })
+        json!({ "exited": { "exit": { "code": 3 }, "killed": false } })
     );
     assert_eq!(guarded.notice(), "empty");
     let pid = &line["escaped ".len()..];
@@ -393,14 +442,15 @@ fn what_a_command_leaves_behind_ends_with_it() {
 
 #[test]
 fn a_tree_that_detaches_as_fast_as_it_can_is_killed_whole() {
-    // Each process starts two that leave its session, one of which does the same, and ends: nobody keeps a pid for long.
+    // Each process starts two that leave its session, one of which does the same, and ends: no pid
+    // lives for long.
     let script =
         "trap '' TERM; setsid sh -c 'exec sleep 1000' & echo more $!; setsid sh -c \"$0\" \"$0\" &";
     let mut guarded = Guarded::start(start(&["sh", "-c", script, script], LONG));
     guarded.notice();
     let seen: Vec<_> = (0..100).map(|_| guarded.line()).collect();
     guarded.order(&json!("kill"));
-    // Whoever lives holds the output open: it ends when all have ended.
+    // Every live process holds the output open, which ends only when all have ended.
     while !guarded.line().is_empty() {}
     for line in seen {
         let pid = line.strip_prefix("more ").expect("that is all they say");
@@ -427,7 +477,10 @@ fn the_guardians_take_no_notice_of_signals_that_ask_to_end() {
     }
     guarded.order(&json!("stop"));
     let ended = json!({ "signal": { "number": 15, "core_dumped": false } });
-    assert_eq!(guarded.notice(), json!({ "exited": { "exit": ended } }));
+    assert_eq!(
+        guarded.notice(),
+        json!({ "exited": { "exit": ended, "killed": false } })
+    );
     assert_eq!(guarded.notice(), "empty");
     guarded.assert_ended();
 }
@@ -435,7 +488,7 @@ fn the_guardians_take_no_notice_of_signals_that_ask_to_end() {
 #[test]
 fn a_command_starts_with_a_clean_slate() {
     let slate = "grep -E 'SigIgn|SigBlk' /proc/self/status; readlink /proc/$$/fd/0; ls /proc/$$/fd; echo end";
-    // A command that is started without a guardian, by a process that may have been given descriptors of its own.
+    // A command that a process which may have inherited descriptors starts without a guardian.
     let plain = Command::new("sh")
         .args(["-c", slate])
         .stdin(Stdio::null())
@@ -455,7 +508,8 @@ fn a_command_starts_with_a_clean_slate() {
     );
 }
 
-/// A line of `status`: whoever runs the tests may have them ignore SIGHUP (nohup(1)), which a guardian has a handler for.
+/// Removes SIGHUP from a line of `status`: the test runner may ignore SIGHUP (nohup(1)), for which
+/// a guardian has a handler.
 fn without_hangup(line: &str) -> String {
     let ignored = line.strip_prefix("SigIgn:\t");
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok());
@@ -482,7 +536,7 @@ fn a_command_that_cannot_start_is_refused_with_what_and_where() {
         start[key] = value;
         refused(start)
     };
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let script = folder.path().join("script");
     fs::write(&script, "#!/no/such/shell\n").expect("the folder is ours");
     let script = script.to_str().expect("temporary names are UTF-8");
@@ -493,7 +547,7 @@ fn a_command_that_cannot_start_is_refused_with_what_and_where() {
             "env",
             json!({ "PATH": "/nowhere:/bin" })
         ),
-        "cannot start no-such-program: not found in PATH (/nowhere:/bin)"
+        "cannot start no-such-program: not found in PATH (the one below `env`)"
     );
     assert_eq!(
         refused(start(&["/no/such/program"], LONG)),
@@ -511,6 +565,8 @@ fn a_command_that_cannot_start_is_refused_with_what_and_where() {
         .expect("the file is ours");
     assert_eq!(
         refused(start(&[script], LONG)),
-        format!("cannot start {script}: the interpreter that its first line names is missing")
+        format!(
+            "cannot start {script}: the interpreter in its `#!` line, or its loader, is missing"
+        )
     );
 }

@@ -1,11 +1,11 @@
-//! What headcount logs, line by line, for tests that are alone in their process.
+//! headcount's log, line by line, for tests that run alone in their process.
 
 use crate::scenario::GUARD;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-/// The lines that are logged from here on.
+/// The lines that are logged from its creation on.
 pub(crate) struct Heard {
     lines: Receiver<String>,
     target: &'static str,
@@ -16,7 +16,7 @@ struct Lines(Mutex<Sender<String>>);
 struct Line(Sender<String>);
 
 impl Heard {
-    /// Of one target, and what is below it.
+    /// Records the log of one target and the targets below it.
     pub(crate) fn of(target: &'static str) -> Self {
         let (tell, lines) = channel();
         tracing_subscriber::fmt()
@@ -27,7 +27,7 @@ impl Heard {
         Self { lines, target }
     }
 
-    /// The next line, without what differs from run to run, and what was seen of the thread.
+    /// Returns the next line without values that vary, and the description of the thread.
     #[track_caller]
     pub(crate) fn next(&self) -> (String, String) {
         loop {
@@ -38,21 +38,21 @@ impl Heard {
         }
     }
 
-    /// What was said and not read.
+    /// Returns the lines that were logged but not read.
     pub(crate) fn rest(&self) -> Vec<String> {
         let lines = self.lines.try_iter();
         lines.filter(|line| line.contains(self.target)).collect()
     }
 }
 
-/// A line is told in two parts: what was seen of a thread depends on the features, and comes last.
+/// Splits a line in two: the description of a thread depends on the features, and comes last.
 fn split(line: &str) -> (String, String) {
     let line = line.trim();
     let (told, seen) = line.split_once(" waits=").unwrap_or((line, ""));
     (steady(told), seen.to_owned())
 }
 
-/// Numbers become `N`, but for those of workers.
+/// Replaces numbers with `N`, except those of workers.
 fn steady(line: &str) -> String {
     let mut steady = String::new();
     for word in line.split_inclusive(' ') {

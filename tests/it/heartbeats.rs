@@ -1,4 +1,4 @@
-//! Tasks that declare a heartbeat, and miss it.
+//! Tests of tasks that declare a heartbeat and miss it.
 
 use crate::heard::Heard;
 use crate::scenario::{Gate, alone, in_time, quiet, until};
@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 const EVERY: Duration = Duration::from_millis(50);
-/// One that is not missed by waiting for a processor.
+/// An interval that is long enough not to be missed because the task waits for a CPU.
 const RARELY: Duration = Duration::from_secs(2);
 
-/// Looks often.
+/// Returns a builder with frequent checks.
 fn watchful() -> Builder {
     quiet().hold_limit(EVERY)
 }
 
-/// Fails where `main` does.
+/// Runs the service, and fails if `main` does.
 fn run(main: impl AsyncFnOnce(TaskGroup)) {
     let report = watchful().build().unwrap().run(main);
     assert_eq!(report.reason, Reason::MainEnded);
 }
 
-/// Beats when it is told to, and ends with the channel.
+/// Returns a task that beats on each message, and ends with the channel.
 fn beats_when_told() -> (UnboundedSender<()>, impl Future<Output = ()> + Send) {
     let (tell, mut told): (_, UnboundedReceiver<()>) = unbounded_channel();
     let task = async move {
@@ -35,8 +35,8 @@ fn beats_when_told() -> (UnboundedSender<()>, impl Future<Output = ()> + Send) {
 
 fn state(tasks: &TaskGroup, name: &str) -> Option<TaskState> {
     let snapshot = tasks.snapshot();
-    let task = snapshot.tasks().iter().find(|task| task.name() == name);
-    task.map(headcount::group::TaskRow::state)
+    let task = snapshot.tasks().find(|task| task.name == name);
+    task.map(|row| row.state)
 }
 
 #[test]
@@ -47,28 +47,48 @@ fn a_task_that_misses_its_heartbeat_is_named_and_so_is_its_recovery() {
             let (tell, task) = beats_when_told();
             let feed = tasks.group("feed");
             drop(feed.task("reader").heartbeat(EVERY).spawn(task));
-            // It is polled again and again, and a poll is no beat.
+            // The task is polled again and again, but a poll is not a beat.
             let (told, _) = heard.next();
-            insta::assert_snapshot!(told, @r#"WARN headcount::task: task is stalled: no heartbeat for Ns, and it declared one every Ns group="feed" task="reader" id=N spawned=tests/it/heartbeats.rs:N:N required=false silent_seconds=N"#);
+            insta::assert_snapshot!(told, @r#"WARN headcount::task: task is stalled: no heartbeat for Ns, expected one every Ns group="feed" task="reader" id=N spawned=tests/it/heartbeats.rs:N:N required=false silent_seconds=N"#);
             assert_eq!(state(&tasks, "reader"), Some(TaskState::Stalled));
             let counters = tasks.counters();
             let reader = counters.iter().find(|row| row.name == "reader").unwrap();
             assert_eq!((reader.live(), reader.stalled), (1, 1));
             tell.send(()).unwrap();
             let (told, _) = heard.next();
-            insta::assert_snapshot!(told, @r#"INFO headcount::task: task beats again after Ns group="feed" task="reader" id=N silent_seconds=N"#);
+            insta::assert_snapshot!(told, @r#"INFO headcount::task: task sends heartbeats again after Ns group="feed" task="reader" id=N silent_seconds=N"#);
             drop(tell);
             in_time(tasks.group("feed").wait()).await;
         });
-        // On a machine that is busy it may miss the next one before it ends.
+        // On a busy machine it may miss the next heartbeat before it ends.
         let is_next = |line: &String| line.contains("task is stalled");
         let rest = heard.rest();
         assert!(rest.iter().all(is_next), "{rest:?}");
     });
 }
 
+/// There are ten warnings at once, then one a second.
 #[test]
-fn a_stalled_task_that_is_told_to_drain_has_not_come_back() {
+fn each_stalled_task_is_reported_once_even_if_there_are_many() {
+    alone(|| {
+        let heard = Heard::of("headcount::task");
+        run(async |tasks| {
+            for _ in 0..12 {
+                let reader = tasks.task("reader").heartbeat(EVERY);
+                drop(reader.spawn(std::future::pending::<()>()));
+            }
+            for _ in 0..12 {
+                let (told, _) = heard.next();
+                assert!(told.contains("task is stalled"), "{told}");
+            }
+            tasks.cancel().await;
+        });
+        assert_eq!(heard.rest(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_stalled_task_that_is_told_to_drain_has_not_recovered() {
     alone(|| {
         let heard = Heard::of("headcount::task");
         run(async |tasks| {
@@ -79,7 +99,7 @@ fn a_stalled_task_that_is_told_to_drain_has_not_come_back() {
             let draining = feed.clone();
             let drained = tasks.spawn("drainer", async move { draining.drain().await });
             until(|| state(&tasks, "reader") == Some(TaskState::Draining)).await;
-            // That the next one is heard shows that the first was looked at.
+            // Once the next task is reported, the first one has been checked.
             drop(
                 tasks
                     .task("next")
@@ -133,7 +153,7 @@ fn a_stalled_task_is_shown_as_such_in_dumps() {
 #[test]
 fn a_required_task_without_its_heartbeat_makes_the_service_unready_until_it_beats() {
     alone(|| {
-        // The required task may end with the service alone.
+        // The required task may end only with the service.
         let mut kept = None;
         run(async |tasks| {
             let (tell, task) = beats_when_told();
@@ -171,9 +191,9 @@ fn a_task_that_beats_and_one_that_has_ended_are_not_stalled() {
                     tokio::task::yield_now().await;
                 }
             });
-            // In the slot of the one that has ended, most likely, and as silent.
+            // This task probably gets the slot of the one that has ended, and is just as silent.
             drop(tasks.spawn("next", std::future::pending::<()>()));
-            // Beats for a task that has declared none, and for nobody.
+            // Beats in a task that has declared no heartbeat, and outside of any task.
             TaskGroup::beat();
             drop(tasks.task("silent").heartbeat(EVERY).spawn_blocking(|| {
                 Gate::default();
@@ -206,7 +226,7 @@ fn a_blocking_closure_may_beat_too() {
             assert!(line.contains("task is stalled"), "{line}");
             tell.send(()).unwrap();
             let (line, _) = heard.next();
-            assert!(line.contains("task beats again"), "{line}");
+            assert!(line.contains("task sends heartbeats again"), "{line}");
             drop(tell);
             closure.await.unwrap();
         });

@@ -1,4 +1,5 @@
-//! Tasks that hold their threads: warned of while they do, and when they come back.
+//! Tests of tasks that block their threads: a warning while they do, and another when the poll
+//! returns.
 
 use crate::heard::Heard;
 use crate::scenario::{Gate, alone, in_time, quiet, until};
@@ -11,10 +12,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_millis(100);
-/// One that a thread does not exceed by waiting for a processor.
+/// A limit that is long enough not to be exceeded because the thread waits for a CPU.
 const LONG_LIMIT: Duration = Duration::from_secs(2);
 
-/// Runs a service on a thread of its own, for a test that listens meanwhile.
+/// Runs a service on its own thread, for a test that reads the log in the meantime.
 fn serve(builder: Builder, main: impl AsyncFnOnce(&TaskGroup) + Send + 'static) -> impl FnOnce() {
     serve_within(LIMIT, builder, main)
 }
@@ -40,7 +41,7 @@ fn serve_within(
     }
 }
 
-/// A task that holds its thread until the gate opens.
+/// Spawns a task that blocks its thread until the gate opens.
 #[track_caller]
 fn hold(tasks: &TaskGroup, name: &str, gate: &Gate) {
     let gate = gate.clone();
@@ -48,7 +49,7 @@ fn hold(tasks: &TaskGroup, name: &str, gate: &Gate) {
 }
 
 #[test]
-fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() {
+fn a_task_that_blocks_its_worker_is_logged_during_and_after_the_poll() {
     alone(|| {
         let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
@@ -62,18 +63,18 @@ fn a_task_that_holds_its_worker_is_named_while_it_does_and_when_it_comes_back() 
             ""
         };
         let told = told.replace(worker, "");
-        insta::assert_snapshot!(told, @r#"WARN headcount::worker: task holds its thread for Ns in one poll: nothing else runs there group="http" task="busy" id=N spawned=tests/it/held.rs:N:N thread="headcount-work" tid=N held_seconds=N"#);
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: task has blocked its thread for Ns without yielding group="http" task="busy" id=N spawned=tests/it/held.rs:N:N thread="headcount-work" tid=N held_seconds=N"#);
         assert!(seen.starts_with("\"waiting on futex 0x"), "{seen}");
         gate.open();
         let (told, _) = heard.next();
-        insta::assert_snapshot!(told, @r#"INFO headcount::worker: task came back after Ns group="http" task="busy" id=N thread="headcount-work" tid=N held_seconds=N"#);
+        insta::assert_snapshot!(told, @r#"INFO headcount::worker: task stopped blocking its thread after Ns group="http" task="busy" id=N thread="headcount-work" tid=N held_seconds=N"#);
         end();
         assert_eq!(heard.rest(), [""; 0], "once an episode");
     });
 }
 
 #[test]
-fn that_every_worker_is_stuck_is_said() {
+fn a_warning_says_that_every_worker_is_stuck() {
     alone(|| {
         let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
@@ -85,7 +86,7 @@ fn that_every_worker_is_stuck_is_said() {
         told.sort();
         assert!(told[1].contains("task=\"first\""), "{told:?}");
         assert!(told[2].contains("task=\"second\""), "{told:?}");
-        insta::assert_snapshot!(told[0], @"WARN headcount::worker: all 2 workers are stuck: no task runs until one comes back workers=2");
+        insta::assert_snapshot!(told[0], @"WARN headcount::worker: all 2 workers are blocked: no task can run until one yields workers=2");
         gate.open();
         end();
     });
@@ -102,10 +103,10 @@ fn the_only_thread_of_a_runtime_is_watched_too() {
         let (told, _) = heard.next();
         assert!(told.contains("task=\"busy\""), "{told}");
         let (told, _) = heard.next();
-        insta::assert_snapshot!(told, @"WARN headcount::worker: the only worker is stuck: no task runs until one comes back workers=1");
+        insta::assert_snapshot!(told, @"WARN headcount::worker: the only worker is blocked: no task can run until it yields workers=1");
         gate.open();
         let (told, _) = heard.next();
-        assert!(told.contains("task came back"), "{told}");
+        assert!(told.contains("task stopped blocking its thread"), "{told}");
         end();
     });
 }
@@ -133,13 +134,13 @@ fn main_and_local_tasks_are_watched_too() {
             assert!(told.contains(&format!("task=\"{name}\"")), "{told}");
             gate.open();
             let (told, _) = heard.next();
-            assert!(told.contains("task came back"), "{told}");
+            assert!(told.contains("task stopped blocking its thread"), "{told}");
         }
         end();
     });
 }
 
-/// Its own poll goes on when those of the other are over.
+/// The poll of the outer task continues after those of the inner one.
 #[test]
 fn a_task_that_drives_another_on_its_thread_is_watched_afterwards() {
     alone(|| {
@@ -156,7 +157,7 @@ fn a_task_that_drives_another_on_its_thread_is_watched_afterwards() {
                         "inner",
                         poll_fn(move |cx| {
                             polls += 1;
-                            // That of a yield would come after the poll of the outer one.
+                            // The wake-up of a yield would come after the poll of the outer task.
                             cx.waker().wake_by_ref();
                             if polls < 3 {
                                 Poll::Pending
@@ -176,14 +177,14 @@ fn a_task_that_drives_another_on_its_thread_is_watched_afterwards() {
         assert!(told.contains("task=\"outer\""), "{told}");
         gate.open();
         let (told, _) = heard.next();
-        assert!(told.contains("task came back"), "{told}");
+        assert!(told.contains("task stopped blocking its thread"), "{told}");
         end();
     });
 }
 
-/// The task that is warned of last has held its worker for less time than the others have worked.
+/// The task of the last warning has blocked its worker for less time than the others have worked.
 #[test]
-fn who_works_is_not_warned_of() {
+fn tasks_with_many_short_polls_cause_no_warning() {
     alone(|| {
         let (heard, gate, closure) = (
             Heard::of("headcount::worker"),
@@ -196,7 +197,7 @@ fn who_works_is_not_warned_of() {
         let (counted, ended) = (Arc::clone(&polls), Arc::clone(&over));
         let end = serve_within(LONG_LIMIT, quiet(), async move |tasks| {
             drop(tasks.spawn_blocking("reindex", move || inside.wait()));
-            // Always on a thread, never in one poll for long.
+            // Always on a thread, but never in one poll for long.
             let (count, over) = (Arc::clone(&counted), Arc::clone(&ended));
             drop(tasks.spawn("eager", async move {
                 while !over.load(Ordering::Relaxed) {
@@ -217,13 +218,13 @@ fn who_works_is_not_warned_of() {
         closure.open();
         gate.open();
         let (told, _) = heard.next();
-        assert!(told.contains("came back"), "{told}");
+        assert!(told.contains("stopped blocking"), "{told}");
         end();
         assert_eq!(heard.rest(), [""; 0]);
     });
 }
 
-/// Its worker goes on elsewhere.
+/// Its worker continues on another thread.
 #[cfg(tokio_unstable)]
 #[test]
 fn a_task_that_blocks_in_place_holds_no_worker() {
@@ -246,14 +247,14 @@ fn a_task_that_blocks_in_place_holds_no_worker() {
         assert!(told.contains("task=\"busy\""), "{told}");
         gate.open();
         let (told, _) = heard.next();
-        assert!(told.contains("came back"), "{told}");
+        assert!(told.contains("stopped blocking"), "{told}");
         end();
         assert_eq!(heard.rest(), [""; 0]);
     });
 }
 
 #[test]
-fn nobody_is_watched_without_a_limit() {
+fn without_a_limit_no_task_is_watched() {
     alone(|| {
         let runtime = quiet().hold_limit(None).build().unwrap();
         drop(runtime.tasks().spawn("idler", std::future::pending::<()>()));
@@ -262,23 +263,23 @@ fn nobody_is_watched_without_a_limit() {
     });
 }
 
-/// Nobody knows which task it is, but the worker sleeps where tokio does not.
+/// The task is unknown, but the worker sleeps outside of tokio.
 #[cfg(tokio_unstable)]
 #[test]
-fn a_worker_on_which_an_untracked_task_sleeps_is_told_of() {
+fn a_worker_on_which_an_untracked_task_sleeps_causes_a_warning() {
     alone(|| {
         let (heard, gate) = (Heard::of("headcount::worker"), Gate::default());
         let held = gate.clone();
         let end = serve(quiet(), async move |_| {
-            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            #[expect(clippy::disallowed_methods, reason = "an untracked task is under test")]
             drop(tokio::spawn(async move { held.wait() }));
         });
         let (told, seen) = heard.next();
-        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked task sleeps on its worker for Ns: nothing else runs there thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked task has blocked its worker for Ns: it sleeps inside a poll thread="headcount-work" tid=N worker=N held_seconds=N"#);
         assert!(seen.starts_with("\"waiting on futex 0x"), "{seen}");
         gate.open();
         let (told, _) = heard.next();
-        insta::assert_snapshot!(told, @r#"INFO headcount::worker: worker came back after Ns thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        insta::assert_snapshot!(told, @r#"INFO headcount::worker: worker makes progress again after Ns thread="headcount-work" tid=N worker=N held_seconds=N"#);
         end();
         assert_eq!(
             heard.rest(),
@@ -288,10 +289,10 @@ fn a_worker_on_which_an_untracked_task_sleeps_is_told_of() {
     });
 }
 
-/// It looks like many short polls, but for what tokio counts.
+/// This looks like many short polls, except for tokio's poll count.
 #[cfg(tokio_unstable)]
 #[test]
-fn a_worker_that_an_untracked_task_keeps_busy_is_told_of() {
+fn a_worker_that_an_untracked_task_keeps_busy_causes_a_warning() {
     alone(|| {
         let (heard, over) = (
             Heard::of("headcount::worker"),
@@ -299,29 +300,29 @@ fn a_worker_that_an_untracked_task_keeps_busy_is_told_of() {
         );
         let ended = Arc::clone(&over);
         let end = serve(quiet(), async move |_| {
-            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            #[expect(clippy::disallowed_methods, reason = "an untracked task is under test")]
             drop(tokio::spawn(async move { spin(&ended) }));
         });
         let (told, seen) = heard.next();
-        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked tasks keep a worker busy for Ns, in one poll or few thread="headcount-work" tid=N worker=N held_seconds=N"#);
+        insta::assert_snapshot!(told, @r#"WARN headcount::worker: untracked tasks have kept a worker busy for Ns with long polls thread="headcount-work" tid=N worker=N held_seconds=N"#);
         let is_shown = seen.contains("held::spin") || seen.contains("no_stack");
         assert!(!cfg!(feature = "stacks") || is_shown, "{seen}");
         over.store(true, Ordering::Relaxed);
         let (told, _) = heard.next();
-        assert!(told.contains("worker came back"), "{told}");
+        assert!(told.contains("worker makes progress again"), "{told}");
         end();
         assert_eq!(heard.rest(), [""; 0]);
     });
 }
 
-/// Untracked, always on its worker, and never in one poll for long.
+/// The task is untracked, and always on its worker, but never in one poll for long.
 #[cfg(tokio_unstable)]
 #[test]
-fn a_worker_that_untracked_tasks_keep_busy_in_many_polls_is_not_told_of() {
+fn a_worker_that_untracked_tasks_keep_busy_in_many_polls_causes_no_warning() {
     alone(|| {
         let heard = Heard::of("headcount::worker");
         let end = serve(quiet(), async move |_| {
-            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            #[expect(clippy::disallowed_methods, reason = "an untracked task is under test")]
             let busy = tokio::spawn(async move {
                 let begun = Instant::now();
                 while begun.elapsed() < LONG_LIMIT * 4 {
@@ -351,14 +352,14 @@ fn tracked_and_untracked_tasks_together_may_hold_all_workers() {
         let (first, second) = (gate.clone(), gate.clone());
         let end = serve(quiet(), async move |tasks| {
             hold(tasks, "first", &first);
-            #[expect(clippy::disallowed_methods, reason = "it is what must be seen")]
+            #[expect(clippy::disallowed_methods, reason = "an untracked task is under test")]
             drop(tokio::spawn(async move { second.wait() }));
         });
         let mut told = [heard.next().0, heard.next().0, heard.next().0];
         told.sort();
-        assert!(told[0].contains("all 2 workers are stuck"), "{told:?}");
+        assert!(told[0].contains("all 2 workers are blocked"), "{told:?}");
         assert!(told[1].contains("task=\"first\""), "{told:?}");
-        assert!(told[2].contains("untracked task sleeps"), "{told:?}");
+        assert!(told[2].contains("untracked task has blocked"), "{told:?}");
         gate.open();
         end();
     });

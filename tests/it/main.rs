@@ -1,4 +1,4 @@
-//! The integration tests, one binary.
+//! The integration tests, as one binary.
 
 #[cfg(feature = "admin")]
 mod admin;
@@ -17,6 +17,7 @@ mod guardian;
 mod heard;
 mod heartbeats;
 mod held;
+mod mishaps;
 #[cfg(feature = "otel")]
 mod otel;
 mod properties;

@@ -1,4 +1,5 @@
-//! What is pushed to a collector: spans, log records and the numbers of the report, as a collector gets them.
+//! Tests of the OTLP push: spans, log records and metrics of the report, as a collector receives
+//! them.
 
 mod bad;
 mod logs;

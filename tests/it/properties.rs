@@ -1,7 +1,7 @@
-//! What holds for every service: each task is accounted for once, in the right layer.
+//! A property of every service: each task is accounted for exactly once, in the right layer.
 
 use crate::scenario::{Gate, alone, in_time, wait_until};
-use headcount::report::{Outcome, Report, TaskFinding};
+use headcount::report::{KindRow, Outcome, Report};
 use headcount::{Runtime, TaskGroup};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a task does when it is told to drain.
+/// The behaviour of a task at the drain.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Does {
-    /// It does not wait for that.
+    /// Ends before the drain.
     EndsBefore,
     Ends,
     Yields(u8),
@@ -22,23 +22,23 @@ enum Does {
     Panics,
     SpawnsAnother,
     Ignores,
-    /// A closure that does not end before the test says so.
+    /// A blocking closure that does not end before the test opens the gate.
     Blocks,
-    /// Ignores it, and nobody waits.
+    /// Ignores the drain, and is not waited for.
     Daemon,
 }
 
-/// A task, and whether it is in a group of its own.
+/// A task, and whether it has its own group.
 type Task = (Does, bool);
 
-/// Everybody's end of the test.
+/// The state shared by the tasks of a case.
 struct Stage {
     gate: Gate,
-    /// Tasks that were dropped while their group did not drain.
+    /// Number of tasks that were dropped while their group was not draining.
     dropped_early: Arc<AtomicU64>,
 }
 
-/// Notes its drop.
+/// Counts its drop if its group is not draining.
 struct Dropped(TaskGroup, Arc<AtomicU64>);
 
 impl Drop for Dropped {
@@ -106,7 +106,7 @@ async fn start(group: &TaskGroup, does: Does, stage: &Stage) {
     }
 }
 
-fn counts(findings: &[TaskFinding]) -> BTreeMap<String, u64> {
+fn counts(findings: &[KindRow]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for finding in findings {
         *counts.entry(finding.path()).or_default() += finding.count;
@@ -159,7 +159,7 @@ fn run(tasks: &[Task], main_fails: bool) {
     let root = root.expect("main ran");
     let mut left = BTreeMap::new();
     for row in root.snapshot().tasks() {
-        let path = [row.group(), row.name()].join("/");
+        let path = [row.group, row.name].join("/");
         *left
             .entry(path.trim_start_matches('/').to_owned())
             .or_default() += 1;
@@ -173,7 +173,7 @@ fn run(tasks: &[Task], main_fails: bool) {
     assert_eq!(stage.dropped_early.load(Ordering::SeqCst), 0);
     judge(tasks, main_fails, &report);
     wait_until(
-        || root.snapshot().tasks().is_empty(),
+        || root.snapshot().tasks().len() == 0,
         || "the closures end".to_owned(),
     );
 }
@@ -213,7 +213,7 @@ fn judge(tasks: &[Task], main_fails: bool, report: &Report) {
         report.cancel.timing,
         report.close.timing,
     ];
-    // One after the other, not side by side.
+    // The layers run one after the other, not in parallel.
     let in_layers: Duration = layers.iter().map(|timing| timing.took).sum();
     assert!(in_layers <= report.total, "{report}");
     assert!(layers.iter().all(|timing| !timing.cut), "{report}");
@@ -225,7 +225,7 @@ fn every_task_is_accounted_for_once() {
         let mut runner = TestRunner::new(Config {
             cases: 20,
             failure_persistence: None,
-            // A failing case takes a second; so does each attempt to make it smaller.
+            // A failing case takes a second, and so does each attempt to shrink it.
             max_shrink_iters: 30,
             ..Config::default()
         });

@@ -1,4 +1,4 @@
-//! What people and machines read, word for word.
+//! Tests of reports for users and machines, word for word.
 
 use crate::scenario::{Gate, SHORT, alone, hasty};
 use headcount::{Report, ThreadKind};
@@ -6,7 +6,7 @@ use std::future::pending;
 use std::process::Command;
 use std::time::Duration;
 
-/// A service that leaves one of each behind.
+/// Runs a service that leaves one of each kind behind.
 fn eventful() -> Report {
     let gate = Gate::default();
     let mut child = None;
@@ -33,7 +33,7 @@ fn eventful() -> Report {
             drop(http.spawn("member", async move { member.draining().await }));
             drop(tasks.spawn_thread("watcher", ThreadKind::Tracked, move || stuck.wait()));
             for _ in 0..3 {
-                #[expect(clippy::disallowed_methods, reason = "it is what must be found")]
+                #[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
                 drop(tokio::spawn(pending::<()>()));
             }
             child = Some(Command::new("sleep").arg("1020").spawn().unwrap());
@@ -47,7 +47,7 @@ fn eventful() -> Report {
     report
 }
 
-/// A service that leaves nothing behind.
+/// Runs a service that leaves nothing behind.
 fn quiet() -> Report {
     crate::scenario::quiet()
         .name("orders")
@@ -62,16 +62,31 @@ fn quiet() -> Report {
         })
 }
 
-/// Replaces times, process and thread numbers, places in files and counts of threads, which differ from run to run.
+/// Removes what a task awaits, which is present only with the feature `stacks`, or the type of its
+/// future, which is present otherwise. Other tests check them.
+pub(crate) fn without_awaits(line: &str) -> String {
+    let starts = [", awaiting ", ", waiting for ", ", future ", ", closure "];
+    let Some((row, rest)) = starts.iter().find_map(|start| line.split_once(start)) else {
+        return line.to_owned();
+    };
+    // Colours end with the row.
+    row.to_owned() + rest.find('␛').map_or("", |end| &rest[end..])
+}
+
+/// Replaces times, process and thread ids, source locations and thread counts, which differ between
+/// runs.
 pub(crate) fn normal(text: &str) -> String {
     let mut normal = String::new();
-    for line in text.lines().filter(|line| !is_of_stack(line)) {
+    for line in text
+        .lines()
+        .filter(|line| !is_of_stack(line) && !is_verdict(line))
+    {
         let line = line.replace('\u{1b}', "␛");
         let line = without_lock(&line);
         let line = line.replace(")  running, age", ")  sleeping, age");
-        // Known with the feature `stacks` alone; tests of their own look at what is awaited.
-        let line = line.replace(", awaiting what keeps no waker and so never wakes it", "");
+        let line = without_awaits(&line);
         let line = without_addresses(&line);
+        let line = without_type(&line);
         let mut rest = line.as_str();
         while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
             let (before, from) = rest.split_at(at);
@@ -83,10 +98,13 @@ pub(crate) fn normal(text: &str) -> String {
                 after.is_some_and(|after| !after.starts_with(char::is_alphanumeric))
             });
             let budget = before.ends_with(" of ");
-            let varies = ["(tid ", ".rs:", "process "]
+            let varies = ["(tid ", "(tids ", ".rs:", "process "]
                 .iter()
                 .any(|word| before.ends_with(word))
                 || normal.ends_with(".rs:N:")
+                || normal
+                    .rfind("(tids ")
+                    .is_some_and(|at| !normal[at..].contains(')'))
                 || after.starts_with(" ended,")
                 || after.starts_with(" ended)")
                 || after.starts_with(" expected)")
@@ -103,8 +121,33 @@ pub(crate) fn normal(text: &str) -> String {
     normal.replace("Nms", "Ns").replace("Nµs", "Ns")
 }
 
-/// Whether the line is of a stack, which is there with the feature `stacks` alone, and differs by how the program was
-/// optimised.
+/// Replaces the type of untracked tasks, which needs the feature `stacks` and time.
+fn without_type(line: &str) -> String {
+    for mark in ["untracked ×3  ", "─ ×3  "] {
+        if let Some((before, of)) = line.split_once(mark) {
+            let (kind, place) = match of.find("spawned ") {
+                Some(at) => of.split_at(at),
+                None => of.split_at(of.find(", ").unwrap_or(of.len())),
+            };
+            let kind = if kind.is_empty() || of.contains("spawned ") {
+                ""
+            } else {
+                "TYPE"
+            };
+            return format!("{before}{mark}{kind}{place}");
+        }
+    }
+    line.to_owned()
+}
+
+/// Returns whether the line is the verdict, which depends on stacks.
+pub(crate) fn is_verdict(line: &str) -> bool {
+    let content = line.trim_start_matches(' ');
+    line.len() - content.len() == 3 && !content.starts_with(['│', '├', '└'])
+}
+
+/// Returns whether the line belongs to a stack, which needs the feature `stacks` and differs with
+/// optimization.
 pub(crate) fn is_of_stack(line: &str) -> bool {
     let mut plain = String::new();
     for (at, part) in line.split('\u{1b}').enumerate() {
@@ -113,7 +156,12 @@ pub(crate) fn is_of_stack(line: &str) -> bool {
     }
     let content = plain.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = plain.chars().count() - content.chars().count();
-    let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
+    let others = [
+        "at ",
+        "(this stack is ",
+        "(no stack: ",
+        "same stack as tid ",
+    ];
     let is_cut = content.starts_with("… ") && content.contains(" more, ");
     let is_frame = content
         .split_once(' ')
@@ -121,13 +169,13 @@ pub(crate) fn is_of_stack(line: &str) -> bool {
     depth > 3 && (is_frame || is_cut || others.iter().any(|other| content.starts_with(other)))
 }
 
-/// What only the stack tells of a futex becomes what the kernel says.
+/// Replaces details of a futex that only the stack shows with the kernel's description.
 pub(crate) fn without_lock(line: &str) -> String {
     let line = line.replace(")  parked", ")  waiting on futex 0x0");
     line.replace(")  waiting for a condition", ")  waiting on futex 0x0")
 }
 
-/// `0x7f12ab` becomes `A`.
+/// Replaces `0x7f12ab` with `A`.
 fn without_addresses(line: &str) -> String {
     let mut parts = line.split("0x");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -138,7 +186,7 @@ fn without_addresses(line: &str) -> String {
     text
 }
 
-/// Snapshots differ by what can be observed.
+/// Asserts a snapshot; there is one for each of the modes exact and estimated.
 pub(crate) fn assert_snapshot(name: &str, text: &str) {
     let built = if cfg!(tokio_unstable) {
         "exact"
@@ -149,7 +197,7 @@ pub(crate) fn assert_snapshot(name: &str, text: &str) {
 }
 
 #[test]
-fn the_report_names_all_that_is_left_as_a_tree() {
+fn the_report_shows_everything_left_as_a_tree() {
     alone(|| {
         let report = eventful();
         assert_snapshot("report_plain", &normal(&report.to_text(false)));
@@ -163,8 +211,7 @@ fn the_report_of_a_clean_shutdown_is_short() {
     alone(|| assert_snapshot("report_clean", &normal(&quiet().to_text(false))));
 }
 
-/// The same for data.
-#[cfg(feature = "json")]
+/// Replaces values in JSON that differ between runs.
 pub(crate) fn settle(value: &mut serde_json::Value) {
     use serde_json::{Value, json};
     match value {
@@ -187,9 +234,14 @@ pub(crate) fn settle(value: &mut serde_json::Value) {
                     {
                         *value = json!("N");
                     }
+                    // A task may have been told before or after its first poll.
+                    "not_polled" if value.is_number() => *value = json!("N"),
                     "state" => *value = json!("S"),
-                    // Known with the feature `stacks` alone.
-                    "awaits" => *value = Value::Null,
+                    // The type of an untracked task needs the feature `stacks`, and time.
+                    "future" => *value = json!("?"),
+                    "age_seconds" if value.is_null() => *value = json!("T"),
+                    // Present only with the feature `stacks`.
+                    "awaits" | "verdict" => *value = Value::Null,
                     "ids" => *value = json!(vec!["N"; value.as_array().map_or(0, Vec::len)]),
                     _ if varies && value.is_number() => *value = json!("T"),
                     _ => settle(value),
@@ -202,7 +254,6 @@ pub(crate) fn settle(value: &mut serde_json::Value) {
     }
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn the_report_is_one_line_of_json() {
     use serde_json::Value;
@@ -214,5 +265,32 @@ fn the_report_is_one_line_of_json() {
         settle(&mut value);
         let text = serde_json::to_string_pretty(&value).unwrap();
         assert_snapshot("report_json", &text);
+    });
+}
+
+#[test]
+fn the_report_and_the_log_record_of_the_shutdown_have_the_verdict() {
+    alone(|| {
+        let heard = crate::heard::Heard::of("headcount::shutdown");
+        let report = crate::scenario::impatient()
+            .build()
+            .unwrap()
+            .run(async |tasks| {
+                drop(tasks.spawn("deaf", pending::<()>()));
+            });
+        let verdict = report.verdict.as_deref().expect("there is a culprit");
+        assert!(
+            verdict.starts_with("deaf (tests/it/report.rs:"),
+            "{verdict}"
+        );
+        assert!(verdict.ends_with(", held the stop for 0.1s"), "{verdict}");
+        let (said, _) = heard.next();
+        assert!(said.contains("shutdown completed"), "{said}");
+        assert!(
+            said.contains("verdict=\"deaf (tests/it/report.rs:N)"),
+            "{said}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["verdict"], verdict);
     });
 }

@@ -1,7 +1,8 @@
-//! Runtimes at their edges: never run, without limits, stopped twice, with a subscriber that hangs.
+//! Tests of runtimes in edge cases: never run, without limits, stopped twice, with a subscriber
+//! that hangs.
 #![expect(
     clippy::disallowed_methods,
-    reason = "what others do to a service, and a process of its own that ends itself"
+    reason = "simulates foreign code, and a separate process that exits by itself"
 )]
 
 use headcount::{Runtime, TaskGroup};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const ALONE: &str = "HEADCOUNT_TEST_ALONE";
 
-/// Runs the test of that name in a process of its own; `None` in that process.
+/// Runs the test with this name in its own process; returns `None` in that process.
 fn alone(name: &str) -> Option<Output> {
     let name = format!("review_runtime::{name}");
     if std::env::var_os(ALONE).is_some_and(|alone| *alone == *name) {
@@ -37,7 +38,8 @@ fn threads_named(name: &str) -> usize {
         .count()
 }
 
-/// A task that holds a group kept the workers of a dropped runtime; without one, its control thread panicked.
+/// A task that held a group kept the workers of a dropped runtime alive; without one, its control
+/// thread panicked.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_runtime_that_is_dropped_unrun_ends_its_threads_quietly() {
@@ -82,7 +84,7 @@ fn a_runtime_may_be_dropped_in_a_task_of_another() {
 }
 
 #[test]
-fn no_limit_is_a_limit_like_others() {
+fn unlimited_budgets_are_accepted() {
     crate::scenario::alone(|| {
         let no_limit = Duration::MAX;
         let runtime = Runtime::builder()
@@ -105,7 +107,8 @@ fn no_limit_is_a_limit_like_others() {
     });
 }
 
-/// `main`'s thread parks as a worker there, was taken for one, and lingered because it is not over.
+/// There, the thread of `main` parks like a worker; it was mistaken for one, and lingered because
+/// it had not ended.
 #[test]
 fn the_main_thread_of_a_current_thread_runtime_does_not_linger() {
     crate::scenario::alone(|| {
@@ -119,7 +122,7 @@ fn the_main_thread_of_a_current_thread_runtime_does_not_linger() {
     });
 }
 
-/// A thread that runs a runtime of its own was forgotten afterwards, and lingered.
+/// A thread that had run its own runtime was forgotten afterwards, and lingered.
 #[test]
 fn a_daemon_thread_that_ran_another_runtime_is_a_daemon_still() {
     crate::scenario::alone(|| {
@@ -140,8 +143,8 @@ fn a_daemon_thread_that_ran_another_runtime_is_a_daemon_still() {
     });
 }
 
-/// A second signal in the second layer cut that layer short, and left a current-thread `main` without its release: the
-/// process was ended with 70 although nothing lingered.
+/// A second signal in the second layer cut that layer short and did not release a current-thread
+/// `main`: the process was ended with 70 although nothing lingered.
 #[test]
 fn a_second_signal_while_tasks_are_cancelled_lets_them_end() {
     let Some(output) = alone("a_second_signal_while_tasks_are_cancelled_lets_them_end") else {
@@ -157,7 +160,7 @@ fn a_second_signal_while_tasks_are_cancelled_lets_them_end() {
             let own = rustix::process::getpid();
             for _ in 0..2 {
                 rustix::process::kill_process(own, rustix::process::Signal::TERM).expect("alive");
-                // One that is pending swallows the next.
+                // A pending signal would swallow the next one.
                 waits.recv_timeout(Duration::from_millis(100)).ok();
             }
         };
@@ -176,7 +179,8 @@ fn refuses(tasks: &TaskGroup) -> bool {
     format!("{probe:?}").contains("refused: true")
 }
 
-/// The subscriber is the user's: one that waits for a lock that a stuck task holds kept the report from being written.
+/// The subscriber is the user's code: one that waited for a lock of a stuck task kept the report
+/// from being written.
 #[test]
 fn a_subscriber_that_hangs_does_not_keep_the_report() {
     struct Hangs;
@@ -208,7 +212,7 @@ fn a_subscriber_that_hangs_does_not_keep_the_report() {
     assert!(said.contains("headcount mute: stopping"), "{said}");
 }
 
-/// Groups in groups were walked by a recursion as deep as they are, once for each.
+/// Nested groups were walked by a recursion of their depth, once for each group.
 #[test]
 fn groups_nested_ten_thousand_deep_stop_in_time() {
     crate::scenario::alone(|| {
@@ -236,8 +240,8 @@ fn groups_nested_ten_thousand_deep_stop_in_time() {
     });
 }
 
-/// Spawn sites of untracked tasks were kept for each runtime that ever was, so that after some hundred tests every name
-/// was `_other`.
+/// Spawn sites of untracked tasks were kept for every runtime of the process, so that after some
+/// hundred tests every name was `_other`.
 #[test]
 #[cfg(tokio_unstable)]
 fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
@@ -261,11 +265,11 @@ fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
                 let stop = tasks.clone();
                 tasks.spawn(&name, async move { stop.draining().await });
                 let snapshot = tasks.snapshot();
-                let names: Vec<_> = snapshot.tasks().iter().map(|task| task.name()).collect();
+                let names: Vec<_> = snapshot.tasks().map(|task| task.name).collect();
                 assert!(names.contains(&name.as_str()), "round {round}: {names:?}");
                 let untracked = snapshot.untracked().expect("it is seen");
                 assert_eq!(untracked.len(), 17, "round {round}");
-                let started = untracked.iter().map(|site| site.started);
+                let started = untracked.iter().filter_map(|site| site.started);
                 assert_eq!(started.sum::<u64>(), 17, "round {round}: {untracked:?}");
             });
             assert_eq!(report.reason.to_string(), "main ended");
@@ -279,7 +283,7 @@ fn a_thousandth_runtime_still_knows_names_and_untracked_sites() {
     assert!(output.status.success(), "{told}{}", stderr(&output));
 }
 
-/// The end of the blocking work counted as an end of the task of the same place.
+/// The end of the blocking work counted as the end of a task with the same spawn site.
 #[test]
 #[cfg(tokio_unstable)]
 fn blocking_work_of_the_same_place_does_not_hide_an_untracked_task() {
@@ -301,10 +305,11 @@ fn blocking_work_of_the_same_place_does_not_hide_an_untracked_task() {
     });
 }
 
-/// The scope of a group that went while its siblings drained served a new group, which was then told to drain.
+/// The scope of a group that ended while its siblings drained was reused for a new group, which was
+/// then told to drain.
 #[test]
-fn a_group_made_while_others_drain_is_not_told() {
-    let Some(output) = alone("a_group_made_while_others_drain_is_not_told") else {
+fn a_group_made_while_others_drain_is_not_told_to_drain() {
+    let Some(output) = alone("a_group_made_while_others_drain_is_not_told_to_drain") else {
         let runtime = Runtime::builder().signals(false).print(false).build();
         let report = runtime.expect("it builds").run(async |tasks| {
             let parent = tasks.group("parent");
@@ -324,7 +329,7 @@ fn a_group_made_while_others_drain_is_not_told() {
             drop(first);
             let strangers: Vec<_> = (0..20).map(|_| tasks.group("stranger")).collect();
             release.0.send(()).expect("the task waits");
-            assert_eq!(drain.await.expect("no panic").left(), 0);
+            assert_eq!(drain.await.expect("no panic"), 0);
             assert!(
                 !strangers.iter().any(TaskGroup::is_draining),
                 "a stranger was told"

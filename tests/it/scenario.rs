@@ -1,7 +1,8 @@
-//! What scenarios share: a process of their own, gates that the test holds, and a report in one line.
+//! Shared parts of the tests: a separate process, gates that the test holds, and a report in one
+//! line.
 
 pub(crate) use crate::alone::alone;
-use headcount::report::{Report, TaskFinding};
+use headcount::report::{KindRow, Report};
 #[cfg(feature = "otel")]
 use headcount::threads::ThreadRule;
 use headcount::{Builder, Runtime, TaskKind};
@@ -10,12 +11,12 @@ use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Only a test that hangs takes so long.
+/// A timeout that only a hanging test reaches.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
-/// What a task is given that must be seen ignoring the drain.
+/// The time for a task that must be seen ignoring the drain.
 pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
-/// A quiet runtime: long budgets, so that a slow machine changes nothing.
+/// Returns a builder with long budgets, so that a slow machine changes nothing.
 pub(crate) fn quiet() -> Builder {
     Runtime::builder()
         .print(false)
@@ -26,12 +27,13 @@ pub(crate) fn quiet() -> Builder {
         .close_budget(GUARD)
 }
 
-/// A quiet runtime that does not wait for a task that ignores the drain.
+/// Returns a quiet builder that does not wait for a task that ignores the drain.
 pub(crate) fn impatient() -> Builder {
     quiet().drain_budget(SHORT)
 }
 
-/// Short budgets for all layers: for what outlives them. Names of stacks have time: a debug build's take seconds.
+/// Returns a builder with short budgets for all layers, for things that outlive them. The deadline
+/// leaves time to symbolize, which takes seconds in a debug build.
 pub(crate) fn hasty() -> Builder {
     impatient()
         .cancel_budget(Duration::from_millis(500))
@@ -39,36 +41,36 @@ pub(crate) fn hasty() -> Builder {
         .deadline(GUARD)
 }
 
-/// Lets threads of other tests be, where a test has no process of its own.
+/// Returns a rule that expects threads of other tests, for tests without their own process.
 #[cfg(feature = "otel")]
 pub(crate) fn others() -> ThreadRule {
     ThreadRule::named("*", "threads of other tests")
 }
 
-/// Holds threads back until the test opens it; clones are the same gate.
+/// Blocks threads until the test opens it; clones share the same gate.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
     pub(crate) fn open(&self) {
-        *self.0.0.lock().expect("nobody panics with it") = true;
+        *self.0.0.lock().expect("no holder panics") = true;
         self.0.1.notify_all();
     }
 
-    /// Blocks the thread.
+    /// Blocks the current thread.
     pub(crate) fn wait(&self) {
-        let open = self.0.0.lock().expect("nobody panics with it");
+        let open = self.0.0.lock().expect("no holder panics");
         let waited = self.0.1.wait_timeout_while(open, GUARD, |open| !*open);
-        assert!(!waited.expect("nobody panics with it").1.timed_out());
+        assert!(!waited.expect("no holder panics").1.timed_out());
     }
 }
 
-/// Fails the test instead of hanging it.
+/// Fails the test if the future hangs.
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(GUARD, future).await.expect("it hangs")
 }
 
-/// Waits on this thread until it is so.
+/// Waits on this thread until the condition is true.
 #[track_caller]
 pub(crate) fn wait_until(mut so: impl FnMut() -> bool, or_else: impl Fn() -> String) {
     let begun = Instant::now();
@@ -78,7 +80,7 @@ pub(crate) fn wait_until(mut so: impl FnMut() -> bool, or_else: impl Fn() -> Str
     }
 }
 
-/// Lets other tasks run until it is so.
+/// Lets other tasks run until the condition is true.
 pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     in_time(async {
         while !so() {
@@ -88,21 +90,24 @@ pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     .await;
 }
 
-/// The whole outcome in one line, without what differs from run to run.
+/// Returns the whole outcome in one line, without values that vary.
 pub(crate) fn told(report: &Report) -> String {
     let mut text = format!(
-        "{} {}: {}; {} of {} ended{}; {} cancelled{}",
+        "{} {}: {}; {} of {} ended{}{}; {} cancelled{}{}{}",
         report.outcome.as_str(),
         report.exit_code(),
         report.reason,
         report.drain.ended,
         report.drain.tasks,
         listed(", ignored", &report.drain.ignored),
+        listed(", not polled", &report.drain.not_polled),
         report.cancel.cancelled,
         listed(", lingering", &report.cancel.lingering),
+        listed(", still not polled", &report.cancel.not_polled),
+        listed(", late", &report.cancel.late),
     );
     for site in report.cancel.untracked.iter().flatten() {
-        let (dropped, lingering) = (site.dropped, site.lingering);
+        let (dropped, lingering) = (site.dropped, site.live);
         write!(text, "; untracked ×{dropped} +{lingering}").expect("a String takes any text");
     }
     for thread in &report.close.threads {
@@ -116,7 +121,7 @@ pub(crate) fn told(report: &Report) -> String {
     text
 }
 
-fn listed(what: &str, findings: &[TaskFinding]) -> String {
+fn listed(what: &str, findings: &[KindRow]) -> String {
     if findings.is_empty() {
         return String::new();
     }

@@ -1,4 +1,5 @@
-//! States and outcomes of tasks, exact in every race, and what the report makes of them.
+//! Tests of the states and outcomes of tasks, exact in every race, and of their place in the
+//! report.
 
 mod budgets;
 mod counters;
@@ -9,3 +10,4 @@ mod order;
 mod panics;
 mod required;
 mod starts;
+mod turns;

@@ -1,4 +1,4 @@
-//! `testing::check`: each leak is planted, and the whole message asserted.
+//! Tests of `testing::check`: each leak is planted, and the whole message is asserted.
 
 mod leaks;
 mod rules;
@@ -8,12 +8,12 @@ use headcount::testing::Check;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// A check that does not wait long for what was left behind.
+/// Returns a check with a short grace period for leaks.
 fn quick() -> Check {
     Check::new().grace(Duration::from_millis(400))
 }
 
-/// What the check says of the test, with ages and ids replaced; empty when it passes.
+/// Returns the check's message about the test, with ages and ids replaced; empty if it passes.
 fn verdict<F>(check: Check, test: F) -> String
 where
     F: AsyncFnOnce(TaskGroup) + Send + 'static,
@@ -25,16 +25,16 @@ where
     })
 }
 
-/// Replaces `age 0.1s`, `(tid 123…)` and what a thread waits for at the moment, and leaves out what is there with the
-/// feature `stacks` alone.
+/// Replaces `age 0.1s`, `(tid 123…)` and what a thread is waiting for, and removes details that
+/// need the feature `stacks`.
 fn normal(text: &str) -> String {
     let mut normal = String::new();
     for line in text
         .lines()
         .filter(|line| !crate::report::is_of_stack(line))
     {
-        let line = line.split(", awaiting ").next().expect("a part");
-        let mut line = replaced(line, "age ", |c| c.is_ascii_digit() || c == '.', "N");
+        let line = crate::report::without_awaits(line);
+        let mut line = replaced(&line, "age ", |c| c.is_ascii_digit() || c == '.', "N");
         line = replaced(&line, "(tid ", |c: char| c.is_ascii_digit(), "N");
         line = replaced(
             &line,
@@ -55,7 +55,7 @@ fn normal(text: &str) -> String {
     normal
 }
 
-/// Replaces what follows `after` as long as `part` holds.
+/// Replaces the text following `after` for as long as `part` is true.
 fn replaced(line: &str, after: &str, part: impl Fn(char) -> bool, by: &str) -> String {
     line.split_inclusive(after)
         .enumerate()

@@ -1,4 +1,4 @@
-//! Threads: how many of which class live, who they are, other people's pools, and how they are made to end.
+//! Tests of threads: counts by class, the list, foreign pools, and how threads are made to end.
 
 mod counts;
 mod pools;
@@ -7,7 +7,7 @@ mod stop;
 use headcount::report::{Reason, Report};
 use headcount::{Builder, TaskGroup};
 
-/// Runs `main` and fails when it panics, which the report alone would bear.
+/// Runs `main` and fails if it panics, which would otherwise only be in the report.
 #[track_caller]
 fn run(builder: Builder, main: impl AsyncFnOnce(TaskGroup)) -> Report {
     let report = builder.build().expect("it builds").run(main);
@@ -15,7 +15,7 @@ fn run(builder: Builder, main: impl AsyncFnOnce(TaskGroup)) -> Report {
     report
 }
 
-/// Runs `main` and fails unless all ended by itself.
+/// Runs `main` and fails unless everything ended by itself.
 #[track_caller]
 fn run_clean(main: impl AsyncFnOnce(TaskGroup)) {
     let report = run(crate::scenario::quiet(), main);

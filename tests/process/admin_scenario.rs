@@ -1,5 +1,5 @@
-//! Services with an admin server, for the tests of what it answers. The first argument says which; each prints
-//! "ready ADDRESS" when the test may go on.
+//! Services with an admin server, for the tests of its answers. The first argument selects one;
+//! each prints "ready ADDRESS" when the test may continue.
 
 use headcount::telemetry::{Child, Endpoint};
 use headcount::{Report, Runtime, TaskGroup};
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-/// A budget that is not used up, on the slowest machine.
+/// A budget that is not used up even on the slowest machine.
 const AMPLE: Duration = Duration::from_secs(60);
 
 fn main() -> Report {
@@ -34,7 +34,7 @@ fn run(scrape_hold: Duration, main: impl AsyncFnOnce(TaskGroup, SocketAddr)) -> 
         .scrape_hold(scrape_hold)
         .admin(SocketAddr::from(([127, 0, 0, 1], 0)))
         .build()
-        .expect("threads and ports are to be had");
+        .expect("threads and ports are available");
     let address = runtime.admin_address().expect("it was asked for");
     runtime.run(async |tasks| main(tasks, address).await)
 }
@@ -43,7 +43,7 @@ fn ready(address: SocketAddr) {
     println!("ready {address}");
 }
 
-/// One of each that metrics and the API show.
+/// Creates one of each item that the metrics and the API show.
 async fn usual(tasks: TaskGroup, address: SocketAddr) {
     let http = tasks.group("http");
     let all_run = Arc::new(tokio::sync::Barrier::new(4));
@@ -80,9 +80,9 @@ async fn usual(tasks: TaskGroup, address: SocketAddr) {
     tasks.draining().await;
 }
 
-/// Far more names, groups and spawn sites than have series of their own.
+/// Creates far more names, groups and spawn sites than have series of their own.
 async fn many_names(tasks: TaskGroup, address: SocketAddr) {
-    // First: the names below use up the registry's table.
+    // These come first, because the names below use up the registry's table.
     let spawns: [fn(); 30] = [
         || untracked(),
         || untracked(),
@@ -126,14 +126,14 @@ async fn many_names(tasks: TaskGroup, address: SocketAddr) {
     tasks.draining().await;
 }
 
-/// Its caller is the spawn site.
+/// Spawns at the caller's spawn site.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+#[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
 fn untracked() {
     drop(tokio::spawn(pending::<()>()));
 }
 
-/// Every worker is held until somebody closes standard input.
+/// Blocks every worker until standard input is closed.
 async fn workers_stuck(tasks: TaskGroup, address: SocketAddr) {
     static BOTH: Barrier = Barrier::new(3);
     for _ in 0..2 {
@@ -147,7 +147,7 @@ async fn workers_stuck(tasks: TaskGroup, address: SocketAddr) {
     tasks.draining().await;
 }
 
-/// A task that ends when somebody closes standard input, told to drain or not.
+/// Runs a task that ends only when standard input is closed, regardless of the drain.
 async fn drains_for_long(tasks: TaskGroup, address: SocketAddr) {
     let slow = tasks.group("slow");
     slow.spawn_blocking("flush", || std::io::stdin().read_to_end(&mut Vec::new()));

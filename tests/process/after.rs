@@ -1,4 +1,4 @@
-//! A program that goes on after its report.
+//! A program that continues after its report.
 
 use crate::program::{ready, start};
 use rustix::process::Signal;

@@ -1,4 +1,4 @@
-//! Who is named when a service does not stop by itself.
+//! Tests of the culprits that a report names when a service does not stop by itself.
 
 use crate::program::{Ended, ready};
 use rustix::process::Signal;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The layers of these scenarios take half a second, and the deadline is 2 s.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Starts it, stops it, and has its report.
+/// Starts the scenario, stops it, and returns its end.
 #[track_caller]
 fn stopped(scenario: &[&str], code: i32) -> Ended {
     let ended = ready(scenario).stop(Signal::TERM);
@@ -29,7 +29,7 @@ fn a_tracked_thread_that_lingers_is_named_in_full() {
 }
 
 #[test]
-fn a_thread_that_nobody_registered_is_named_as_the_kernel_does() {
+fn an_unregistered_thread_is_named_as_in_the_kernel() {
     let ended = stopped(&["unknown-thread-lingers"], 3);
     insta::assert_snapshot!(ended.errors(), @r#"
     headcount test: stopping (SIGTERM)
@@ -42,8 +42,9 @@ fn a_thread_that_nobody_registered_is_named_as_the_kernel_does() {
 }
 
 #[test]
-fn a_thread_that_nobody_registered_is_named_whatever_its_name_is() {
-    // One that is new may be one of ours that starts: so it is waited for, as long as a start may take.
+fn an_unregistered_thread_is_reported_whatever_its_name_is() {
+    // A new thread might be one of headcount's that is starting, so the shutdown waits for as long
+    // as a start may take.
     let ended = ready(&["thread-named-as-ours-lingers"]).stop(Signal::TERM);
     ended.assert_code(3);
     let report = ended.report();
@@ -118,15 +119,15 @@ fn untracked_tasks_are_named_by_their_spawn_site() {
 
 #[cfg(not(tokio_unstable))]
 #[test]
-fn untracked_tasks_are_estimated_and_that_is_said() {
+fn untracked_tasks_are_named_by_their_type() {
     let ended = stopped(&["untracked"], 0);
     insta::assert_snapshot!(ended.errors(), @r"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 20s  the only task ended
     ├─ 2 cancel  T of 20s  0 tracked cancelled, 3 untracked dropped
-    │  └─ ! untracked ×3  estimated: their spawn sites are not observed
+    │  └─ ! untracked ×3
     ├─ 3 close  T of 20s  no thread lingers (2 ended)
-    ├─ untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: 3)
+    ├─ untracked tasks: read from tokio's list, their spawn sites need --cfg tokio_unstable
     └─ cancelled  total T
     ");
 }
@@ -139,9 +140,9 @@ fn a_blocking_closure_that_does_not_end_is_named_with_its_thread() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ reindex (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <reindex>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ reindex (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <reindex>
+    │  └─ ✗ reindex (blocking)  still running (a closure cannot be cancelled), on thread "headcount-work" (tid N), age T, spawned <reindex>
     ├─ 3 close  T of 200ms  1 thread lingers (2 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, blocking)  waiting on futex A, age T, cpu T, holds task reindex
+    │  └─ ✗ thread "headcount-work" (tid N, blocking)  waiting on futex A, age T, cpu T, running task reindex
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -154,9 +155,9 @@ fn a_task_that_computes_for_ever_is_named_with_its_worker() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ spinner  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spinner>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ spinner  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spinner>
+    │  └─ ✗ spinner  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spinner>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, holds task spinner
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, running task spinner
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -169,9 +170,9 @@ fn a_task_that_blocks_its_worker_is_named_with_it() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ sleeper  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <sleeper>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ sleeper  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <sleeper>
+    │  └─ ✗ sleeper  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <sleeper>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task sleeper
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, running task sleeper
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -183,14 +184,13 @@ fn with_its_only_worker_blocked_a_service_still_reports() {
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 3 tasks ended
     │  ├─ ✗ blocker  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <blocker>
-    │  └─ ✗ starved  ignored drain for T, spawned <starved>
+    │  └─ · 1 task was not polled since the stop began: blocker holds the only worker
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  ├─ ✗ blocker  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
-    │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
-    │  └─ ! no worker free to drop 1 task
+    │  ├─ ✗ blocker  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
+    │  └─ · no worker free to drop 1 task: blocker holds the only worker
     ├─ 3 close  T of 200ms  1 thread lingers (0 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker
-    └─ lingering: 2 tasks, 1 thread  total T
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, running task blocker
+    └─ lingering: 1 task, 1 thread  total T
     "#);
 }
 
@@ -201,15 +201,13 @@ fn with_all_its_workers_blocked_a_service_still_reports() {
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  1 of 4 tasks ended
     │  ├─ ✗ blocker ×2  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <blocker>
-    │  └─ ✗ starved  ignored drain for T, spawned <starved>
+    │  └─ · 1 task was not polled since the stop began: blocker ×2 hold all 2 workers
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  ├─ ✗ blocker ×2  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
-    │  ├─ ✗ starved  was cancelled and lives, age T, spawned <starved>
-    │  └─ ! no worker free to drop 1 task
+    │  ├─ ✗ blocker ×2  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <blocker>
+    │  └─ · no worker free to drop 1 task: blocker ×2 hold all 2 workers
     ├─ 3 close  T of 200ms  2 threads linger (0 ended, N expected)
-    │  ├─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task blocker
-    └─ lingering: 3 tasks, 2 threads  total T
+    │  └─ ✗ thread "headcount-work" ×2 (tids N, N, worker)  waiting on futex A, age T, cpu T, running task blocker
+    └─ lingering: 2 tasks, 2 threads  total T
     "#);
 }
 
@@ -221,9 +219,9 @@ fn a_task_whose_drop_blocks_is_named() {
     ├─ 1 drain  T of 100ms  1 of 2 tasks ended
     │  └─ ✗ closer  ignored drain for T, spawned <closer>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ closer  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <closer>
+    │  └─ ✗ closer  cancelled T ago, its drop has not returned, on thread "headcount-work" (tid N), age T, spawned <closer>
     ├─ 3 close  T of 200ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task closer
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, running task closer
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -259,7 +257,6 @@ fn a_hundred_thousand_tasks_that_ignore_the_drain_are_one_row() {
     ");
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn a_thread_that_lingers_is_data_for_machines() {
     let ended = stopped(&["thread-lingers-as-json"], 3);

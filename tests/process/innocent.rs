@@ -1,6 +1,7 @@
-//! Programs that use what many use and stop well: nobody is accused, and who lives is said to, and why.
+//! Tests of programs that use common libraries and shut down cleanly: nothing is reported as a
+//! culprit, and expected threads are listed with the reason.
 //!
-//! Which threads are expected is told by their names, or by their stacks: those need the feature `stacks`.
+//! Threads are expected by their names or by their stacks; the latter needs the feature `stacks`.
 
 use crate::program::{Ended, Program, example};
 #[cfg(feature = "stacks")]
@@ -8,7 +9,7 @@ use crate::text::marked;
 use crate::text::without_digits;
 use rustix::process::Signal;
 
-/// Starts it, stops it, and has its end.
+/// Starts the program, stops it, and returns its end.
 #[track_caller]
 fn stopped(program: &str, name: &[&str], code: i32) -> Ended {
     let mut command = example(program, name);
@@ -20,13 +21,13 @@ fn stopped(program: &str, name: &[&str], code: i32) -> Ended {
     ended
 }
 
-/// The report of one that stops well.
+/// Returns the report of a program that shuts down cleanly.
 #[track_caller]
 fn report(name: &str) -> String {
     stopped("innocent", &[name], 0).report()
 }
 
-/// How many threads jemalloc has, and how many of the blocking pool there were, depends on the machine.
+/// Removes the numbers of jemalloc's and blocking-pool threads, which depend on the machine.
 fn without_counts(ended: &Ended) -> String {
     ["(", "· "].iter().fold(ended.report(), |text, before| {
         let mut parts = text.split(before);
@@ -39,7 +40,7 @@ fn without_counts(ended: &Ended) -> String {
     })
 }
 
-/// Function, file and line of the mark stand together in the report.
+/// Asserts that function, file and line of the mark stand together in the report.
 #[cfg(feature = "stacks")]
 #[track_caller]
 fn assert_leads_to(ended: &Ended, mark: &str) {
@@ -56,7 +57,7 @@ fn the_global_pool_of_rayon() {
     ├─ 1 drain  T of 30s  the only task ended
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 30s  no thread lingers (3 ended)
-    │  └─ · 2 threads expected: rayon's global pool has no end
+    │  └─ · 2 threads expected: rayon's global pool never ends
     └─ clean  total T
     ");
 }
@@ -68,12 +69,12 @@ fn the_worker_of_tracing_appender() {
     ├─ 1 drain  T of 30s  the only task ended
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 30s  no thread lingers (2 ended)
-    │  └─ · 1 thread expected: tracing-appender's worker ends with its guard
+    │  └─ · 1 thread expected: tracing-appender's worker runs until its guard is dropped
     └─ clean  total T
     ");
 }
 
-/// Its runtime looked up a name, on a thread that it keeps for ten seconds.
+/// The client's runtime resolved a name on a thread that it keeps for ten seconds.
 #[cfg(feature = "stacks")]
 #[test]
 fn the_blocking_client_of_reqwest() {
@@ -82,9 +83,9 @@ fn the_blocking_client_of_reqwest() {
     ├─ 1 drain  T of 30s  the only task ended
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 30s  no thread lingers (3 ended)
-    │  ├─ · 1 thread expected: reqwest's blocking client keeps its runtime until it is dropped
-    │  └─ · 1 thread expected: idle, of a tokio runtime that is not headcount's
-    ├─ tasks of other tokio runtimes: not observed (1 thread is named like theirs)
+    │  ├─ · 1 thread expected: idle, in a tokio runtime that headcount does not own
+    │  └─ · 1 thread expected: reqwest's blocking client keeps its runtime until it is dropped
+    ├─ tasks of other tokio runtimes: not observed (1 thread is theirs)
     └─ clean  total T
     ");
 }
@@ -108,7 +109,7 @@ fn the_background_threads_of_jemalloc() {
     ├─ 1 drain  T of 5s  the only task ended
     ├─ 2 cancel  T of 2s  nothing to cancel
     ├─ 3 close  T of 30s  no thread lingers (N ended)
-    │  └─ · N threads expected: jemalloc's background threads have no end
+    │  └─ · N threads expected: jemalloc's background threads never end
     └─ clean  total T
     ");
 }
@@ -126,22 +127,23 @@ fn a_connection_of_tokio_postgres() {
 
 #[cfg(feature = "stacks")]
 #[test]
-fn the_runtime_of_a_library_that_has_nothing_to_do() {
+fn the_idle_runtime_of_a_library() {
     insta::assert_snapshot!(report("other-runtime"), @r"
     headcount innocent: stopping (SIGTERM)
     ├─ 1 drain  T of 30s  the only task ended
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 30s  no thread lingers (2 ended)
-    │  └─ · 3 threads expected: idle, of a tokio runtime that is not headcount's
-    ├─ tasks of other tokio runtimes: not observed (3 threads are named like theirs)
+    │  └─ · 3 threads expected: idle, in a tokio runtime that headcount does not own
+    ├─ tasks of other tokio runtimes: not observed (3 threads are theirs)
     └─ clean  total T
     ");
 }
 
-/// The other side of it: what such a runtime is at when all else has ended is named.
+/// The counterpart: the report names what such a runtime is still doing after everything else has
+/// ended.
 #[cfg(feature = "stacks")]
 #[test]
-fn the_runtime_of_a_library_that_is_at_work_is_no_innocent() {
+fn the_busy_runtime_of_a_library_lingers() {
     let ended = stopped("innocent", &["other-runtime-in-use"], 3);
     assert_leads_to(&ended, "at work in another runtime");
     insta::assert_snapshot!(ended.report(), @r#"
@@ -150,16 +152,58 @@ fn the_runtime_of_a_library_that_is_at_work_is_no_innocent() {
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
     │  ├─ ✗ thread "tokio-rt-worker" (tid N, unknown)  sleeping for T, age T, cpu T
-    │  └─ · 1 thread expected: idle, of a tokio runtime that is not headcount's
-    ├─ tasks of other tokio runtimes: not observed (2 threads are named like theirs)
+    │  └─ · 1 thread expected: idle, in a tokio runtime that headcount does not own
+    ├─ tasks of other tokio runtimes: not observed (2 threads are theirs)
     └─ lingering: 1 thread  total T
     "#);
 }
 
-/// And so is a job of rayon's pool that does not end.
 #[cfg(feature = "stacks")]
 #[test]
-fn a_job_of_rayon_that_does_not_end_is_no_innocent() {
+fn idle_current_thread_runtimes_of_a_library() {
+    insta::assert_snapshot!(report("local-pool"), @r"
+    headcount innocent: stopping (SIGTERM)
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 30s  no thread lingers (2 ended)
+    │  └─ · 2 threads expected: idle, in a tokio runtime that headcount does not own
+    ├─ tasks of other tokio runtimes: not observed (2 threads are theirs)
+    └─ clean  total T
+    ");
+}
+
+/// The counterparts: a task that blocks its thread, and a runtime on a thread of the program.
+#[cfg(feature = "stacks")]
+#[test]
+fn a_current_thread_runtime_that_is_busy_or_the_program_s_lingers() {
+    let ended = stopped("innocent", &["local-pool-in-use"], 3);
+    assert_leads_to(&ended, "at work in another runtime");
+    insta::assert_snapshot!(ended.report(), @r#"
+    headcount innocent: stopping (SIGTERM)
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
+    │  ├─ ✗ thread "innocent" (tid N, unknown)  sleeping for T, age T, cpu T
+    │  └─ · 1 thread expected: idle, in a tokio runtime that headcount does not own
+    ├─ tasks of other tokio runtimes: not observed (2 threads are theirs)
+    └─ lingering: 1 thread  total T
+    "#);
+    let ended = stopped("innocent", &["own-local-runtime"], 3);
+    insta::assert_snapshot!(ended.report(), @r#"
+    headcount innocent: stopping (SIGTERM)
+    ├─ 1 drain  T of 30s  the only task ended
+    ├─ 2 cancel  T of 30s  nothing to cancel
+    ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
+    │  └─ ✗ thread "cache" (tid N, unknown)  waiting on futex A, age T, cpu T
+    ├─ tasks of other tokio runtimes: not observed (1 thread is theirs)
+    └─ lingering: 1 thread  total T
+    "#);
+}
+
+/// The counterpart for rayon: a job in its pool that does not end.
+#[cfg(feature = "stacks")]
+#[test]
+fn a_job_of_rayon_that_does_not_end_lingers() {
     let ended = stopped("innocent", &["rayon-in-use"], 3);
     assert_leads_to(&ended, "at work in rayon");
     insta::assert_snapshot!(ended.report(), @r#"
@@ -168,7 +212,7 @@ fn a_job_of_rayon_that_does_not_end_is_no_innocent() {
     ├─ 2 cancel  T of 30s  nothing to cancel
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
     │  ├─ ✗ thread "innocent" (tid N, unknown)  sleeping for T, age T, cpu T
-    │  └─ · 1 thread expected: rayon's global pool has no end
+    │  └─ · 1 thread expected: rayon's global pool never ends
     └─ lingering: 1 thread  total T
     "#);
 }

@@ -1,4 +1,5 @@
-//! `headcount run` with telemetry: that it says what became of it, stops in time, and leaves nothing.
+//! Tests of `headcount run` with telemetry: it reports the result of the flush, stops in time, and
+//! leaves nothing behind.
 
 use crate::program::{Ended, Program};
 use crate::service::config;
@@ -11,9 +12,9 @@ use std::time::Duration;
 #[expect(dead_code, reason = "the tests of spans use the rest")]
 mod sink;
 
-/// Runs a service until it has begun, and stops it.
+/// Runs a service until it has started, and stops it.
 fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let tasks = format!("{telemetry}\n[tasks.resources]\nkind = \"resources\"\n");
     let config = config(folder.path(), &tasks);
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
@@ -25,14 +26,14 @@ fn stopped(telemetry: &str, variables: &[(&str, &str)]) -> Ended {
     program.stop(Signal::TERM)
 }
 
-/// An address where nobody listens.
+/// Returns an address without a listener.
 fn nowhere() -> String {
     let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
     format!("http://{}", address.expect("the loopback has ports"))
 }
 
 #[test]
-fn a_service_without_a_word_exports_nothing() {
+fn a_service_without_telemetry_settings_exports_nothing() {
     let ended = stopped("", &[]);
     ended.assert_code(0);
     assert!(!ended.errors().contains("delivered"), "{ended:#?}");
@@ -69,13 +70,13 @@ fn a_collector_that_never_answers_costs_the_budget_of_the_flush() {
             .contains("spans not delivered: no answer in time"),
         "{ended:#?}"
     );
-    // A second for the flush: ten would be the timeout of a request, forty the deadline.
+    // The flush takes a second; ten would be the timeout of a request, forty the deadline.
     ended.assert_took_at_most(Duration::from_secs(8));
 }
 
 #[test]
-fn a_run_that_was_killed_is_told_by_the_next_one_to_the_collector() {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+fn the_next_run_reports_a_killed_run_to_the_collector() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let sink = sink::Sink::start(sink::Answer::Taken);
     let state = folder.path().join("state");
     let config = folder.path().join("killed.toml");
@@ -107,14 +108,14 @@ fn a_run_that_was_killed_is_told_by_the_next_one_to_the_collector() {
 
 #[test]
 fn a_wrong_variable_is_refused_before_anything_starts() {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let config = config(folder.path(), "[tasks.resources]\nkind = \"resources\"\n");
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     command.args(["run", &config]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
     let ended = Program::start(command).end();
     ended.assert_code(78);
-    insta::assert_snapshot!(ended.errors(), @"headcount: failed to take OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317: it has no scheme; allowed: http://HOST:PORT or https://HOST:PORT");
+    insta::assert_snapshot!(ended.errors(), @"headcount: failed to use OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317: the scheme is missing; allowed: http://HOST:PORT or https://HOST:PORT");
 }
 
 #[cfg(not(tokio_unstable))]

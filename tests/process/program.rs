@@ -1,6 +1,6 @@
-//! A process under test: started, listened to, signalled, and gone at the end of the test whatever happens.
+//! A process under test: it is started, read, and signalled, and always ends with the test.
 //!
-//! The tests wait for lines and for the end of processes, never for time to pass.
+//! The tests wait for lines and for processes to end; they never sleep for a fixed time.
 
 use crate::text::steady_lines;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,16 +14,16 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Far more than anything here takes on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// A process that was started by the test or by what the test started.
+/// A process that was started by the test or by one of its children.
 pub(crate) struct Process {
     pid: Pid,
     handle: OwnedFd,
 }
 
-/// A program that runs. Dropping it kills it.
+/// A running program. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
     process: Process,
@@ -32,25 +32,25 @@ pub(crate) struct Program {
     signalled: Option<Instant>,
 }
 
-/// What a stream has given so far. Without a stream, nothing.
+/// The lines of a stream; empty if there is no stream.
 struct Lines {
     coming: Option<Receiver<String>>,
     seen: Vec<String>,
 }
 
-/// What a program left.
+/// The output and exit status of a program that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<String>,
     pub(crate) stderr: Vec<String>,
-    /// From the last signal.
+    /// Time since the last signal.
     pub(crate) took: Option<Duration>,
 }
 
 // === scenarios ===
 
-/// Waits for what another process does.
+/// Waits until another process has caused the condition.
 #[track_caller]
 pub(crate) fn until(so: impl Fn() -> bool) {
     let begun = Instant::now();
@@ -73,12 +73,12 @@ pub(crate) fn start(scenario: &[&str]) -> Program {
     Program::start(command(scenario))
 }
 
-/// How a scenario is started.
+/// Returns the command that starts a scenario.
 pub(crate) fn command(scenario: &[&str]) -> Command {
     example("scenario", scenario)
 }
 
-/// How one of the examples is started.
+/// Returns the command that starts an example.
 pub(crate) fn example(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(example_path(name));
     command.args(arguments);
@@ -89,7 +89,7 @@ pub(crate) fn scenario_path() -> PathBuf {
     example_path("scenario")
 }
 
-/// Cargo puts the examples beside the folder that this test is in.
+/// Returns the path of an example: Cargo puts examples in a folder next to that of this test.
 fn example_path(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its program");
     let folder = this
@@ -101,7 +101,8 @@ fn example_path(name: &str) -> PathBuf {
     program
 }
 
-/// `cargo test --test process` alone builds no example, and the one that is there may be old.
+/// Asserts that the example is up to date: `cargo test --test process` alone builds no examples, so
+/// it may be missing or stale.
 fn assert_fresh(program: &Path, name: &str) {
     let build = format!("`cargo build --example {name}` builds it");
     let time = |path: &Path| path.metadata().and_then(|data| data.modified());
@@ -124,7 +125,7 @@ fn assert_fresh(program: &Path, name: &str) {
 // === impl Process ===
 
 impl Process {
-    /// `pid` must be alive, or not yet waited for.
+    /// Opens a process by its id, which must be alive or not yet waited for.
     pub(crate) fn new(pid: &str) -> Self {
         let pid = Pid::from_raw(pid.parse().expect("a pid is a number")).expect("not zero");
         let handle = pidfd_open(pid, PidfdFlags::empty()).expect("the process is alive");
@@ -146,24 +147,53 @@ impl Process {
         !self.ends_within(Duration::ZERO)
     }
 
+    /// Returns whether the signal waits for its handler.
+    #[cfg(feature = "service")]
+    pub(crate) fn is_pending(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it was not reaped");
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let pending = pending.map(|mask| u64::from_str_radix(mask.trim(), 16));
+        let mask = pending.expect("a line").expect("a mask");
+        mask & 1 << (signal.as_raw() - 1) != 0
+    }
+
     #[cfg(feature = "service")]
     #[track_caller]
     pub(crate) fn assert_ends(&self) {
         assert!(self.ends_within(LONG), "{:?} is still alive", self.pid);
     }
 
-    /// The only child process.
+    /// Returns the parent process.
+    #[cfg(feature = "service")]
+    pub(crate) fn parent(&self) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_pid()));
+        let status = status.expect("it is alive");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        Self::new(parent.expect("every status has it").trim())
+    }
+
+    /// Returns the only child process.
     pub(crate) fn only_child(&self) -> Self {
-        let pid = self.pid.as_raw_pid();
+        Self::new(self.children().trim())
+    }
+
+    /// Returns the pids of the children that the main thread has started or adopted.
+    pub(crate) fn children(&self) -> String {
+        let pid = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        Self::new(children.expect("it is alive").trim())
+        children.expect("it is alive")
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
     }
 }
 
 // === impl Program ===
 
 impl Program {
-    /// Starts it with pipes for those standard streams that `command` says nothing of.
+    /// Starts the program, with pipes for the standard streams that `command` does not set.
     pub(crate) fn start(mut command: Command) -> Self {
         command
             .stdin(Stdio::piped())
@@ -172,7 +202,7 @@ impl Program {
         Self::start_as_is(command)
     }
 
-    /// Starts it with a standard error that the test has the other end of.
+    /// Starts the program with a pipe to the test as its standard error.
     pub(crate) fn start_with_stderr(mut command: Command, stderr: impl Into<Stdio>) -> Self {
         command
             .stdin(Stdio::piped())
@@ -181,8 +211,7 @@ impl Program {
         Self::start_as_is(command)
     }
 
-    /// Starts it with a standard output that the test has the other end of.
-    #[cfg(feature = "json")]
+    /// Starts the program with a pipe to the test as its standard output.
     pub(crate) fn start_with_stdout(mut command: Command, stdout: impl Into<Stdio>) -> Self {
         command
             .stdin(Stdio::piped())
@@ -191,16 +220,17 @@ impl Program {
         Self::start_as_is(command)
     }
 
-    /// Starts it with a terminal as standard error, of which the test has the other end.
+    /// Starts the program with a terminal as its standard error; the test holds the other end.
     pub(crate) fn start_on_terminal(command: Command, ours: File, theirs: OwnedFd) -> Self {
         let mut program = Self::start_with_stderr(command, theirs);
-        // Lines end with `\r\n`, and the live line begins with `\r`.
+        // Lines end with `\r
+        // `, and the live line begins with `\r`.
         program.stderr = Lines::new(Some(ours), b'\r');
         program
     }
 
     fn start_as_is(mut command: Command) -> Self {
-        // Only the message of a panic is looked at.
+        // Only the message of a panic is checked.
         command.env("RUST_BACKTRACE", "0");
         if !command.get_envs().any(|(key, _)| key == "NO_COLOR") {
             command.env_remove("NO_COLOR");
@@ -220,14 +250,14 @@ impl Program {
         self.child.id()
     }
 
-    /// That file of each of its threads of that name, as the kernel has it.
+    /// Returns this file in /proc for each thread of the program with this name.
     pub(crate) fn files_of(&self, name: &str, file: &str) -> impl Iterator<Item = String> {
         let tasks = format!("/proc/{}/task", self.pid());
         let threads = std::fs::read_dir(tasks).expect("it is alive");
         let folders = threads.map(|thread| thread.expect("it is alive").path());
         let (name, file) = (format!("{name}\n"), file.to_owned());
         folders
-            // One that has ended has no files.
+            // A thread that has ended has no files.
             .filter(move |folder| {
                 std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm == name)
             })
@@ -238,12 +268,12 @@ impl Program {
         &self.process
     }
 
-    /// Once.
+    /// Takes the standard input; it can be taken once.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("it was taken once")
     }
 
-    /// The next line on standard output.
+    /// Returns the next line on standard output.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
         match self.stdout.next() {
@@ -255,7 +285,7 @@ impl Program {
         }
     }
 
-    /// The next line on standard error that holds `text`.
+    /// Returns the next line on standard error that contains `text`.
     #[track_caller]
     pub(crate) fn error_line(&mut self, text: &str) -> String {
         while let Some(line) = self.stderr.next() {
@@ -266,7 +296,7 @@ impl Program {
         panic!("no line with '{text}' in {:#?}", self.stderr.seen);
     }
 
-    /// Waits for a line on standard error that holds `text`, if none has come yet.
+    /// Waits for a line on standard error that contains `text`, unless one has been read already.
     #[cfg(feature = "service")]
     #[track_caller]
     pub(crate) fn has_said(&mut self, text: &str) {
@@ -280,7 +310,7 @@ impl Program {
         self.process.kill(signal);
     }
 
-    /// Waits for its end, and reads all it said.
+    /// Waits for the program to end, and reads all its output.
     #[track_caller]
     pub(crate) fn end(mut self) -> Ended {
         if !self.process.ends_within(LONG) {
@@ -297,7 +327,7 @@ impl Program {
         }
     }
 
-    /// The signal, and the end.
+    /// Sends the signal, and waits for the program to end.
     #[track_caller]
     pub(crate) fn stop(mut self, signal: Signal) -> Ended {
         self.signal(signal);
@@ -307,7 +337,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It has ended, or it must.
+        // It has either ended, or must be killed.
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -346,7 +376,7 @@ impl Lines {
         Some(line)
     }
 
-    /// All lines, those that were given out among them.
+    /// Returns all lines, including those already returned.
     fn rest(&mut self) -> Vec<String> {
         while self.next().is_some() {}
         self.seen.clone()
@@ -368,7 +398,7 @@ impl Ended {
         self
     }
 
-    /// From the last signal to the end.
+    /// Asserts the maximum time from the last signal to the end.
     #[track_caller]
     pub(crate) fn assert_took_at_most(&self, limit: Duration) -> &Self {
         let took = self.took.expect("it was signalled");
@@ -376,12 +406,12 @@ impl Ended {
         self
     }
 
-    /// Everything on standard error, steady.
+    /// Returns everything on standard error, without values that vary.
     pub(crate) fn errors(&self) -> String {
         steady_lines(&self.stderr)
     }
 
-    /// The report on standard error, steady.
+    /// Returns the report on standard error, without values that vary.
     #[track_caller]
     pub(crate) fn report(&self) -> String {
         let begin = self
@@ -389,7 +419,7 @@ impl Ended {
             .iter()
             .position(|line| line.starts_with("headcount ") && line.contains(": stopping ("));
         let begin = begin.unwrap_or_else(|| panic!("no report: {self:#?}"));
-        // A log that is slow comes after it.
+        // A slow log may follow the report.
         let lines = &self.stderr[begin..];
         let end = lines.iter().position(|line| line.starts_with("└─"));
         steady_lines(&lines[..=end.unwrap_or(lines.len() - 1)])

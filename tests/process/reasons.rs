@@ -1,17 +1,20 @@
-//! How a shutdown begins, and the exit code that it leads to.
+//! Tests of the reasons for a shutdown, and their exit codes.
 
 use crate::program::{Ended, ready, start};
 use rustix::process::Signal;
 
-/// A report of nothing to tell but a failure, if that is why it ended.
+/// Returns the report of a shutdown with no findings other than the failure that caused it.
 fn clean(code: i32, reason: &str, tasks: &str) -> String {
-    let after = if code == 0 { "" } else { ", after a failure" };
+    let verdict = match code {
+        0 => "clean",
+        _ => "service failed, outcome clean",
+    };
     format!(
         "headcount test: stopping ({reason})\n\
          ├─ 1 drain  T of 20s  {tasks}\n\
          ├─ 2 cancel  T of 20s  nothing to cancel\n\
          ├─ 3 close  T of 20s  no thread lingers (2 ended)\n\
-         └─ clean{after}  total T\n"
+         └─ {verdict}  total T\n"
     )
 }
 
@@ -94,7 +97,7 @@ fn a_required_task_that_completes_exits_with_0() {
 }
 
 #[test]
-fn what_lingers_comes_before_what_failed() {
+fn lingering_takes_precedence_over_failure() {
     let ended = start(&["required-fails-beside-a-thread"]).end();
     ended.assert_code(3);
     insta::assert_snapshot!(ended.errors(), @r#"
@@ -107,7 +110,6 @@ fn what_lingers_comes_before_what_failed() {
     "#);
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn the_report_for_machines_is_one_line_on_standard_output() {
     let program = ready(&["waits-as-json"]);

@@ -1,4 +1,4 @@
-//! What the next run knows of one that ended, however it ended.
+//! Tests of what a run knows about the previous run, for all ways to end.
 
 use crate::program::{Ended, Program, command, start, until};
 use crate::text::steady;
@@ -8,10 +8,10 @@ use std::path::Path;
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder is to be had")
+    tempfile::tempdir().expect("a temporary folder can be created")
 }
 
-/// A scenario that remembers in that folder.
+/// Starts a scenario with this state folder.
 fn run(scenario: &str, folder: &Path) -> Program {
     let mut command = command(&[scenario]);
     command.env("SCENARIO_STATE", folder);
@@ -25,15 +25,17 @@ fn ready(scenario: &str, folder: &Path) -> Program {
     program
 }
 
-/// What a run logs of the folder, without what differs from run to run.
+/// Returns what a run logs about the folder, without values that vary.
 fn told(ended: &Ended, folder: &Path) -> String {
     let folder = folder.display().to_string();
     let lines = ended.stderr.iter();
     let lines: Vec<_> = lines
         .filter_map(|line| line.split_once("headcount::state: "))
+        // What the black box shows has tests of its own.
+        .filter(|(_, line)| !line.starts_with("before the previous run ended, "))
         .map(|(_, line)| {
             let line = line.replace(&folder, "FOLDER");
-            let (line, _) = line.split_once("; last known").unwrap_or((&line, ""));
+            let (line, _) = line.split_once("; last seen alive").unwrap_or((&line, ""));
             let (line, _) = line.split_once(" outcome=").unwrap_or((line, ""));
             steady(&without_pid(line))
         })
@@ -41,7 +43,7 @@ fn told(ended: &Ended, folder: &Path) -> String {
     lines.join("\n")
 }
 
-/// `(pid 17)` becomes `(pid N)`.
+/// Replaces `(pid 17)` with `(pid N)`.
 fn without_pid(line: &str) -> String {
     match line.split_once("(pid ") {
         Some((head, rest)) => {
@@ -52,7 +54,7 @@ fn without_pid(line: &str) -> String {
     }
 }
 
-/// What the run after says of the one before.
+/// Returns what the next run says about the previous one.
 #[track_caller]
 fn next(folder: &Path) -> String {
     let ended = ready("waits", folder).stop(Signal::TERM);
@@ -67,7 +69,7 @@ fn exits(folder: &Path) -> serde_json::Value {
 }
 
 #[test]
-fn of_a_run_that_came_to_its_end_nothing_is_said() {
+fn a_run_that_ended_normally_is_not_reported() {
     let folder = folder();
     let ended = ready("waits", folder.path()).stop(Signal::TERM);
     ended.assert_code(0);
@@ -84,7 +86,7 @@ fn of_a_run_that_came_to_its_end_nothing_is_said() {
 }
 
 #[test]
-fn a_run_that_was_killed_is_told_of() {
+fn a_killed_run_is_reported() {
     let folder = folder();
     ready("waits", folder.path())
         .stop(Signal::KILL)
@@ -97,7 +99,7 @@ fn a_run_that_was_killed_is_told_of() {
 }
 
 #[test]
-fn so_is_one_that_aborted_and_one_that_called_exit() {
+fn a_run_that_aborted_or_called_exit_is_reported() {
     let folder = folder();
     run("aborts", folder.path())
         .end()
@@ -108,7 +110,7 @@ fn so_is_one_that_aborted_and_one_that_called_exit() {
 }
 
 #[test]
-fn a_panic_that_ended_the_process_is_told_of() {
+fn a_panic_that_ended_the_process_is_reported() {
     let folder = folder();
     run("panics-past-the-run", folder.path())
         .end()
@@ -143,7 +145,7 @@ fn a_panic_that_the_process_outlived_did_not_end_it() {
         let panicked = text("panicked");
         (beat, panicked.trim().parse::<u64>().expect("it panicked"))
     };
-    // A sign of life comes two seconds after a panic.
+    // The heartbeat continues two seconds after the panic.
     until(|| live().0 >= live().1 + 2000);
     program.stop(Signal::KILL).assert_killed_by(Signal::KILL);
     insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit");
@@ -163,7 +165,7 @@ fn a_run_that_the_watchdog_ended_was_forced() {
     ready("control-wedged", folder.path())
         .stop(Signal::TERM)
         .assert_code(70);
-    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) missed its deadline, and was ended");
+    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) missed its shutdown deadline and was forced to exit");
     assert_eq!(
         exits(folder.path()),
         serde_json::json!({ "clean": 1, "forced": 1 })
@@ -184,41 +186,41 @@ fn a_run_whose_main_was_wedged_was_forced_and_left_its_report() {
 }
 
 #[test]
-fn a_run_that_was_killed_while_it_was_stopping_is_told_of() {
+fn a_run_killed_during_its_shutdown_is_reported() {
     let folder = folder();
     let mut program = ready("stuck-for-long", folder.path());
     let marker = folder.path().join("run.json");
     program.signal(Signal::TERM);
-    // Written by the thread of the heartbeat.
+    // The heartbeat thread writes it.
     until(|| fs::read_to_string(&marker).is_ok_and(|text| text.contains("\"SIGTERM")));
     program.stop(Signal::KILL).assert_killed_by(Signal::KILL);
-    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (SIGTERM): whoever stopped it may wait too short a time");
+    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (SIGTERM): it may have been given too little time to stop");
 }
 
 #[test]
-fn so_is_one_that_a_third_signal_ended() {
+fn a_run_ended_by_a_third_signal_is_reported() {
     let folder = folder();
     let mut program = ready("stuck-for-long", folder.path());
     let marker = folder.path().join("run.json");
     let told = |words| {
-        // Written by the thread of the heartbeat.
+        // The heartbeat thread writes it.
         until(|| fs::read_to_string(&marker).is_ok_and(|text| text.contains(words)));
     };
     program.signal(Signal::TERM);
     told("\"SIGTERM");
     program.signal(Signal::INT);
-    told("told twice");
+    told("signalled twice");
     program.stop(Signal::TERM).assert_code(128 + 15);
-    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (told twice, by SIGINT at last; a third signal ends it at once): whoever stopped it may wait too short a time");
+    insta::assert_snapshot!(next(folder.path()), @"the previous run (pid N) ended without a report: it was killed, aborted, or called exit, while it was stopping (signalled twice, last by SIGINT; a third signal exits at once): it may have been given too little time to stop");
 }
 
 #[test]
-fn a_second_instance_runs_and_is_told_what_to_do() {
+fn a_second_instance_runs_and_logs_what_to_do() {
     let folder = folder();
     let first = ready("waits", folder.path());
     let second = ready("waits", folder.path()).stop(Signal::TERM);
     second.assert_code(0);
-    insta::assert_snapshot!(told(&second, folder.path()), @"the state folder FOLDER is in use by process N: how this run ends will not be remembered; give each instance a folder or a name of its own");
+    insta::assert_snapshot!(told(&second, folder.path()), @"the state folder FOLDER is in use by process N: how this run ends will not be recorded; give each instance its own folder or name");
     first.stop(Signal::TERM).assert_code(0);
     assert_eq!(exits(folder.path()), serde_json::json!({ "clean": 1 }));
 }
@@ -241,7 +243,7 @@ fn one_process_may_run_twice_in_one_folder() {
 }
 
 #[test]
-fn a_folder_that_goes_while_the_process_runs_is_in_the_report() {
+fn a_folder_removed_while_the_process_runs_is_in_the_report() {
     let folder = folder();
     let state = folder.path().join("state");
     let program = ready("waits", &state);
@@ -288,9 +290,9 @@ fn the_textfile_holds_the_end_of_the_last_run() {
     second.stop(Signal::TERM).assert_code(0);
     insta::assert_snapshot!(rows(), @r#"
     headcount_last_shutdown_info{service="test",outcome="clean",reason="SIGTERM",version="1.2.3"} 1
-    headcount_last_shutdown_layer_budget_seconds{service="test",layer="drain"} 20
     headcount_last_shutdown_layer_budget_seconds{service="test",layer="cancel"} 20
     headcount_last_shutdown_layer_budget_seconds{service="test",layer="close"} 20
+    headcount_last_shutdown_layer_budget_seconds{service="test",layer="drain"} 20
     headcount_last_shutdown_task_lingering{service="test",layer="cancel"} 0
     headcount_last_shutdown_task_lingering{service="test",layer="drain"} 0
     headcount_last_shutdown_flush_info{service="test",signal="state",result="delivered"} 1
@@ -311,7 +313,7 @@ fn without_a_folder_nothing_is_remembered() {
 
 #[cfg(feature = "service")]
 #[test]
-fn the_service_remembers_where_systemd_says_and_not_where_it_shall_not() {
+fn the_service_uses_the_folder_of_systemd_unless_turned_off() {
     let folder = folder();
     let state = folder.path().join("state");
     let service = |section: &str| {

@@ -1,8 +1,11 @@
-//! Programs that stop well or badly, for the tests of whole processes. The first argument says which.
+//! Programs that shut down cleanly or not, for the tests of whole processes. The first argument
+//! selects one.
 //!
-//! Each prints "ready" when the test may go on. A spawn that a report must name has a mark at the end of its line,
-//! by which the test knows the line.
+//! Each prints "ready" when the test may continue. A spawn that a report must name has a mark at
+//! the end of its line, from which the test gets the line number.
 
+#[path = "scenario/boxed.rs"]
+mod boxed;
 #[path = "scenario/stacks.rs"]
 mod stacks;
 #[path = "scenario/wedged.rs"]
@@ -15,11 +18,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-/// A budget that is used up: something here does not end.
+/// A budget that is used up, because something does not end.
 const SHORT: Duration = Duration::from_millis(100);
-/// Another, in which what does end has the time for it.
+/// A budget with enough time for everything that does end.
 const ENOUGH: Duration = Duration::from_secs(2);
-/// A budget that is not used up, on the slowest machine.
+/// A budget that is not used up even on the slowest machine.
 const AMPLE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         }
         other => wedged::scenario(other)
             .or_else(|| stacks::scenario(other))
+            .or_else(|| boxed::scenario(other))
             .unwrap_or_else(|| panic!("no scenario '{other}'")),
     }
 }
@@ -120,38 +124,38 @@ fn budgets(drain: Duration, cancel: Duration, close: Duration) -> Builder {
         .close_budget(close)
 }
 
-/// All end by themselves.
+/// Returns a builder for scenarios in which everything ends by itself.
 fn patient() -> Builder {
     budgets(AMPLE, AMPLE, AMPLE)
 }
 
-/// Some must be cancelled.
+/// Returns a builder for scenarios in which some tasks must be cancelled.
 fn hangs_in_drain() -> Builder {
     budgets(SHORT, AMPLE, AMPLE)
 }
 
-/// A thread or child lingers.
+/// Returns a builder for scenarios in which a thread or a child process lingers.
 fn hangs_in_close() -> Builder {
     budgets(AMPLE, AMPLE, SHORT * 2).deadline(AMPLE * 3)
 }
 
-/// Nothing helps.
+/// Returns a builder for scenarios in which every layer times out.
 fn hangs_everywhere() -> Builder {
     budgets(SHORT, SHORT * 2, SHORT * 2).deadline(Duration::from_secs(2))
 }
 
-/// The same, with time for a debug build to find the names of functions on a busy machine.
+/// Returns a builder with short budgets and enough time to symbolize in a debug build on a busy
+/// machine.
 fn hangs_with_time_for_names() -> Builder {
     budgets(SHORT, SHORT * 2, SHORT * 2).deadline(AMPLE)
 }
 
-/// No layer ends within the test.
+/// Returns a builder for scenarios in which no layer ends within the test.
 fn endless() -> Builder {
     budgets(AMPLE * 10, AMPLE * 10, AMPLE * 10)
 }
 
-/// In the folder that the test gives, with what is logged of it on standard error.
-#[cfg(feature = "json")]
+/// Sets the state folder that the test passes, and logs to standard error.
 fn remembering(builder: Builder) -> Builder {
     let Some(folder) = std::env::var_os("SCENARIO_STATE") else {
         return builder;
@@ -168,19 +172,8 @@ fn remembering(builder: Builder) -> Builder {
     }
 }
 
-#[cfg(not(feature = "json"))]
-fn remembering(builder: Builder) -> Builder {
-    builder
-}
-
-#[cfg(feature = "json")]
 fn json(builder: Builder) -> Builder {
     builder.print_json()
-}
-
-#[cfg(not(feature = "json"))]
-fn json(_: Builder) -> Builder {
-    panic!("built without the feature json")
 }
 
 fn run<T: headcount::runtime::MainOutput>(
@@ -255,7 +248,7 @@ async fn aborts(_tasks: TaskGroup) {
     std::process::abort();
 }
 
-#[expect(clippy::disallowed_methods, reason = "it is what is tested")]
+#[expect(clippy::disallowed_methods, reason = "the call is under test")]
 async fn exits(_tasks: TaskGroup) {
     std::process::exit(0);
 }
@@ -265,7 +258,7 @@ fn panics_past_the_run() -> ExitCode {
     panic!("no luck"); // mark: panic past the run
 }
 
-/// What services do that must not go on after a panic.
+/// Aborts in the panic hook, as services do that must not continue after a panic.
 fn hook_aborts() -> ExitCode {
     std::panic::set_hook(Box::new(|_| std::process::abort()));
     run(patient(), async |tasks| {
@@ -287,7 +280,7 @@ fn panics_while_unwinding() {
     panic!("no luck");
 }
 
-/// Ready when the marker of the run says that the process lives on.
+/// Prints "ready" when the run marker shows that the process outlived the panic.
 async fn outlives_a_panic(tasks: TaskGroup) {
     let reader = tasks.spawn("reader", async { panic!("no luck") });
     assert!(reader.await.is_err());
@@ -325,13 +318,13 @@ async fn thread_asks(tasks: TaskGroup) {
 }
 
 async fn child_lingers(tasks: TaskGroup) {
-    // It ends with this process: then its standard input does.
+    // The child ends with this process, when its standard input is closed.
     let child = std::process::Command::new("cat")
         .stdin(std::process::Stdio::piped())
         .spawn()
         .expect("there is a cat");
     ready(tasks).await;
-    // Not dropped: that closes its standard input.
+    // Leaked, because dropping it would close its standard input.
     Box::leak(Box::new(child));
 }
 
@@ -387,17 +380,18 @@ async fn sleeping_worker(tasks: TaskGroup) {
 }
 
 async fn all_workers_blocked(tasks: &TaskGroup, workers: usize) {
-    let all_begun = Arc::new(Barrier::new(workers + 1));
     for _ in 0..workers {
-        let begun = Arc::clone(&all_begun);
+        let begun = Arc::new(Barrier::new(2));
+        let begins = Arc::clone(&begun);
         let work = async move {
-            begun.wait();
+            begins.wait();
             wait_for_ever();
         };
         tasks.spawn("blocker", work); // mark: blocker
+        // `main` runs on no worker. A worker that starts may take two tasks at once, and tokio wakes
+        // no other one for the second.
+        begun.wait();
     }
-    // `main` is on no worker.
-    all_begun.wait();
     tasks.spawn("starved", async {}); // mark: starved
     ready(tasks.clone()).await;
 }
@@ -463,15 +457,11 @@ async fn hangs_for_long(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-/// Draining, and the main task, which is told at the same time, has ended.
+/// Waits until the group drains and the main task, which is told to drain at the same time, has
+/// ended.
 async fn drained_of_main(group: &TaskGroup) {
     group.draining().await;
-    while group
-        .snapshot()
-        .tasks()
-        .iter()
-        .any(|task| task.name() == "main")
-    {
+    while group.snapshot().tasks().any(|task| task.name == "main") {
         tokio::task::yield_now().await;
     }
 }
@@ -484,7 +474,7 @@ async fn drain_waits(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-/// Says when it is dropped, and ends when somebody writes to the process.
+/// Prints a line when it is dropped, and blocks until the process receives input.
 struct DropWaits;
 
 impl Drop for DropWaits {
@@ -508,7 +498,7 @@ async fn cancel_takes_long(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-/// Says "draining" and "cancelling" with no help of a worker.
+/// Prints "draining" and "cancelling" without using a worker.
 fn watch_refusal(tasks: &TaskGroup) {
     let group = tasks.clone();
     tasks.spawn_thread("watcher", ThreadKind::Daemon, move || {
@@ -516,7 +506,7 @@ fn watch_refusal(tasks: &TaskGroup) {
             thread::sleep(Duration::from_millis(1));
         }
         println!("draining");
-        // A spawn that is refused has ended at once.
+        // A refused spawn ends at once.
         while !group
             .task("probe")
             .daemon()
@@ -559,7 +549,7 @@ async fn one_thread_stuck(tasks: TaskGroup) {
 
 // === after the report ===
 
-/// Runs it, and keeps a group, and so the control side, beyond its end.
+/// Runs the scenario, and keeps a group, and thereby the control side, beyond its end.
 fn keeping_a_group(builder: Builder, main: impl AsyncFnOnce(TaskGroup)) -> TaskGroup {
     let runtime = builder.build().expect("the system has threads");
     let tasks = runtime.tasks().clone();
@@ -578,7 +568,7 @@ fn goes_on_for_a_while() -> ExitCode {
     let deadline = Duration::from_secs(1);
     let builder = budgets(SHORT, SHORT, SHORT).deadline(deadline);
     let _tasks = keeping_a_group(builder, async |_| {});
-    // Longer than the deadline and the last words of the watchdog.
+    // Longer than the deadline plus the last words of the watchdog.
     thread::sleep(deadline * 2);
     println!("still there");
     ExitCode::SUCCESS

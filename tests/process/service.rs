@@ -1,26 +1,36 @@
-//! `headcount run`: what it starts, what it prints, and that nothing of it is left.
+//! Tests of `headcount run`: what it starts, what it prints, and that nothing of it remains.
 
-use crate::program::{Ended, LONG, Process, Program};
+mod helpers;
+mod readiness;
+mod rows;
+
+use crate::program::{Ended, LONG, Process, Program, until};
 use crate::text::steady;
 use rustix::process::Signal;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
 /// Writes a configuration and returns its path.
 pub(crate) fn config(folder: &Path, tasks: &str) -> String {
+    config_with("", folder, tasks)
+}
+
+/// Writes a configuration with more keys for the section `shutdown`, and returns its path.
+fn config_with(shutdown: &str, folder: &Path, tasks: &str) -> String {
     let path = folder.join("headcount.toml");
-    // Many run at once: each takes a port that is free.
+    // Tests run in parallel, so each uses a free port.
     let head = "[service]\nname = \"test\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[state]\nfolder = \"off\"\n\
                 [shutdown]\ndrain = \"10s\"\ncancel = \"10s\"\nclose = \"10s\"\ndeadline = \"40s\"\n";
-    std::fs::write(&path, format!("{head}{tasks}")).expect("the folder is ours");
+    std::fs::write(&path, format!("{head}{shutdown}{tasks}")).expect("the folder is ours");
     path.to_str().expect("temporary names are UTF-8").to_owned()
 }
 
-/// A process task that runs a script.
+/// Returns a process task that runs a script.
 fn process(name: &str, script: &str, more: &str) -> String {
-    // A multi-line literal: nothing in it has a meaning of its own.
+    // A multi-line literal string has no escapes.
     format!(
         "[tasks.{name}]\nkind = \"process\"\ncommand = [\"sh\", \"-c\", '''{script}''']\n{more}\n"
     )
@@ -31,15 +41,24 @@ fn run(tasks: &str, arguments: &[&str]) -> (Program, tempfile::TempDir) {
     (Program::start(command), folder)
 }
 
+fn run_with(shutdown: &str, tasks: &str, arguments: &[&str]) -> (Program, tempfile::TempDir) {
+    let (command, folder) = to_run_with(shutdown, tasks, arguments);
+    (Program::start(command), folder)
+}
+
 fn to_run(tasks: &str, arguments: &[&str]) -> (Command, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
-    let config = config(folder.path(), tasks);
+    to_run_with("", tasks, arguments)
+}
+
+fn to_run_with(shutdown: &str, tasks: &str, arguments: &[&str]) -> (Command, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let config = config_with(shutdown, folder.path(), tasks);
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
     command.args(["run", &config]).args(arguments);
     (command, folder)
 }
 
-/// The process that says `WORD PID` on its output.
+/// Returns the process that prints `WORD PID`.
 #[track_caller]
 fn announced(program: &mut Program, word: &str) -> Process {
     let line = program.error_line(&format!("headcount::output: {word} "));
@@ -49,11 +68,11 @@ fn announced(program: &mut Program, word: &str) -> Process {
     Process::new(rest.split(' ').next().expect("it says its pid"))
 }
 
-/// A process that left its group and session, and whose parent has ended.
+/// A process that left its group and session, and that has lost its parent.
 const ESCAPED: &str = "(setsid sh -c 'echo escaped $$; exec sleep 1000' &)";
 
-/// What the log says of the life of the processes, without times, in alphabetical order: what a process prints may be
-/// logged before its start is.
+/// Returns the log lines about the life of the processes, without times, in alphabetical order: the
+/// output of a process may be logged before its start.
 fn lives(ended: &Ended) -> String {
     let lines = ended.stderr.iter();
     let mut lines: Vec<_> = lines
@@ -66,7 +85,7 @@ fn lives(ended: &Ended) -> String {
 
 #[test]
 fn a_service_runs_what_is_declared_and_stops_by_sigterm() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("ports are to be had");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("ports are available");
     let address = listener.local_addr().expect("it is bound");
     let web = process(
         "web",
@@ -99,6 +118,7 @@ fn a_service_runs_what_is_declared_and_stops_by_sigterm() {
     insta::assert_snapshot!(ended.report(), @r"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 10s  all 4 tasks ended
+    │  └─ · process/web (pid N, sh)  exited with code 0, T after SIGTERM
     ├─ 2 cancel  T of 10s  nothing to cancel
     ├─ 3 close  T of 10s  no thread lingers (2 ended)
     └─ clean  total T
@@ -197,15 +217,15 @@ fn a_second_signal_kills_a_process_that_ignores_the_first() {
     let ended = program.stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(LONG / 10);
     all.iter().for_each(Process::assert_ends);
-    // Its supervisor may be at work at that moment.
+    // Its supervisor may be running at that moment.
     let report = ended
         .report()
         .replace(", on thread \"headcount-work\" (tid N) for T", "");
     insta::assert_snapshot!(report, @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 10s, cut short 0 of 2 tasks ended
-    │  ├─ ✗ main  was never told to drain, spawned src/service.rs
-    │  └─ ✗ process/deaf  ignored drain for T, spawned src/service/process/supervisor.rs
+    │  ├─ · main  drain ended before its turn, spawned src/service.rs
+    │  └─ ✗ process/deaf (pid N, sh)  killed by SIGKILL, because its task was cancelled, T after SIGTERM
     ├─ 2 cancel  T of 10s  2 tracked cancelled, 0 untracked dropped
     ├─ 3 close  T of 10s  no thread lingers (2 ended)
     └─ cancelled  total T
@@ -224,15 +244,266 @@ fn a_required_process_that_fails_stops_the_service_with_1() {
     insta::assert_snapshot!(ended.report(), @r"
     headcount test: stopping (required task process/web failed)
     ├─ 1 drain  T of 10s  all 2 tasks ended
+    │  └─ · process/beside (pid N, sh)  killed by SIGTERM, T after SIGTERM
     ├─ 2 cancel  T of 10s  nothing to cancel
     ├─ 3 close  T of 10s  no thread lingers (2 ended)
-    └─ clean, after a failure  total T
+    └─ service failed, outcome clean  total T
     ");
+}
+
+/// Returns the number of open descriptors of a program.
+fn descriptors(program: &Program) -> usize {
+    let folder = std::fs::read_dir(format!("/proc/{}/fd", program.pid()));
+    folder.expect("it is alive").count()
+}
+
+#[test]
+fn a_process_takes_four_descriptors() {
+    let sleeper = |name: &str| process(name, "echo up $$; exec sleep 1000", "");
+    let open = |names: &[&str]| {
+        let tasks: String = names.iter().map(|name| sleeper(name)).collect();
+        let (mut program, _folder) = run(&tasks, &[]);
+        for name in names {
+            program.has_said(&format!("started task={name} "));
+        }
+        let open = descriptors(&program);
+        program.stop(Signal::TERM).assert_code(0);
+        open
+    };
+    assert_eq!(open(&["a", "b", "c"]) - open(&["a"]), 2 * 4);
+}
+
+#[test]
+fn the_raised_limit_of_open_files_is_not_passed_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let tasks = process(
+        "web",
+        "echo limits $(ulimit -Sn) $(ulimit -Hn); exec sleep 1000",
+        "",
+    );
+    let config = config(folder.path(), &tasks);
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -Sn 100 && ulimit -Hn 200 && exec \"$0\" run \"$1\"",
+        ])
+        .args([env!("CARGO_BIN_EXE_headcount"), &config]);
+    let mut program = Program::start(command);
+    let line = program.error_line("headcount::output: limits ");
+    assert!(line.contains(": limits 100 200 "), "{line}");
+    let own = std::fs::read_to_string(format!("/proc/{}/limits", program.pid()));
+    let own = own.expect("it is alive");
+    let own = own.lines().find(|line| line.starts_with("Max open files"));
+    let own: Vec<&str> = own.expect("it is listed").split_whitespace().collect();
+    assert_eq!(own[3..5], ["200", "200"]);
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+/// Asks the admin server for a path, and returns the status line.
+fn status(address: std::net::SocketAddr, path: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(LONG)).expect("not zero");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.lines().next().map(str::to_owned)
+}
+
+/// Waits until a pipe that is not read holds so much that writing to it blocks: it has 64 KiB.
+fn until_full(pipe: &std::io::PipeReader) {
+    until(|| rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 60_000));
+}
+
+/// A child floods the log, and the log is not read, as in a terminal that was stopped.
+#[test]
+fn a_service_whose_log_is_not_read_still_runs_and_stops() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let [go, done] = ["go", "done"].map(|name| folder.path().join(name));
+    let flood = process("flood", "exec yes 'a line of a flood of lines'", "");
+    let waits = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; echo up; exec sleep 1000",
+        go.display()
+    );
+    let quiet = process("quiet", &waits, "ready = { log = \"up\" }");
+    let touches = format!("touch {}; exec sleep 1000", done.display());
+    let after = process("after", &touches, "depends_on = [\"quiet\"]");
+    let port = TcpListener::bind("127.0.0.1:0").expect("ports are available");
+    let address = port.local_addr().expect("it is bound");
+    drop(port);
+    let arguments = ["--admin", &address.to_string()];
+    let (command, _folder) = to_run(&(flood + &quiet + &after), &arguments);
+    let (unread, stderr) = std::io::pipe().expect("pipes are available");
+    let mut program = Program::start_with_stderr(command, stderr);
+    until_full(&unread);
+    let ready = Some("HTTP/1.1 200 OK");
+    assert_eq!(status(address, "/readyz").as_deref(), ready);
+    std::fs::write(&go, "").expect("the folder is ours");
+    until(|| done.exists());
+    assert_eq!(status(address, "/readyz").as_deref(), ready);
+    program.signal(Signal::TERM);
+    program.end().assert_code(0);
+}
+
+#[test]
+fn the_output_of_a_child_cannot_change_a_terminal() {
+    let script = r"printf 'one\rtwo \033[2J \302\233 \342\200\256 end\n'; exec sleep 1000";
+    let (mut program, _folder) = run(&process("web", script, ""), &[]);
+    let line = program.error_line("headcount::output: ");
+    let (_, said) = line.split_once("headcount::output: ").expect("just seen");
+    assert_eq!(
+        said,
+        "one\u{fffd}two \u{fffd}[2J \u{fffd} \u{fffd} end task=web stream=stdout"
+    );
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn a_process_that_was_given_up_long_before_the_stop_is_in_its_report() {
+    let beside = process("beside", "exec sleep 1000", "");
+    let failing = "max_restarts = 1\nbackoff = { initial = \"10ms\", max = \"10ms\" }";
+    let (mut program, _folder) = run(&(process("web", "exit 7", failing) + &beside), &[]);
+    program.error_line("given up after 1 restart");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let report = ended.report();
+    let end = "├─ ! 1 process was given up in this run: process/web\n└─ clean  total T";
+    assert!(report.trim_end().ends_with(end), "{report}");
+}
+
+/// Three processes that each take a while to stop: those that wait for others are not blamed, and
+/// each has its whole budget from its own signal on.
+#[test]
+fn a_process_has_its_budget_from_its_stop_signal_on() {
+    let slow = |name: &str, more: &str| {
+        let script = format!(
+            "trap 'sleep 1.2; echo flushed-{name}; exit 0' TERM; echo up-{name} $$; while :; do sleep 0.01; done"
+        );
+        let more = format!("ready = {{ log = \"up\" }}\nstop_budget = \"2s\"\n{more}");
+        process(name, &script, &more)
+    };
+    let tasks = slow("db", "")
+        + &slow("queue", "depends_on = [\"db\"]")
+        + &slow("web", "depends_on = [\"queue\"]");
+    let (mut program, _folder) = run(&tasks, &[]);
+    program.error_line("headcount::process: ready after");
+    announced(&mut program, "up-web");
+    program.has_said("task=web pid=");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    for name in ["db", "queue", "web"] {
+        let flushed = format!("headcount::output: flushed-{name}");
+        let has = ended.stderr.iter().any(|line| line.contains(&flushed));
+        assert!(has, "{ended:#?}");
+    }
+    let said = |text: &str| ended.stderr.iter().any(|line| line.contains(text));
+    assert!(said("stops after web task=queue"), "{ended:#?}");
+    assert!(said("process/db (stops after queue)"), "{ended:#?}");
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}
+
+/// Of the kind of `ssh` sessions that end: the process gets its stop signal and its budget.
+#[test]
+fn sighup_gives_processes_their_time_to_stop() {
+    let saves = process(
+        "server",
+        "trap 'echo saved; exit 0' TERM; echo up $$; while :; do sleep 0.01; done",
+        "ready = { log = \"up\" }",
+    );
+    let (command, _folder) = to_run(&saves, &[]);
+    let mut default = Command::new("env");
+    default
+        .arg("--default-signal=HUP")
+        .arg(command.get_program())
+        .args(command.get_args());
+    let mut program = Program::start(default);
+    announced(&mut program, "up");
+    let ended = program.stop(Signal::HUP);
+    ended.assert_code(0);
+    let saved = |line: &String| line.contains("headcount::output: saved");
+    assert!(ended.stderr.iter().any(saved), "{ended:#?}");
+    assert!(ended.report().contains("stopping (SIGHUP)"), "{ended:#?}");
+}
+
+#[test]
+fn signals_without_a_meaning_end_neither_headcount_nor_its_helpers() {
+    let (mut program, _folder) = run(&process("web", "echo up $$; exec sleep 1000", ""), &[]);
+    let web = announced(&mut program, "up");
+    let keeper = web.parent();
+    let guardian = keeper.parent();
+    for signal in [
+        Signal::ALARM,
+        Signal::IO,
+        Signal::PROF,
+        Signal::POWER,
+        Signal::STKFLT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::VTALARM,
+    ] {
+        for process in [program.process(), &guardian, &keeper] {
+            process.kill(signal);
+        }
+    }
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(!web.is_alive());
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}
+
+/// Process 1 lost every SIGTERM that came before its handlers stood, and other processes ended
+/// without a report. Reading the configuration stands for anything that takes time in a start.
+#[test]
+fn a_sigterm_during_the_start_is_not_lost() {
+    let (command, folder) = to_run(&process("web", "exec sleep 1000", ""), &[]);
+    let path = folder.path().join("headcount.toml");
+    let text = std::fs::read(&path).expect("just written");
+    std::fs::remove_file(&path).expect("just written");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo runs").success());
+    let mut program = Program::start(command);
+    // Opening blocks until headcount opens the pipe to read it.
+    let mut config = File::options().write(true).open(&path).expect("a fifo");
+    program.signal(Signal::TERM);
+    config.write_all(&text).expect("it is read");
+    drop(config);
+    let ended = program.end();
+    ended.assert_code(0);
+    assert!(ended.report().contains("stopping (SIGTERM)"), "{ended:#?}");
+}
+
+/// A child of the program that headcount replaced stands for an orphan that process 1 adopts.
+#[test]
+fn a_child_that_headcount_did_not_start_is_reaped() {
+    let (command, folder) = to_run(&process("web", "exec sleep 1000", ""), &[]);
+    let gate = folder.path().join("gate");
+    let made = Command::new("mkfifo").arg(&gate).status();
+    assert!(made.expect("mkfifo runs").success());
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "cat \"$0\" & echo child $!; exec \"$@\""])
+        .arg(&gate)
+        .arg(command.get_program())
+        .args(command.get_args());
+    let mut program = Program::start(shell);
+    let said = program.line();
+    let child = said.strip_prefix("child ").expect("it says its pid");
+    let status = format!("/proc/{child}/stat");
+    program.error_line("started task=web");
+    assert!(std::fs::exists(&status).expect("/proc can be read"));
+
+    std::fs::write(&gate, "").expect("it is read");
+
+    until(|| !std::fs::exists(&status).expect("/proc can be read"));
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
 }
 
 #[test]
 fn a_bad_configuration_starts_nothing_and_exits_with_78() {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let witness = folder.path().join("started");
     let script = format!("touch {}", witness.display());
     let tasks = process("web", &script, "restrat = \"no\"");

@@ -1,4 +1,5 @@
-//! Culprits, each a program of its own: the report names them, says why, and leads a stranger to the line.
+//! Tests of culprits, each in a separate program: the report names it, gives the reason, and leads
+//! to its line of code.
 
 mod tasks;
 mod threads;
@@ -9,10 +10,11 @@ use crate::text::{marked, without_digits};
 use rustix::process::Signal;
 use std::time::Duration;
 
-/// The layers of these programs take less than a second where something lingers, and names at most five.
+/// The layers of these programs take less than a second if something lingers, and symbolizing at
+/// most five.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Starts a culprit, stops it, and has its end.
+/// Starts a culprit, stops it, and returns its end.
 #[track_caller]
 fn stopped(name: &str, code: i32) -> Ended {
     let mut program = Program::start(example("hangs", &["headcount", name]));
@@ -22,7 +24,8 @@ fn stopped(name: &str, code: i32) -> Ended {
     ended
 }
 
-/// The report, steady, of a culprit for whose line it gives function, file and number.
+/// Returns the report of a culprit without values that vary, after checking that it contains
+/// function, file and line of the mark.
 #[track_caller]
 fn report(name: &str, code: i32) -> String {
     let ended = stopped(name, code);
@@ -30,7 +33,8 @@ fn report(name: &str, code: i32) -> String {
     ended.steady()
 }
 
-/// The same of a culprit that holds a worker, which is known as one when it has had nothing to do for the first time.
+/// Returns the report of a culprit that blocks a worker; a worker is known as one only after it was
+/// idle once.
 #[track_caller]
 fn report_of_worker(name: &str) -> String {
     let ended = stopped(name, 3);
@@ -39,7 +43,7 @@ fn report_of_worker(name: &str) -> String {
 }
 
 impl Ended {
-    /// Function, file and line of the mark stand together in the report.
+    /// Asserts that function, file and line of the mark stand together in the report.
     #[track_caller]
     fn assert_leads_to(&self, mark: &str) {
         if !cfg!(feature = "stacks") {
@@ -62,7 +66,7 @@ impl Ended {
             .replace("(tid N, blocking)", "(tid N, worker)")
     }
 
-    /// The report, without numbers of files, ports, threads and processes.
+    /// Returns the report, without numbers of files, ports, threads and processes.
     #[track_caller]
     fn steady(&self) -> String {
         let text = self.report();
@@ -83,7 +87,41 @@ impl Ended {
     }
 }
 
-/// Whoever adds a culprit adds its test, and runs the table again.
+/// Returns the last line of the report, without times.
+#[cfg(feature = "stacks")]
+#[track_caller]
+fn verdict(name: &str, code: i32) -> String {
+    let ended = stopped(name, code);
+    let line = ended
+        .stderr
+        .iter()
+        .find(|line| crate::text::is_verdict(line));
+    let line = line.unwrap_or_else(|| panic!("no verdict: {ended:#?}"));
+    crate::text::steady_but_locks(line.trim())
+}
+
+#[cfg(feature = "stacks")]
+#[test]
+fn the_report_ends_with_a_sentence_about_the_culprit() {
+    let place = |mark| marked(mark).1;
+    let worker = place("sleeps-on-worker");
+    assert_eq!(
+        verdict("sleeps-on-worker", 3),
+        format!("backoff ({worker}), sleeping, held the stop for T, and is still there")
+    );
+    let thread = place("thread-in-channel");
+    assert_eq!(
+        verdict("thread-in-channel", 3),
+        format!("thread \"thumbnailer\" ({thread}), blocked in a channel's recv, is still there")
+    );
+    let task = place("awaits-for-ever");
+    assert_eq!(
+        verdict("awaits-for-ever", 0),
+        format!("feed ({task}), waiting for a oneshot channel, held the stop for T")
+    );
+}
+
+/// A new culprit needs a test here, and a new run of the table.
 #[test]
 fn every_culprit_has_a_test_and_a_row_in_the_table() {
     let ended = Program::start(example("hangs", &["list"])).end();

@@ -1,4 +1,4 @@
-//! What people see: colours and a line that redraws itself on a terminal, neither of them elsewhere.
+//! Tests of terminal output: colours and a live line on a terminal, and neither of them elsewhere.
 
 use crate::program::{Program, command, ready};
 use crate::text::steady;
@@ -8,11 +8,9 @@ use std::fs::File;
 use std::io::Write;
 use std::process::Command;
 
-/// Of a line that only builds without `tokio_unstable` say.
-const NONE: &str = "spawn sites not observed, built without tokio_unstable (estimated: 0)";
 const CLEAR: &str = "\u{1b}[2K";
 
-/// Starts it with a terminal of its own as standard error.
+/// Starts the command with its own terminal as standard error.
 fn on_a_terminal(mut command: Command) -> Program {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
     let ours = openpt(flags).expect("the system has terminals");
@@ -23,7 +21,7 @@ fn on_a_terminal(mut command: Command) -> Program {
     Program::start_on_terminal(command, File::from(ours), theirs)
 }
 
-/// Stops it when the live line has been drawn, and has all that was on the terminal.
+/// Stops it once the live line has been drawn, and returns all terminal output.
 #[track_caller]
 fn drained(mut program: Program) -> Vec<String> {
     assert_eq!(program.line(), "ready");
@@ -40,16 +38,14 @@ fn drained(mut program: Program) -> Vec<String> {
 }
 
 #[test]
-fn on_a_terminal_a_live_line_says_who_is_awaited_and_the_report_has_colours() {
+fn on_a_terminal_a_live_line_says_what_is_awaited_and_the_report_has_colours() {
     let lines = drained(on_a_terminal(command(&["drain-waits"])));
     let begin = lines.iter().position(|line| line.contains("stopping"));
     let report = &lines[begin.expect("a report")..];
-    // The live line is gone before the report comes.
+    // The live line is erased before the report.
     let tags = |line: &String| line.replace("\u{1b}[0m", "</> ").replace("\u{1b}[", "<");
-    let told = |line: &&String| cfg!(tokio_unstable) || !line.contains(NONE);
     let report: String = report
         .iter()
-        .filter(told)
         .map(|line| steady(&tags(line)).trim_end().to_owned() + "\n")
         .collect();
     insta::assert_snapshot!(report, @r"
@@ -74,7 +70,7 @@ fn no_color_takes_the_colours_away() {
 }
 
 #[test]
-fn in_a_pipe_who_is_awaited_is_said_in_lines() {
+fn in_a_pipe_separate_lines_say_what_is_awaited() {
     let mut program = ready(&["drain-waits"]);
     program.signal(Signal::TERM);
     let line = program.error_line("waiting for");
@@ -88,7 +84,7 @@ fn in_a_pipe_who_is_awaited_is_said_in_lines() {
 #[cfg(feature = "service")]
 #[test]
 fn the_service_has_colours_on_a_terminal_only() {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let config = crate::service::config(folder.path(), "[tasks.resources]\nkind = \"resources\"\n");
     let service = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));

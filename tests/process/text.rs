@@ -1,8 +1,13 @@
-//! What differs from run to run in what headcount prints is taken out, so that whole lines can be compared.
+//! Removes the values that differ between runs from headcount's output, so that whole lines can be
+//! compared.
 
-/// The programs' own text: a place in them is shown by the mark that its line ends with.
-const SOURCES: [(&str, &str); 10] = [
+/// The programs' own sources: a location in them is replaced by the mark at the end of its line.
+const SOURCES: [(&str, &str); 11] = [
     ("tests/process/scenario.rs", include_str!("scenario.rs")),
+    (
+        "tests/process/scenario/boxed.rs",
+        include_str!("scenario/boxed.rs"),
+    ),
     (
         "tests/process/hangs/dependency.rs",
         include_str!("hangs/dependency.rs"),
@@ -38,25 +43,31 @@ const SOURCES: [(&str, &str); 10] = [
     ),
 ];
 
-/// What every report says without `tokio_unstable`, and one of nothing untracked only then.
-const NONE_UNTRACKED: &str =
-    "├─ untracked tasks: spawn sites not observed, built without tokio_unstable (estimated: 0)";
-
-/// The text with each of its lines [`steady`].
+/// Returns the text after applying [`steady`] to each line.
 pub(crate) fn steady_lines(lines: &[String]) -> String {
     let seen = lines
         .iter()
-        .filter(|line| cfg!(tokio_unstable) || *line != NONE_UNTRACKED)
-        .filter(|line| !is_of_stack(line));
-    without_note(seen.map(|line| steady(line) + "\n").collect())
+        .filter(|line| !is_of_stack(line) && !is_verdict(line));
+    seen.map(|line| steady(line) + "\n").collect()
 }
 
-/// Whether the line is of a stack, which is there with the feature `stacks` alone, and differs by how the program was
-/// optimised; tests of their own look at stacks.
+/// Returns whether the line is the verdict of a report. It depends on stacks.
+pub(crate) fn is_verdict(line: &str) -> bool {
+    let content = line.trim_start_matches(' ');
+    line.len() - content.len() == 3 && !content.starts_with(['│', '├', '└'])
+}
+
+/// Returns whether the line belongs to a stack. Stacks need the feature `stacks` and differ with
+/// optimization; other tests check them.
 pub(crate) fn is_of_stack(line: &str) -> bool {
     let content = line.trim_start_matches(|c| "│├└─ ".contains(c));
     let depth = line.chars().count() - content.chars().count();
-    let others = ["at ", "(this stack is ", "(no stack: ", "the stack of tid "];
+    let others = [
+        "at ",
+        "(this stack is ",
+        "(no stack: ",
+        "same stack as tid ",
+    ];
     let more = content.strip_prefix("… ").map(without_digits);
     let is_cut = more.is_some_and(|more| more.starts_with(" more"));
     let is_frame = content
@@ -65,49 +76,55 @@ pub(crate) fn is_of_stack(line: &str) -> bool {
     depth > 3 && (is_frame || is_cut || others.iter().any(|other| content.starts_with(other)))
 }
 
-/// A dump ends with what is not observed, which without `tokio_unstable` is one line more; with it the threads come last.
-fn without_note(text: String) -> String {
-    const NOTE: &str = "└─ untracked tasks: not observed, built without tokio_unstable\n";
-    let Some((before, after)) = text.split_once(NOTE) else {
-        return text;
-    };
-    let threads = before.lines().position(|line| line.ends_with(" threads"));
-    let lines = before.lines().enumerate().map(|(at, line)| {
-        let line = match threads {
-            Some(threads) if at == threads => line.replacen('├', "└", 1),
-            Some(threads) if at > threads => line.replacen("│  ", "  ", 1),
-            _ => line.to_owned(),
-        };
-        line + "\n"
-    });
-    lines.collect::<String>() + after
-}
-
-/// The line with times as `T`, numbers of threads and processes as `N`, spawn sites as `<mark>`, wide gaps as two
-/// spaces. Budgets, which follow "of", stay.
+/// Returns the line with times as `T`, thread and process ids as `N`, spawn sites as `<mark>`, and
+/// wide gaps as two spaces. Budgets, which follow "of", stay.
 pub(crate) fn steady(line: &str) -> String {
-    // Known with the feature `stacks` alone; tests of its own look at it.
-    let line = match line.split_once(", awaiting ") {
-        Some((line, _)) => line,
-        None => line,
-    };
-    steady_but_locks(&without_lock(line))
+    // What a task awaits is present only with the feature `stacks`, and the type of its future
+    // otherwise; other tests check them.
+    let cut = [
+        ", awaiting ",
+        ", waiting for ",
+        ", always ready",
+        ", future ",
+        ", closure ",
+    ];
+    let end = cut.iter().filter_map(|cut| line.find(cut)).min();
+    let line = &line[..end.unwrap_or(line.len())];
+    steady_but_locks(&without_lock(&without_type(line)))
 }
 
-/// The same, with what the stack tells of what a thread waits for.
+/// Removes the type of untracked tasks, which needs the feature `stacks` and time.
+fn without_type(line: &str) -> String {
+    let Some((before, of)) = line.split_once("untracked ×") else {
+        return line.to_owned();
+    };
+    let Some((count, text)) = of.split_once("  ") else {
+        return line.to_owned();
+    };
+    let end = text.find("spawned ").or_else(|| text.find(", "));
+    let row = format!(
+        "{before}untracked ×{count}  {}",
+        &text[end.unwrap_or(text.len())..]
+    );
+    row.trim_end().to_owned()
+}
+
+/// Returns the line like [`steady`], but keeps what the stack shows about a lock.
 pub(crate) fn steady_but_locks(line: &str) -> String {
     let line = without_waits(line);
     let mut steady = String::new();
-    let mut before = "";
+    let (mut before, mut is_in_tids) = ("", false);
     for word in line.split_inclusive(' ') {
         let text = word.trim_end();
+        is_in_tids = before == "(tids" || is_in_tids && !text.ends_with(')');
         if text.is_empty() && steady.ends_with("  ") {
             continue;
         }
         steady += &match before {
             "of" => text.to_owned(),
-            "(tid" | "process" | "pid" => number(text),
-            // The thread that closes the runtime may be among them, or have just gone.
+            "(tid" | "(pid" | "process" | "pid" => number(text),
+            _ if is_in_tids => number(text),
+            // The thread that closes the runtime may or may not be counted.
             "ended," => number(text),
             _ => site(text)
                 .or_else(|| source(text))
@@ -121,7 +138,7 @@ pub(crate) fn steady_but_locks(line: &str) -> String {
     steady
 }
 
-/// In a dump, where threads come and go: what each waits for becomes `waits`.
+/// Replaces the wait reasons in a dump, where threads come and go, with `waits`.
 fn without_waits(line: &str) -> String {
     let is_of_dump = line.contains("─ \"");
     match (line.split_once(")  "), line.rsplit_once(", age ")) {
@@ -130,7 +147,7 @@ fn without_waits(line: &str) -> String {
     }
 }
 
-/// What only the stack tells of a futex becomes what the kernel says.
+/// Replaces details of a futex that only the stack shows with the kernel's description.
 fn without_lock(line: &str) -> String {
     let Some((head, waits)) = line.split_once(")  ") else {
         return line.to_owned();
@@ -146,7 +163,7 @@ fn without_lock(line: &str) -> String {
     }
 }
 
-/// `0x7f12ab,` becomes `A,`.
+/// Replaces `0x7f12ab,` with `A,`.
 fn address(word: &str) -> Option<String> {
     let rest = word.strip_prefix("0x")?;
     Some(format!(
@@ -155,12 +172,12 @@ fn address(word: &str) -> Option<String> {
     ))
 }
 
-/// What comes after the digits at the beginning.
+/// Returns the text after its leading digits.
 pub(crate) fn without_digits(text: &str) -> &str {
     text.trim_start_matches(|c: char| c.is_ascii_digit())
 }
 
-/// Digits at the beginning become `N`.
+/// Replaces leading digits with `N`.
 fn number(word: &str) -> String {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit());
     if rest.len() < word.len() {
@@ -170,7 +187,7 @@ fn number(word: &str) -> String {
     }
 }
 
-/// `0.1s`, `1.001s,`, `201ms`, `96µs` and `1m05s` become `T`.
+/// Replaces `0.1s`, `1.001s,`, `201ms`, `96µs` and `1m05s` with `T`.
 fn time(word: &str) -> String {
     let bare = word.trim_end_matches([',', ')', ':']);
     let number = bare.trim_end_matches(|c: char| "µmshd".contains(c));
@@ -186,12 +203,12 @@ fn time(word: &str) -> String {
     }
 }
 
-/// `pid=17` becomes `pid=N`.
+/// Replaces `pid=17` with `pid=N`.
 fn pid(word: &str) -> Option<String> {
     Some(format!("pid={}", number(word.strip_prefix("pid=")?)))
 }
 
-/// A place in headcount's own sources, without the line.
+/// Removes the line from a location in headcount's own sources.
 fn source(word: &str) -> Option<String> {
     let (file, place) = word.split_once(".rs:")?;
     let rest = place.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':');
@@ -199,7 +216,7 @@ fn source(word: &str) -> Option<String> {
         .then(|| format!("{file}.rs{rest}"))
 }
 
-/// A place in the programs, by the mark of the line.
+/// Replaces a location in the programs with the mark of its line.
 fn site(word: &str) -> Option<String> {
     let (file, place) = word.split_once(".rs:")?;
     let (line, column) = place.split_once(':')?;
@@ -214,7 +231,7 @@ fn site(word: &str) -> Option<String> {
     Some(format!("<{mark}>{rest}"))
 }
 
-/// The function around a marked line, and `file:line`.
+/// Returns the function around a marked line, and `file:line`.
 pub(crate) fn marked(mark: &str) -> (String, String) {
     let ending = format!("// mark: {mark}");
     let places = SOURCES.iter().flat_map(|(path, text)| {
@@ -236,7 +253,7 @@ pub(crate) fn marked(mark: &str) -> (String, String) {
 }
 
 #[test]
-fn only_what_differs_is_taken_out() {
+fn only_values_that_vary_are_removed() {
     let (function, place) = marked("accept");
     assert_eq!(function, "ignores_drain");
     for (raw, expected) in [
@@ -288,17 +305,17 @@ fn only_what_differs_is_taken_out() {
 }
 
 #[test]
-fn lines_of_stacks_are_told_from_others() {
+fn lines_of_stacks_are_recognized() {
     for line in [
         "│  │     0 recv",
         "│        11 db::read (src/db.rs:112)",
         "│        … 8 more, down to run (src/db.rs:80)",
-        "│        … 58 more, of the runtime",
-        "│        … 5 more, of libraries",
+        "│        … 58 more, in the runtime",
+        "│        … 5 more, in libraries",
         "│  │  └─ 0 recv",
         "│  │  └─ at libc.so.6+0x101829 ← orders+0x8e2101",
         "   │  ├─ (no stack: it ended)",
-        "   │  └─ the stack of tid 17",
+        "   │  └─ same stack as tid 17",
     ] {
         assert!(is_of_stack(line), "{line}");
     }
@@ -307,7 +324,7 @@ fn lines_of_stacks_are_told_from_others() {
         "└─ 8 threads",
         "│  ├─ 17  cat",
         "│  └─ ✗ thread \"pg-reader\" (tid 17, unknown)",
-        "│  └─ … and 3 more kinds",
+        "│  └─ … and 3 more",
     ] {
         assert!(!is_of_stack(line), "{line}");
     }

@@ -1,14 +1,13 @@
-//! The process ends within its deadline and with the right code, whatever hangs.
+//! Tests that the process ends within its deadline and with the right exit code, whatever blocks.
 
 use crate::program::{Ended, Program, command, ready, start, until};
 use rustix::process::Signal;
-#[cfg(feature = "json")]
 use std::io::BufRead;
 use std::io::{self, Write};
 use std::process::Command;
 use std::time::Duration;
 
-/// The deadline of these scenarios is 2 s, and half a second more for the last words.
+/// The deadline of these scenarios is 2 s, plus half a second for the last words.
 const DEADLINE: Duration = Duration::from_secs(6);
 
 #[track_caller]
@@ -25,20 +24,20 @@ fn a_main_that_holds_its_thread_is_named_and_the_process_ended() {
     ├─ 1 drain  T of 100ms  0 of 1 task ended
     │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
+    │  └─ ✗ main  stuck inside poll, on thread "main" (tid N) for T, age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
 }
 
 #[test]
-fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
+fn a_main_that_holds_the_lock_of_stderr_blocks_no_output() {
     insta::assert_snapshot!(forced(&["main-wedged-holding-stderr"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 1 task ended
     │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main>
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main>
+    │  └─ ✗ main  stuck inside poll, on thread "main" (tid N) for T, age T, spawned <main>
     ├─ 3 close  T of 200ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);
@@ -47,25 +46,25 @@ fn a_main_that_holds_the_lock_of_stderr_too_silences_nobody() {
 #[test]
 fn the_watchdog_ends_a_process_whose_control_side_hangs() {
     let said = forced(&["control-wedged"]).errors();
-    // With names once more, if there is time for them.
+    // The last words are repeated with symbols if there is time.
     let (said, _) = said
-        .split_once("headcount test: the same threads by name:")
+        .split_once("headcount test: the same threads with function names:")
         .unwrap_or((&said, ""));
-    // A worker is known as one when it has had nothing to do for the first time. When main was polled last is not known
-    // before the first pulse.
+    // A worker is known as one only after it was idle once. The time of `main`'s last poll is
+    // unknown before the first pulse.
     let said = said
         .replace("running,", "sleeping,")
         .replace(" last poll T ago,", "")
         .replace("(tid N, blocking)", "(tid N, worker)");
     insta::assert_snapshot!(said, @r#"
-    headcount test: forced: the deadline of 2.0s has passed in layer 'drain'; alive:
+    headcount test: forced: the deadline of 2.0s passed in layer 'drain'; still alive:
     ├─ 1 tracked task
     │  └─ main  draining, age T, spawned <main>
     └─ 8 threads
       ├─ "main" (tid N, main)  waits, age T, cpu T
       ├─ "headcount-work" (tid N, worker)  waits, age T, cpu T
       ├─ "headcount-work" (tid N, worker)  waits, age T, cpu T
-      ├─ "headcount-voice" (tid N, control)  waits, age T, cpu T
+      ├─ "headcount-print" (tid N, control)  waits, age T, cpu T
       ├─ "headcount-watchdog" (tid N, control)  waits, age T, cpu T
       ├─ "headcount-signal" (tid N, control)  waits, age T, cpu T
       ├─ "headcount-control" (tid N, control)  waits, age T, cpu T
@@ -74,21 +73,21 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
 }
 
 #[test]
-fn a_process_that_was_stopped_beyond_its_deadline_says_so() {
+fn a_process_suspended_past_its_deadline_says_so() {
     let mut program = ready(&["control-wedged-for-long"]);
     program.signal(Signal::TERM);
-    // In the first layer.
+    // The process is in the first layer.
     assert_eq!(program.line(), "woken");
-    // Made when the deadline begins.
+    // The thread is created when the deadline begins.
     until(|| program.files_of("headcount-last", "comm").count() == 1);
     program.signal(Signal::STOP);
-    // The time is what is tested: the deadline passes, and one second and a half.
+    // This test needs real time: the deadline plus one and a half seconds.
     std::thread::sleep(Duration::from_millis(6500));
     program.signal(Signal::CONT);
     let ended = program.end();
     ended.assert_code(70);
-    let head = "headcount test: forced: the deadline of 5.0s has passed in layer 'drain' ";
-    let tail = " ago, while the process was stopped or had no processor; alive:";
+    let head = "headcount test: forced: the deadline of 5.0s passed in layer 'drain' ";
+    let tail = " ago, while the process was stopped or got no CPU time; still alive:";
     let said = ended.stderr.iter();
     let mut said = said.filter(|line| line.starts_with(head) && line.ends_with(tail));
     assert!(said.next().is_some(), "{ended:#?}");
@@ -99,14 +98,13 @@ fn a_task_that_holds_the_only_thread_is_named_and_the_process_ended() {
     insta::assert_snapshot!(forced(&["one-thread-stuck"]).errors(), @r#"
     headcount test: stopping (SIGTERM)
     ├─ 1 drain  T of 100ms  0 of 2 tasks ended
-    │  ├─ ✗ main  ignored drain for T, spawned <main>
-    │  └─ ✗ sleeper  ignored drain for T, on thread "main" (tid N) for T, spawned <sleeper on one thread>
+    │  ├─ ✗ sleeper  ignored drain for T, on thread "main" (tid N) for T, spawned <sleeper on one thread>
+    │  └─ · 1 task was not polled since the stop began: sleeper holds the only worker
     ├─ 2 cancel  T of 200ms  nothing to cancel
-    │  ├─ ✗ main  was cancelled and lives, age T, spawned <main>
-    │  ├─ ✗ sleeper  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <sleeper on one thread>
-    │  └─ ! no worker free to drop 1 task
+    │  ├─ ✗ sleeper  stuck inside poll, on thread "main" (tid N) for T, age T, spawned <sleeper on one thread>
+    │  └─ · no worker free to drop 1 task: sleeper holds the only worker
     ├─ 3 close  T of 200ms  no thread lingers (0 ended)
-    └─ forced: 2 tasks  total T
+    └─ forced: 1 task  total T
     "#);
 }
 
@@ -138,7 +136,7 @@ fn on_one_thread_a_service_stops_cleanly() {
 }
 
 #[test]
-fn a_log_that_blocks_at_the_end_holds_up_neither_the_end_nor_the_report() {
+fn a_log_that_blocks_at_the_end_delays_neither_the_exit_nor_the_report() {
     let ended = ready(&["subscriber-blocks"]).stop(Signal::TERM);
     ended.assert_code(3).assert_took_at_most(DEADLINE);
     insta::assert_snapshot!(ended.errors(), @r#"
@@ -151,10 +149,10 @@ fn a_log_that_blocks_at_the_end_holds_up_neither_the_end_nor_the_report() {
     "#);
 }
 
-/// Without `tokio_unstable` no warning is logged that early.
+/// Without `tokio_unstable`, no warning is logged that early.
 #[cfg(tokio_unstable)]
 #[test]
-fn a_log_that_has_blocked_for_long_holds_up_neither_the_end_nor_the_report() {
+fn a_log_that_has_blocked_for_long_delays_neither_the_exit_nor_the_report() {
     let ended = ready(&["subscriber-blocks-early"]).stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(DEADLINE);
     insta::assert_snapshot!(ended.errors(), @r"
@@ -167,9 +165,9 @@ fn a_log_that_has_blocked_for_long_holds_up_neither_the_end_nor_the_report() {
     ");
 }
 
-/// Its standard error is a full pipe that nobody reads.
+/// Runs the scenario with a full pipe without a reader as its standard error.
 fn unheard(scenario: &str) -> Ended {
-    let (unread, mut stderr) = io::pipe().expect("pipes are to be had");
+    let (unread, mut stderr) = io::pipe().expect("pipes are available");
     let size = rustix::pipe::fcntl_setpipe_size(&stderr, 4096).expect("pipes may be small");
     stderr.write_all(&vec![b'.'; size]).expect("so much fits");
     let mut program = Program::start_with_stderr(command(&[scenario]), stderr);
@@ -180,7 +178,7 @@ fn unheard(scenario: &str) -> Ended {
 }
 
 #[test]
-fn a_full_pipe_that_nobody_reads_does_not_hold_up_the_end() {
+fn a_full_pipe_without_a_reader_does_not_delay_the_exit() {
     unheard("waits")
         .assert_code(0)
         .assert_took_at_most(DEADLINE);
@@ -198,7 +196,7 @@ fn a_full_pipe_that_nobody_reads_does_not_hold_up_the_end() {
 #[test]
 fn a_closed_standard_error_changes_no_exit_code() {
     for (scenario, code) in [("waits", 0), ("thread-lingers", 3), ("main-wedged", 70)] {
-        let (reader, stderr) = io::pipe().expect("pipes are to be had");
+        let (reader, stderr) = io::pipe().expect("pipes are available");
         let mut program = Program::start_with_stderr(command(&[scenario]), stderr);
         assert_eq!(program.line(), "ready");
         drop(reader);
@@ -209,11 +207,10 @@ fn a_closed_standard_error_changes_no_exit_code() {
     }
 }
 
-#[cfg(feature = "json")]
 #[test]
 fn a_closed_standard_output_changes_no_exit_code() {
     for (scenario, code) in [("waits-as-json", 0), ("thread-lingers-as-json", 3)] {
-        let (reader, stdout) = io::pipe().expect("pipes are to be had");
+        let (reader, stdout) = io::pipe().expect("pipes are available");
         let program = Program::start_with_stdout(command(&[scenario]), stdout);
         let mut line = String::new();
         io::BufReader::new(reader)

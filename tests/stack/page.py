@@ -33,7 +33,7 @@ svg text { font-size: 10.5px; fill: #6a7682; }
 
 @dataclass
 class Answer:
-    """What one target of a panel got: labels and values of each series, and exemplars."""
+    """The answer to one target of a panel: labels and values of each series, and exemplars."""
 
     target: dict
     series: list
@@ -41,7 +41,7 @@ class Answer:
 
 
 def legend(pattern, labels):
-    """The pattern with the labels' values; without one, the labels."""
+    """Substitutes the labels in a legend pattern; without a pattern, returns the labels."""
     if pattern == "__auto" or not pattern:
         return ", ".join(value for name, value in labels.items() if name != "__name__")
     return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), pattern)
@@ -75,7 +75,7 @@ def duration(value):
 
 
 def number(value, config):
-    """A value as its unit says."""
+    """Formats a value with its unit."""
     unit, decimals = config.get("unit", "short"), config.get("decimals")
     if math.isnan(value):
         return "–"
@@ -104,7 +104,7 @@ def by_threshold(value, config):
 
 
 def mapped(value, config):
-    """Text and colour of a value that has a name."""
+    """Returns text and colour of a value with a mapping."""
     key = plain(value) if isinstance(value, float) else str(value)
     for mapping in config.get("mappings", []):
         if key in mapping["options"]:
@@ -114,7 +114,7 @@ def mapped(value, config):
 
 
 def overridden(panel, name):
-    """The settings of a field: the panel's, and its own."""
+    """Returns the settings of a field: the panel's defaults with the field's overrides."""
     config = dict(panel["fieldConfig"]["defaults"])
     for override in panel["fieldConfig"]["overrides"]:
         if override["matcher"]["options"] == name:
@@ -142,7 +142,7 @@ def nothing(text="no data in this time range"):
 
 
 def merged(answers):
-    """The rows of all targets: those that agree in the labels that they share are one."""
+    """Returns the rows of all targets; rows with equal values in their common labels are merged."""
     rows = []
     for answer in answers:
         value = "Value" if len(answers) == 1 else f"Value #{answer.target['refId']}"
@@ -224,7 +224,7 @@ def timeline(panel, answers, box):
 
 
 def stretches(values, step):
-    """From, to, and value, as long as it stays the same and there is one."""
+    """Returns stretches of equal values: start, end and value. A gap ends a stretch."""
     found = []
     for at, value in values:
         if found and found[-1][2] == value and at - found[-1][1] <= step * 0.5:
@@ -248,7 +248,7 @@ def time_axis(left, width, y, span):
 
 
 def stacked(rows):
-    """Each series on top of those before it."""
+    """Stacks each series on top of the previous ones."""
     below, found = {}, []
     for name, values in rows:
         base = [below.get(at, 0.0) for at, _ in values]
@@ -285,7 +285,7 @@ def timeseries(panel, answers, box, marks):
 
 
 def extent(drawn, dots, config):
-    """The least value above 0, and the greatest with some room."""
+    """Returns the smallest value above 0, and the largest plus a margin."""
     values = [value for _, points, _ in drawn for _, value in points if math.isfinite(value)] + [dot[1] for dot in dots]
     above = [value for value in values if value > 0]
     return min(above, default=1), config.get("max") or max(values, default=0) * 1.08 or 1
@@ -297,7 +297,7 @@ def mark(x, reach, shade, text):
 
 
 def thinned(dots, place):
-    """One exemplar for each 24 by 24 points."""
+    """Returns at most one exemplar for each 24 by 24 points."""
     return {tuple(round(each / 24) for each in place(at, value)): (at, value, trace) for at, value, trace in dots}.values()
 
 
@@ -306,7 +306,7 @@ def diamond(x, y, trace):
 
 
 def even_steps(highest, unit):
-    """About four round values up to the highest."""
+    """Returns about four round values up to the highest."""
     rough = highest / 4
     base = 1.0
     if unit == "bytes":
@@ -319,7 +319,7 @@ def even_steps(highest, unit):
 
 
 class Scale:
-    """Where a value stands between the foot and the top of a chart."""
+    """Returns the position of a value between the bottom and the top of a chart."""
 
     def __init__(self, config, lowest, highest, foot, top):
         self.is_log = config["custom"]["scaleDistribution"]["type"] == "log"
@@ -341,7 +341,7 @@ class Scale:
 
 
 def grid(config, left, width, scale):
-    """Lines with their values, and the threshold."""
+    """Returns grid lines with their values, and the threshold."""
     parts = []
     for value in scale.ticks:
         y = scale.y(value)
@@ -355,7 +355,7 @@ def grid(config, left, width, scale):
 
 
 def line(values, base, shade, place, config, step):
-    """A line for each stretch without a gap, and its area."""
+    """Returns a line for each stretch without a gap, and its area."""
     parts, stretch = [], []
     bases = base or [0.0] * len(values)
     for (at, value), below in [*zip(values, bases), ((math.inf, math.nan), 0.0)]:
@@ -401,9 +401,9 @@ def panel_html(panel, answers, marks, span):
 
 
 def compact(panels):
-    """The panels that are drawn, without the room of those that are not."""
+    """Returns the drawn panels, moved up into the space of the others."""
     drawn = [panel for panel in panels if panel["type"] == "row" or panel["datasource"]["type"] == "prometheus"]
-    # A row that is left with nothing.
+    # Removes rows without panels.
     drawn = [panel for panel, after in zip(drawn, [*drawn[1:], {"type": "row"}]) if panel["type"] != "row" or after["type"] != "row"]
     used = sorted({y for panel in drawn for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])})
     moved = {y: place for place, y in enumerate(used)}
@@ -411,11 +411,11 @@ def compact(panels):
 
 
 def draw(dashboard, answers, marks, span):
-    """The page of a dashboard."""
+    """Returns the page of a dashboard."""
     whole = [panel for panel in dashboard["panels"] if not panel.get("collapsed")]
     panels = compact(whole)
     left_out = [f"“{panel['title']}”" for panel in whole if panel["type"] != "row" and panel["id"] not in {one["id"] for one in panels}]
-    note = f" Left out, since they ask a trace store: {', '.join(left_out)}." if left_out else ""
+    note = f" Not drawn, because they need a trace store: {', '.join(left_out)}." if left_out else ""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels) * (CELL + GAP)
     when = [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in span[:2]]
     body = "".join(panel_html(panel, answers[panel["id"]], marks, span) for panel in panels)

@@ -1,7 +1,7 @@
-"""The real programs of the local stack on loopback, with the repository's own files: Jaeger in the place of Tempo, the
-collector, Prometheus, Alertmanager and the sink of its messages. For tests/stack/scenarios.
+"""The real programs of the local stack on loopback, with the repository's own files: Jaeger instead of Tempo, the
+collector, Prometheus, Alertmanager and the sink for its messages. For tests/stack/scenarios.
 
-Ports are free ones, everything is in one temporary folder, and all that was started ends with it.
+All ports are free ones, all files are in one temporary folder, and all started programs end with it.
 """
 
 import json
@@ -20,13 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "target/tools/bin"
-# Far more than anything here takes on a busy machine.
+# Far longer than anything here takes, even on a busy machine.
 LONG = 120
 
 
-# No port twice: those of services are given out before they listen.
+# Each port is used once: services get theirs before they listen.
 GIVEN, GIVING = set(), threading.Lock()
-# Below those that the kernel gives to whoever asks for any (ip_local_port_range): other tests do that all the time.
+# Below the range of ephemeral ports (ip_local_port_range), which other tests use all the time.
 PORTS = range(20000, 32000)
 
 
@@ -68,7 +68,7 @@ def answers(url):
 
 
 def until(what, claim, patience=LONG, or_else=lambda: "", every=0.25):
-    """Asks until the answer is something; an assertion when it never is."""
+    """Polls until the result is true, and returns it; fails after the time limit."""
     end = time.monotonic() + patience
     while not (found := what()):
         assert time.monotonic() < end, f"not within {patience:g} s: {claim} {or_else()}".strip()
@@ -77,25 +77,25 @@ def until(what, claim, patience=LONG, or_else=lambda: "", every=0.25):
 
 
 def put_in(path, pairs):
-    """A file of the repository with other addresses; what is to be replaced must be there."""
+    """Returns a file of the repository with other addresses; fails if an old address is missing."""
     text = (ROOT / path).read_text()
     for old, new in pairs:
-        assert old in text, f"{path} has no {old!r}"
+        assert old in text, f"{path} does not contain {old!r}"
         text = text.replace(old, new)
     return text
 
 
 class Programs:
-    """What was started, each in a process group of its own. Leaving it ends them all."""
+    """The started programs, each in its own process group. Leaving the context ends them all."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self.running, self.lock, self.leaving = {}, threading.Lock(), False
 
     def start(self, name, command, stdin=subprocess.DEVNULL, **env):
-        """Its standard output goes to NAME.out, its standard error to NAME.log; both grow with each start."""
+        """Starts a program; appends its standard output to NAME.out and its standard error to NAME.log."""
         with self.lock, (self.folder / f"{name}.out").open("ab") as out, (self.folder / f"{name}.log").open("ab") as log:
-            assert not self.leaving, "it is over"
+            assert not self.leaving, "the programs are being stopped"
             program = subprocess.Popen([str(part) for part in command], cwd=ROOT, env=os.environ | env, stdin=stdin,
                                        stdout=out, stderr=log, start_new_session=True)
             self.running[program.pid] = program
@@ -105,7 +105,7 @@ class Programs:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-last:]
 
     def forget(self, program):
-        """It has ended, and so must what it had started."""
+        """Ends the remaining processes of a program that has ended."""
         with self.lock:
             self.running.pop(program.pid, None)
         tell_group(program, signal.SIGKILL)
@@ -129,7 +129,7 @@ class Programs:
 
 
 def tell_group(program, number):
-    """The id is that of a session that was started here, and is not given to others while it has members."""
+    """Signals the group of a program. The id belongs to a session started here, and is not reused while it has members."""
     try:
         os.killpg(program.pid, number)
     except (ProcessLookupError, PermissionError):
@@ -137,7 +137,7 @@ def tell_group(program, number):
 
 
 class Stack:
-    """All of them, ready to be asked."""
+    """All programs of the stack, ready for queries."""
 
     def __init__(self, programs):
         self.programs, self.folder = programs, programs.folder
@@ -168,7 +168,7 @@ class Stack:
         self.ready("sink", f"http://{self.sink}/")
 
     def start_alertmanager(self):
-        """The waits that only spare people are shorter: 30 s and 5 min for information, 30 s for more of a kind."""
+        """Starts Alertmanager, with shorter waits: 30 s and 5 min for info alerts, 30 s for more alerts of a group."""
         config = self.folder / "alertmanager.yml"
         config.write_text(put_in("deploy/local/alertmanager.yml", [
             ("http://alert-sink:9095/", f"http://{self.sink}/"),
@@ -180,7 +180,7 @@ class Stack:
         self.ready("alertmanager", f"http://{self.alertmanager}/-/ready")
 
     def start_collector(self, name):
-        """The repository's file; it prints each log record, from which ids of traces are read."""
+        """Starts a collector with the repository's file; it prints each log record, from which trace ids are read."""
         http, health, metrics = free_address(), free_address(), free_address()
         host, port = metrics.split(":")
         program = self.programs.start(
@@ -193,7 +193,7 @@ class Stack:
         return (metrics, program) if name == "collector" else (f"http://{http}", program)
 
     def start_prometheus(self):
-        """The same scrape intervals and evaluations; the targets are in a file, so that they come when they start."""
+        """Starts Prometheus with the repository's intervals; targets are in a file, so that each appears at its start."""
         config, targets = self.folder / "prometheus.yml", self.folder / "targets.json"
         targets.write_text("[]")
         config.write_text(put_in("deploy/local/prometheus.yml", [
@@ -209,7 +209,7 @@ class Stack:
         self.ready("prometheus", f"http://{self.prometheus}/-/ready")
 
     def scrape(self, job, instance):
-        """One more target, under its service's name."""
+        """Adds a target, with the name of its service as the job."""
         with self.lock:
             self.targets.append({"targets": [instance], "labels": {"job": job}})
             whole = self.folder / "targets.json.new"
@@ -219,18 +219,18 @@ class Stack:
     # === questions
 
     def query(self, expr):
-        """Each series of an instant query: labels and value."""
+        """Returns the labels and value of each series of an instant query."""
         url = f"http://{self.prometheus}/api/v1/query?" + urllib.parse.urlencode({"query": expr})
         return [(row["metric"], float(row["value"][1])) for row in json.loads(get(url))["data"]["result"]]
 
     def alerts(self):
-        """What Alertmanager has, also what it does not pass on."""
+        """Returns all alerts in Alertmanager, including those that it does not send."""
         return json.loads(get(f"http://{self.alertmanager}/api/v2/alerts"))
 
     def sunk(self):
-        """The labels of each alert that has reached the sink."""
+        """Returns the labels of each alert that has reached the sink."""
         seen = {}
-        # The last one may not be whole.
+        # The last line may be incomplete.
         for line in (self.folder / "sink.out").read_text().split("\n")[:-1]:
             for alert in json.loads(line)["alerts"]:
                 if alert["status"] == "firing":
@@ -238,7 +238,7 @@ class Stack:
         return list(seen.values())
 
     def trace(self, number):
-        """The spans of a trace; none while it is not there."""
+        """Returns the spans of a trace; none if it does not exist yet."""
         try:
             data = json.loads(get(f"http://{self.jaeger}/api/traces/{number}"))["data"]
         except urllib.error.HTTPError as error:
@@ -248,7 +248,7 @@ class Stack:
         return [span | {"process": trace["processes"][span["processID"]]} for trace in data for span in trace["spans"]]
 
     def records(self, instance):
-        """The log records of an instance that have reached a collector."""
+        """Returns the log records of an instance that have reached a collector."""
         texts = [(self.folder / f"{name}.log").read_text(errors="replace") for name in self.collectors]
         parts = [part for text in texts for part in text.split("\tResourceLog #")[1:]]
         own = f"service.instance.id: Str({instance})\n"
@@ -259,7 +259,7 @@ LINE = re.compile(r"\s*(->\s)?([\w. ]+): (?:Str|Int|Double|Bool)?\(?(.*?)\)?$")
 
 
 def records(text):
-    """Log records of one resource, as the collector's exporter `debug` prints them: event, body, trace and attributes."""
+    """Yields the log records of a resource from the output of the exporter `debug`: event, body, trace and attributes."""
     record = None
     for line in text.splitlines():
         if line.startswith("LogRecord #"):
@@ -267,7 +267,7 @@ def records(text):
         elif record is not None and (found := LINE.match(line)):
             _, key, value = found.groups()
             record[{"EventName": "event", "Body": "body", "Trace ID": "trace"}.get(key, key)] = value
-            # The last line of each.
+            # The last line of each record.
             if key == "Flags":
                 yield record
                 record = None

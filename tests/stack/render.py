@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Asks a Prometheus everything that a dashboard asks, and draws the answers.
+"""Evaluates all queries of a dashboard with a Prometheus, and draws the answers.
 
     tests/stack/render.py PROMETHEUS DASHBOARD.json [--html PAGE] [--range 30m] [--rate 1m] [--var NAME=VALUE]
 
-Variables are put in, and every expression of every panel, annotation and variable is asked by `query` and `query_range`.
-An error fails. So does an answer without a number, unless `may-be-empty.json` beside this file says why it may be.
-What is asked of other data sources (traces, logs) is counted as skipped.
+Substitutes the variables, and evaluates every expression of every panel, annotation and variable with `query` and
+`query_range`. An error is a failure. So is an answer without a number, unless `may-be-empty.json` in this folder has a reason.
+Queries to other data sources (traces, logs) are counted as skipped.
 
-The page is drawn by this program from the panels' definitions: it is no Grafana, and shows what the numbers say, not how
-Grafana would show them.
+The page is drawn from the definitions of the panels, without Grafana: it shows the values, but not Grafana's styling.
 """
 
 import argparse
@@ -29,12 +28,12 @@ ALL = ".+"
 
 
 def seconds(text):
-    """"90s", "30m" or "6h" as seconds."""
+    """Converts "90s", "30m" or "6h" to seconds."""
     return int(text[:-1]) * UNITS[text[-1]]
 
 
 class Prometheus:
-    """What is asked over the time range of the page."""
+    """Sends queries for the time range of the page."""
 
     def __init__(self, url, span, variables):
         self.url = url.rstrip("/")
@@ -44,13 +43,13 @@ class Prometheus:
         self.variables = variables
 
     def put_in(self, text):
-        """The text with the variables' values, as Grafana would write them."""
+        """Substitutes the variables in a text as Grafana does."""
         for name, value in sorted(self.variables.items(), key=lambda pair: -len(pair[0])):
             text = text.replace("${" + name + "}", value).replace("$" + name, value)
         return text
 
     def get(self, path, **parameters):
-        """The data of an answer; an error is a `ValueError` with Prometheus' own words."""
+        """Returns the data of an answer; raises `ValueError` with the message of Prometheus."""
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters, doseq=True)}"
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
@@ -59,37 +58,37 @@ class Prometheus:
             raise ValueError(json.load(error).get("error", str(error))) from error
 
     def instant(self, expr):
-        """The value of each series at the end."""
+        """Returns the value of each series at the end of the range."""
         data = self.get("query", query=self.put_in(expr), time=self.end)
         if data["resultType"] == "scalar":
             return [({}, [(self.end, float(data["result"][1]))])]
         return [(row["metric"], [(row["value"][0], float(row["value"][1]))]) for row in data["result"]]
 
     def range(self, expr):
-        """The values of each series from the start to the end."""
+        """Returns the values of each series from the start to the end of the range."""
         data = self.get("query_range", query=self.put_in(expr), start=self.start, end=self.end, step=self.step)
         return [(row["metric"], [(at, float(value)) for at, value in row["values"]]) for row in data["result"]]
 
     def exemplars(self, expr):
-        """The exemplars of the series in an expression: time, value, trace."""
+        """Returns the exemplars of the series in an expression: time, value, trace."""
         data = self.get("query_exemplars", query=self.put_in(expr), start=self.start, end=self.end)
         found = [exemplar for series in data for exemplar in series["exemplars"]]
         return [(one["timestamp"], float(one["value"]), one["labels"].get("trace_id", "")) for one in found]
 
     def label_values(self, query):
-        """What Grafana's `label_values(selector, label)` gives."""
+        """Returns the result of Grafana's `label_values(selector, label)`."""
         selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query, re.S).groups()
         selector = self.put_in(selector)
         return self.get(f"label/{label}/values", **{"match[]": selector, "start": self.start, "end": self.end})
 
 
 def has_number(series):
-    """Whether there is a value that is one."""
+    """Returns whether any value is a number."""
     return any(value == value for _, values in series for _, value in values)
 
 
 class Findings:
-    """What was asked, and what came of it."""
+    """The results of all queries."""
 
     def __init__(self, uid, excuses):
         self.uid = uid
@@ -105,7 +104,7 @@ class Findings:
         return False
 
     def add(self, title, target, ask):
-        """Asks, and notes what came of it. The series, empty where there was an error."""
+        """Sends a query, records the result, and returns the series, which are empty after an error."""
         try:
             series = ask()
         except (ValueError, OSError) as error:
@@ -118,21 +117,21 @@ class Findings:
         return series
 
     def finish(self, titles):
-        """Excuses of panels that are not there are failures too."""
+        """Adds a failure for each excuse of a panel that does not exist."""
         for title, _ in self.excuses:
             if title not in titles:
                 self.failed.append(f"may-be-empty.json: {self.uid} has no '{title}'")
 
 
 def all_panels(dashboard):
-    """Rows and panels, those in collapsed rows too."""
+    """Returns rows and panels, including the panels in collapsed rows."""
     for panel in dashboard["panels"]:
         yield panel
         yield from panel.get("panels", [])
 
 
 def ask_panel(prometheus, findings, panel):
-    """The answers by target: as the panel asks for them, the other way only to see that it is no error."""
+    """Returns the answers by target. The query type that the panel does not use is only checked for errors."""
     answers = []
     for target in panel.get("targets", []):
         if target["datasource"]["type"] != "prometheus":
@@ -152,7 +151,7 @@ def ask_panel(prometheus, findings, panel):
 
 
 def ask_annotations(prometheus, findings, dashboard):
-    """Time, colour and text of each mark."""
+    """Returns time, colour and text of each mark."""
     marks = []
     for annotation in dashboard["annotations"]["list"]:
         title = f"annotation {annotation['name']}"

@@ -1,7 +1,8 @@
-//! A service with one trouble, for the tests with a real Prometheus: `stack_service TROUBLE NAME ADMIN STATE`, where the
-//! metrics are at ADMIN, and STATE is a folder. Where telemetry goes, and under which instance, the `OTEL_*` variables say.
+//! A service with one fault, for the tests with a real Prometheus: `stack_service FAULT NAME ADMIN
+//! STATE`, where ADMIN is the address of the metrics, and STATE a folder. The `OTEL_*` variables
+//! set the address and the instance for telemetry.
 //!
-//! It prints "ready". What a trouble waits for is a line on standard input. SIGTERM stops it.
+//! It prints "ready". A fault waits for a line on standard input. SIGTERM stops the service.
 
 use headcount::telemetry::Telemetry;
 use headcount::{Report, Runtime, TaskGroup, ThreadKind};
@@ -13,11 +14,11 @@ use tokio::time::{interval, sleep};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// The layer that has to wait for the trouble does not keep the tests for long.
+/// The budget of the layer that has to wait for the fault, kept short for the tests.
 const SHORT: Duration = Duration::from_secs(1);
-/// A budget that is not used up, on the slowest machine.
+/// A budget that is not used up even on the slowest machine.
 const AMPLE: Duration = Duration::from_secs(30);
-/// One more scrape comes by then, at an interval of five seconds.
+/// Long enough for one more scrape at an interval of five seconds.
 const HOLD: Duration = Duration::from_secs(20);
 
 fn main() -> Report {
@@ -53,7 +54,7 @@ fn main() -> Report {
         .state_folder(state)
         .telemetry(&telemetry)
         .build()
-        .expect("threads, ports and the folder are to be had");
+        .expect("threads, ports and the folder are available");
     runtime.run(async |tasks| serve(&tasks, trouble).await)
 }
 
@@ -96,7 +97,7 @@ fn park() {
     }
 }
 
-/// What a service does all day: short tasks that end well.
+/// Runs the normal work of a service: short tasks that end well.
 async fn work(http: TaskGroup) {
     let mut tick = interval(Duration::from_millis(500));
     while http.until_draining(tick.tick()).await.is_some() {
@@ -104,7 +105,7 @@ async fn work(http: TaskGroup) {
     }
 }
 
-/// One more each half second, past headcount, and none of them ends.
+/// Spawns another untracked task that never ends every half second.
 async fn leak(tasks: TaskGroup) {
     let mut tick = interval(Duration::from_millis(500));
     while tasks.until_draining(tick.tick()).await.is_some() {
@@ -112,7 +113,7 @@ async fn leak(tasks: TaskGroup) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+#[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
 fn forget() {
     drop(tokio::spawn(pending::<()>()));
 }

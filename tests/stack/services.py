@@ -1,4 +1,4 @@
-"""Services under test, each scraped and pushing under one name and one instance."""
+"""Services under test, each with one job and one instance for its scrapes and pushes."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from programs import LONG, Stack, answers, free_address, tell_group, until
 
 @dataclass
 class Service:
-    """A service that can be started, told things, and started again: `job` is its name, `instance` where it is scraped."""
+    """A service that can be started, controlled, and restarted: `job` is its name, `instance` its scrape address."""
 
     stack: Stack
     job: str
@@ -27,10 +27,10 @@ class Service:
         self.name = f"{self.job}-{self.instance.split(':')[1]}"
         self.state = self.stack.folder / f"{self.name}.state"
 
-    # === what it is told
+    # === control
 
     def start(self, scraped=True):
-        """It answers. Prometheus learns of it then, so that no scrape has failed."""
+        """Starts the service and waits until it answers. Prometheus learns of it afterwards, so that no scrape fails."""
         self.program = self.stack.programs.start(
             self.name, self.command, stdin=subprocess.PIPE, OTEL_SERVICE_NAME=self.job, OTEL_BSP_SCHEDULE_DELAY="500",
             OTEL_EXPORTER_OTLP_ENDPOINT=self.otlp or self.stack.otlp, OTEL_EXPORTER_OTLP_TRACES_COMPRESSION="gzip",
@@ -46,7 +46,7 @@ class Service:
         return True
 
     def is_scraped(self, times=2):
-        """So often that it knows when the next scrape is due."""
+        """Waits for enough scrapes that the service knows when the next one is due."""
         until(lambda: self.one(f"count_over_time(process_start_time_seconds{self.own}[15m])", at_least=times),
               f"{self.name} is scraped {times} times")
 
@@ -55,7 +55,7 @@ class Service:
         self.program.stdin.flush()
 
     def stop(self):
-        """By SIGTERM; the exit code."""
+        """Stops the service with SIGTERM, and returns the exit code."""
         self.program.send_signal(signal.SIGTERM)
         return self.ends()
 
@@ -69,7 +69,7 @@ class Service:
         self.program.kill()
         return self.ends()
 
-    # === what is known of it
+    # === queries
 
     @property
     def own(self):
@@ -79,24 +79,24 @@ class Service:
         return any(value >= at_least for _, value in self.stack.query(expr))
 
     def report(self):
-        """What its last run has left in its state folder."""
+        """Returns the report that the last run left in the state folder."""
         return json.loads((self.state / "report.json").read_text())["shutdown"]
 
     def records(self, event):
         return [one for one in self.stack.records(self.instance) if one["event"] == event and one["trace"]]
 
     def alerts(self):
-        """The labels of what has reached the sink of it."""
+        """Returns the labels of the service's alerts that have reached the sink."""
         return [one for one in self.stack.sunk() if (one.get("job"), one.get("instance")) == (self.job, self.instance)]
 
     def silenced(self):
-        """The names of what Alertmanager has of it, and does not pass on."""
+        """Returns the names of the service's alerts that Alertmanager silences."""
         return {alert["labels"]["alertname"] for alert in self.stack.alerts() if alert["status"]["state"] == "suppressed"
                 and (alert["labels"].get("job"), alert["labels"].get("instance")) == (self.job, self.instance)}
 
 
 def embedded(stack, program, job, trouble, **more):
-    """The example that embeds the library."""
+    """Returns a service that embeds the library (the example `stack_service`)."""
     service = Service(stack, job, [], **more)
     service.command = [program, trouble, job, service.instance, service.state]
     return service
@@ -129,7 +129,7 @@ restart = "on-failure"
 
 
 def run(stack, headcount, job, tasks=CHILD, **more):
-    """`headcount run`, with a resource monitor, an endpoint, and a child process or what else it is given."""
+    """Returns a `headcount run` with a resource monitor, an endpoint, and the given tasks, by default a child process."""
     service = Service(stack, job, [], **more)
     config = stack.folder / f"{service.name}.toml"
     config.write_text(CONFIG.format(job=job, instance=service.instance, state=service.state, tasks=tasks, prometheus=stack.prometheus))

@@ -1,4 +1,4 @@
-"""What happens to services, each with what must come of it: alerts, numbers in Prometheus, traces. For tests/stack/scenarios."""
+"""The scenarios of tests/stack/scenarios: faults of services, and the expected alerts, metrics in Prometheus, and traces."""
 
 import json
 import signal
@@ -8,7 +8,7 @@ import threading
 import services
 from programs import LONG, get, tell_group, until
 
-# Half a minute on a machine that has time.
+# Half a minute is enough on an idle machine.
 ALERT_COMES = 150
 LAYERS = {"drain", "cancel", "close", "flush"}
 
@@ -20,7 +20,7 @@ def alert(name, severity, **labels):
 VANISHED = alert("HeadcountVanished", "critical")
 UNCLEAN = alert("HeadcountUncleanExit", "critical")
 NOT_SCRAPED = alert("HeadcountTargetDown", "warning")
-# Five minutes after the last instance of a service was scraped.
+# Fires five minutes after the last scrape of any instance of a service.
 NOBODY_SCRAPED = alert("HeadcountTargetDown", "critical")
 
 
@@ -34,7 +34,7 @@ def said(labels):
 
 
 class Checks:
-    """A line a check, and how many passed."""
+    """Prints a line per check, and counts the results."""
 
     def __init__(self):
         self.passed, self.failed, self.skipped, self.lock = 0, 0, 0, threading.Lock()
@@ -48,10 +48,10 @@ class Checks:
             self.passed, self.failed, self.skipped = self.passed + passed, self.failed + failed, self.skipped + skipped
 
     def check(self, claim, ask):
-        """What was found; None when it failed."""
+        """Returns the result of the check; None if it failed."""
         try:
             found = ask()
-        except Exception as error:  # whatever goes wrong is a failure of this check alone
+        except Exception as error:  # any error fails only this check
             self.count(failed=1)
             self.say("FAIL", claim, str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}")
             return None
@@ -65,7 +65,7 @@ class Checks:
 
 
 class Story:
-    """One scenario: what it started, and which alerts must have come of each, and no others, at the end of it all."""
+    """One scenario: the services that it started, and the exact set of alerts that each must have at the end."""
 
     def __init__(self, name, checks, stack, headcount, example):
         self.name, self.checks, self.stack, self.headcount, self.example = name, checks, stack, headcount, example
@@ -81,43 +81,43 @@ class Story:
         return self.checks.check(f"{self.name}: {claim}", ask)
 
     def expect(self, service, *alerts, silenced=(), may=()):
-        """Of a service at the end: these reach the sink, those are known and silenced, and no others."""
+        """Sets the alerts of a service at the end: those that reach the sink, those that are silenced, and no others."""
         self.expected.append((service, list(alerts), list(may)))
         self.silenced += [(service, name) for name in silenced]
 
     def stops(self, service, code, outcome, by=services.Service.stop):
-        """It ends with that code, and what its report says can be looked up when it is gone."""
+        """Checks the exit code, and that the report is available when the service is gone."""
         self.check(f"exit code {code}", lambda: same(by(service), code))
-        self.check("the report's numbers are in Prometheus, scraped and pushed", lambda: numbers(service, outcome, ("", "headcount")))
+        self.check("the report's metrics are in Prometheus, scraped and pushed", lambda: numbers(service, outcome, ("", "headcount")))
         self.check("the trace of the shutdown is found by its id, with its layers", lambda: shutdown_trace(service))
 
     def comes(self, service, expected):
-        """One alert reaches the sink while the story goes on."""
+        """Checks that an alert reaches the sink during the scenario."""
         def ask():
             until(lambda: any(fits(labels, expected) for labels in service.alerts()), f"{said(expected)} of {service.job}", ALERT_COMES,
-                  lambda: f"came: {[said(one) for one in service.alerts()]}")
-        self.check(f"{said(expected)} comes", ask)
+                  lambda: f"arrived: {[said(one) for one in service.alerts()]}")
+        self.check(f"{said(expected)} arrives", ask)
 
     def guilty(self, service, event, name, outcome):
-        """The task of an event, by the id of its trace."""
+        """Checks that the trace id of an event leads to the span of the task."""
         self.check(f"the trace of {name} is found by its id", lambda: guilty_trace(
             service, lambda: [record["trace"] for record in service.records(event)], name, outcome))
 
 
-# === what is looked up
+# === queries
 
 def same(found, expected):
     assert found == expected, f"{found!r} is not {expected!r}"
 
 
 def numbers(service, outcome, ways):
-    """What the state folder has, Prometheus has, though nobody answers any more."""
+    """Checks that Prometheus has the report of the state folder, although the process is gone."""
     report = service.report()
     same(report["outcome"], outcome)
     want = {("info", report["outcome"], report["reason"]): 1, ("timestamp_seconds",): report["at"],
             ("duration_seconds",): report["took_seconds"]}
-    want |= {("layer_duration_seconds", one["layer"]): one["took_seconds"] for one in report["layers"]}
-    want |= {("layer_budget_seconds", one["layer"]): one["budget_seconds"] for one in report["layers"]}
+    want |= {("layer_duration_seconds", layer): one["took_seconds"] for layer, one in report["layers"].items()}
+    want |= {("layer_budget_seconds", layer): one["budget_seconds"] for layer, one in report["layers"].items()}
     want |= {("task_lingering", layer): count for layer, count in report["lingering_tasks"].items()}
     want |= {("thread_lingering", kind): count for kind, count in report["lingering_threads"].items()}
     for way in ways:
@@ -127,7 +127,7 @@ def numbers(service, outcome, ways):
 
 
 def missing(service, want, way):
-    """A timestamp is pushed when it is sent, and so a little later."""
+    """Returns the values that differ. A pushed timestamp is the time of the push, which is a little later."""
     sample = f'{{__name__=~"headcount_last_shutdown_.+",job="{service.job}",instance="{service.instance}",telemetry_sdk_name="{way}"}}'
     have = {}
     for labels, value in service.stack.query(f"last_over_time({sample}[15m])"):
@@ -139,7 +139,7 @@ def missing(service, want, way):
 
 
 def shutdown_trace(service):
-    """By the id in the log record that says that it is over."""
+    """Finds the trace of the shutdown by the id in the log record of its end."""
     records = until(lambda: service.records("headcount.shutdown.completed"), "the shutdown is logged", 60)
     number = records[-1]["trace"]
 
@@ -176,7 +176,7 @@ def guilty_trace(service, ids, name, outcome):
     return until(found, f"a span '{name}' that {outcome}", 60, lambda: f"ids: {ids()}")
 
 
-# === stories
+# === scenarios
 
 def clean_stop(story):
     one = story.run("clean").start()
@@ -221,12 +221,12 @@ def lingering_task(story):
     tasks, threads = alert("HeadcountLingeringTasks", "critical"), alert("HeadcountLingeringThreads", "critical", **{"class": "blocking"})
     story.comes(one, tasks)
     story.comes(one, threads)
-    # One that is evaluated between the first layer and the last comes before what would silence it.
+    # If it is evaluated between the first layer and the last, it arrives before the alert that would silence it.
     story.expect(one, tasks, threads, NOT_SCRAPED, NOBODY_SCRAPED, may=[alert("HeadcountShutdownLayerOverBudget", "warning")])
 
 
 def leak(story):
-    """Its alert looks back for six minutes: it is the longest of all, and nothing is shortened for it."""
+    """The longest scenario, because its alert looks back six minutes, and nothing is shortened for the test."""
     one = story.embedded("leaks", "leaks").start()
     one.is_scraped()
     if story.stack.query(f'headcount_build_info{{tokio_unstable="false",instance="{one.instance}"}}'):
@@ -234,7 +234,7 @@ def leak(story):
         story.expect(one, NOT_SCRAPED, NOBODY_SCRAPED)
         return story.checks.skip(story.name, "the service is built without tokio_unstable")
     story.expect(one, alert("HeadcountUntrackedTasks", "info"), alert("HeadcountTaskLeak", "warning", window="2m"))
-    story.check("the place of the leak is logged", lambda: until(lambda: [
+    story.check("the spawn site of the leak is logged", lambda: until(lambda: [
         record for record in story.stack.records(one.instance)
         if record["event"] == "headcount.task.untracked_detected" and "service.rs:" in record["spawned"]], "a record", 60) and "")
     return story.last_words.append(lambda: story.stops(one, 0, "cancelled"))
@@ -293,25 +293,25 @@ def killed_for_good(story):
 
 
 def crash_loop(story):
-    """Each run begins after a scrape, is killed before the next, and pushes what it finds out about the one before."""
+    """Each run begins after a scrape, is killed before the next one, and pushes a report about the previous run."""
     one = story.run("loops", tasks="")
     story.stack.scrape(one.job, one.instance)
     restarts = alert("HeadcountRestarts", "warning")
     runs = 0
-    until(lambda: last_scrape(one), "it is a target")
+    until(lambda: last_scrape(one), "the service is a target")
     while runs < 24 and not any(fits(labels, restarts) for labels in one.alerts()):
         before, pushed = last_scrape(one), pushes(one)
         until(lambda: last_scrape(one) != before, "the next scrape", every=0.05)
         one.start(scraped=False)
         if runs:
-            until(lambda: pushes(one) != pushed, "the verdict on the run before is pushed", every=0.05)
+            until(lambda: pushes(one) != pushed, "the verdict on the previous run is pushed", every=0.05)
         one.kill()
         runs += 1
     story.comes(one, restarts)
     story.comes(one, UNCLEAN)
     scraped = one.one(f"count_over_time(process_start_time_seconds{one.own}[15m])", 1)
     story.checks.say("note", f"{story.name}: {runs} runs", "some were scraped" if scraped else "none was ever scraped")
-    # A slow machine may not be quick enough: then the end of the last run is seen as well.
+    # A machine may be too slow to avoid every scrape; then the end of the last run is seen as well.
     story.expect(one, restarts, UNCLEAN, may=[VANISHED, NOT_SCRAPED, NOBODY_SCRAPED] if scraped else [])
 
 
@@ -326,14 +326,14 @@ def pushes(one):
 
 
 def collector_down(story):
-    """Its own collector is killed while it runs."""
+    """Kills the service's collector while the service is running."""
     otlp, collector = story.stack.start_collector("collector-2")
     one = story.embedded("unheard", "none", otlp=otlp).start()
     one.is_scraped()
     tell_group(collector, signal.SIGKILL)
     collector.wait(LONG)
     story.check("exit code 0", lambda: same(one.stop(), 0))
-    story.check("the report's numbers are in Prometheus, scraped", lambda: numbers(one, "clean", ("",)))
+    story.check("the report's metrics are in Prometheus, scraped", lambda: numbers(one, "clean", ("",)))
     story.check("its report says what was lost", lambda: same(
         {key: one.report()["flush"].get(key) for key in ("logs", "metrics", "traces")},
         {"logs": "failed", "metrics": "failed", "traces": "failed"}))
@@ -351,7 +351,7 @@ def two_replicas(story):
     second.is_scraped()
     story.check("kill -9 of one", lambda: same(first.kill(), -signal.SIGKILL))
     story.comes(first, VANISHED)
-    # The other one lives, so the service does.
+    # The other replica is up, and therefore the service.
     story.expect(first, VANISHED, silenced=["HeadcountTargetDown"])
     story.expect(second)
     story.last_words.append(lambda: story.stops(second, 0, "clean"))
@@ -372,7 +372,7 @@ max_restarts = "unlimited"
 
 
 def neighbours(story):
-    """An endpoint goes down, and a child process ends again and again."""
+    """An endpoint goes down, and a child process keeps restarting."""
     with socket.create_server(("127.0.0.1", 0)) as db:
         address = "{}:{}".format(*db.getsockname())
         one = story.run("neighbours", tasks=NEIGHBOURS.format(address=address)).start()

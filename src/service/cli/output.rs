@@ -1,11 +1,15 @@
-//! What the command line says about a configuration.
+//! Descriptions of a configuration: the output of `headcount check`, and the start of a run.
+//!
+//! Arguments of commands and queries of URLs are left out, since they may contain secrets. Text from
+//! the configuration is shown without what could change a terminal.
 
 use std::fmt::Write as _;
 
 use crate::service::config::{Config, Kind, Task};
 use crate::service::endpoint::Check;
+use crate::text::plain;
 
-/// The answer of `headcount check`.
+/// Returns the output of `headcount check` for a valid configuration.
 pub(super) fn check(config: &Config) -> String {
     let tasks: Vec<String> = config
         .tasks
@@ -16,7 +20,7 @@ pub(super) fn check(config: &Config) -> String {
     let time = humantime::format_duration;
     format!(
         "{}: ok: {}: {}\nservice {}, shutdown: drain {}, cancel {}, close {}, deadline {}\n",
-        config.origin,
+        plain(&config.origin),
         count(config),
         tasks.join(", "),
         config.name,
@@ -27,7 +31,7 @@ pub(super) fn check(config: &Config) -> String {
     )
 }
 
-/// What `headcount run` says first, to people.
+/// Returns the text that `headcount run` prints once it runs: the tasks, and how to stop them.
 pub(super) fn start(config: &Config) -> String {
     let mut text = format!(
         "headcount {}: running {} as \"{}\", pid {}, from {}\n",
@@ -35,20 +39,22 @@ pub(super) fn start(config: &Config) -> String {
         count(config),
         config.name,
         std::process::id(),
-        config.origin,
+        plain(&config.origin),
     );
     let widest = config.tasks.iter().map(|task| task.name.len()).max();
     let width = widest.unwrap_or(0);
     for task in &config.tasks {
         let (name, kind) = (&task.name, task.kind.word());
-        writeln!(text, "  {name:width$}  {kind:9}  {}", what(task))
+        writeln!(text, "  {name:width$}  {kind:9}  {}", plain(&what(task)))
             .expect("a String takes every write");
     }
-    text.push_str("stop: Ctrl-C or SIGTERM drains, a second one cancels, a third exits at once\n");
+    text.push_str(
+        "to stop: Ctrl-C or SIGTERM drains, a second signal cancels, a third exits at once\n",
+    );
     text
 }
 
-/// The same, for machines.
+/// Logs what [`start`] prints: one event per task, then one for the service.
 pub(super) fn log_start(config: &Config) {
     for task in &config.tasks {
         let (name, kind) = (&*task.name, task.kind.word());
@@ -64,6 +70,7 @@ pub(super) fn log_start(config: &Config) {
     );
 }
 
+/// Returns the number of tasks in words.
 fn count(config: &Config) -> String {
     match config.tasks.len() {
         1 => "1 task".to_owned(),
@@ -71,7 +78,7 @@ fn count(config: &Config) -> String {
     }
 }
 
-/// What a task does, in a few words.
+/// Describes a task in a few words.
 fn what(task: &Task) -> String {
     let time = humantime::format_duration;
     match &task.kind {
@@ -83,7 +90,7 @@ fn what(task: &Task) -> String {
             };
             format!("{target} every {}", time(settings.interval))
         }
-        // Arguments may hold secrets, and are long; the name of the program says enough.
+        // Arguments may contain secrets and may be long, so only the program is named.
         Kind::Process(settings) => {
             let wants: Vec<&str> = settings.depends_on.keys().map(String::as_str).collect();
             let program = settings.command.first().map_or("", String::as_str);
@@ -95,7 +102,7 @@ fn what(task: &Task) -> String {
     }
 }
 
-/// The URL without its query, which may hold a secret.
+/// Removes the query from a URL, since it may contain a secret.
 fn without_query(url: &str) -> &str {
     url.split_once('?').map_or(url, |(before, _)| before)
 }

@@ -1,6 +1,8 @@
 //! The keys of an `endpoint` task.
+//!
+//! Addresses and URLs are checked here, so that a message can point at the part that is wrong.
+//! `Check::validate` then refuses what the check itself cannot work with.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -8,16 +10,19 @@ use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::service::endpoint::{Check, EndpointSettings};
+use crate::service::secrets::Secrets;
 
 use super::problem::quoted;
-use super::reader::Table;
+use super::table::Table;
 use super::value::{DAY, Value, shown};
 
+/// The example in messages about `check`.
 const CHECK: &str =
     "check = { tcp = \"127.0.0.1:5432\" } or check = { http = \"http://127.0.0.1:8080/\" }";
+/// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads the table; `None` if there is no check.
+/// Reads the table. Returns `None` if there is no valid check.
 pub(super) fn read(table: &mut Table<'_>) -> Option<EndpointSettings> {
     let check = table
         .require("check", CHECK)
@@ -35,7 +40,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<EndpointSettings> {
         table.refuse(
             "timeout",
             format!("{} is longer than the interval", shown(timeout.value)),
-            format!("allowed: 1ms to {}, the interval", shown(interval.value)),
+            format!("allowed: 1ms to {} (the interval)", shown(interval.value)),
         );
     }
     let up_after = table.or("up_after", 1, |value| value.whole(1..=1000)).value;
@@ -54,6 +59,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<EndpointSettings> {
     })
 }
 
+/// Reads `check`: exactly one of `tcp` and `http` must be set.
 fn check(value: &Value<'_>) -> Option<Check> {
     let mut table = value.table_like(CHECK)?;
     let (tcp, http) = (table.get("tcp"), table.get("http"));
@@ -64,7 +70,7 @@ fn check(value: &Value<'_>) -> Option<Check> {
             let expect_status = table
                 .or("expect_status", (200..=399).collect(), statuses)
                 .value;
-            let headers = table.or("headers", BTreeMap::new(), headers).value;
+            let headers = table.or("headers", Secrets::default(), headers).value;
             url.map(|url| Check::Http {
                 url,
                 expect_status,
@@ -72,7 +78,7 @@ fn check(value: &Value<'_>) -> Option<Check> {
             })
         }
         _ => {
-            // Known to both, so that the one complaint is not drowned in unknown keys.
+            // Marks these keys as known, so that they are not reported as well.
             table.get("expect_status");
             table.get("headers");
             value.refuse(
@@ -81,7 +87,7 @@ fn check(value: &Value<'_>) -> Option<Check> {
             )
         }
     };
-    // What the check itself cannot work with, beyond what was looked at here.
+    // The check itself may refuse more than the readers above.
     if let Some(Err(invalid)) = check.as_ref().map(Check::validate) {
         let key = match invalid.key() {
             "address" => "tcp",
@@ -94,9 +100,10 @@ fn check(value: &Value<'_>) -> Option<Check> {
     check
 }
 
+/// Reads `tcp`: host and port, both required. The host is not resolved.
 fn tcp_address(value: &Value<'_>) -> Option<String> {
     let help =
-        "allowed: \"host:port\", port 1 to 65535, an IPv6 address in brackets: \"[::1]:5432\"";
+        "allowed: \"host:port\" with a port from 1 to 65535; IPv6 in brackets: \"[::1]:5432\"";
     let text = value.filled("\"127.0.0.1:5432\"")?;
     let Some((host, port)) = text.rsplit_once(':') else {
         return value.refuse(format!("{} has no port", quoted(text)), help);
@@ -110,8 +117,9 @@ fn tcp_address(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// Reads `http`: an absolute URL without credentials.
 fn url(value: &Value<'_>) -> Option<String> {
-    let help = "allowed: \"http://host/path\" or \"https://host/path\", port 1 to 65535";
+    let help = "allowed: \"http://host/path\" or \"https://host/path\", optionally with a port from 1 to 65535";
     let text = value.filled("\"http://127.0.0.1:8080/health\"")?;
     let no = |what: &str| value.refuse(format!("{} {what}", quoted(text)), help);
     let Ok(uri) = text.parse::<Uri>() else {
@@ -122,26 +130,26 @@ fn url(value: &Value<'_>) -> Option<String> {
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     if authority.contains('@') {
-        let help = "put it into the header: headers = { Authorization = \"…\" }";
-        return value.refuse("a URL with a user or a password is not sent", help);
+        let help = "use a header instead: headers = { Authorization = \"…\" }";
+        return value.refuse("must not contain a user name or a password", help);
     }
     let host = uri.host().unwrap_or_default();
     if !is_host(host) {
-        return no("names no host");
+        return no("has no valid host");
     }
-    // What is left of the authority is the port, if there is one.
+    // The rest of the authority is the port, if there is one.
     match authority
         .strip_prefix(host)
         .map(|rest| rest.strip_prefix(':'))
     {
         Some(None) => {}
         Some(Some(port)) if is_port(port) => {}
-        _ => return no("has no port that can be used"),
+        _ => return no("has an invalid port"),
     }
     Some(text.to_owned())
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Returns whether this looks like a host name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         Some(rest) => rest
@@ -154,43 +162,47 @@ fn is_host(host: &str) -> bool {
     }
 }
 
+/// Returns true if this is a port from 1 to 65535.
 fn is_port(port: &str) -> bool {
-    // Rust's parser would also take "+80".
+    // Rust's integer parser also accepts "+80".
     port.bytes().all(|byte| byte.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
+/// Reads `expect_status`; an empty list is refused.
 fn statuses(value: &Value<'_>) -> Option<Vec<u16>> {
     let example = "expect_status = [200, 204]";
     let list = value.list(example)?;
     if list.is_empty() {
         return value.refuse(
-            "is empty: no answer would do",
+            "is empty: no status would count as success",
             format!("for example {example}"),
         );
     }
-    // Below 200 an answer is not the final one.
+    // A status below 200 is informational: the final response follows it.
     list.iter().map(|value| value.whole(200..=599)).collect()
 }
 
-fn headers(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
+/// Reads `headers`. Names are compared without regard to case, as HTTP does.
+fn headers(value: &Value<'_>) -> Option<Secrets> {
     let mut seen: Vec<HeaderName> = Vec::new();
-    value.texts("headers = { Accept = \"text/plain\" }", |name, text| {
+    let texts = value.texts("headers = { Accept = \"text/plain\" }", |name, text| {
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            let what = format!("{} cannot name a header", quoted(name));
+            let what = format!("{} is not a valid header name", quoted(name));
             return Err((what, "allowed: letters, digits and -_.!#$%&'*+^`|~"));
         };
         if HeaderValue::from_str(text).is_err() {
-            let what = format!("the value of {} cannot be sent", quoted(name));
+            let what = format!("the value of {} is not a valid header value", quoted(name));
             return Err((what, "allowed: visible characters, spaces and tabs"));
         }
         if seen.contains(&parsed) {
             let what = format!(
-                "{} is there twice: case does not matter in it",
+                "{} is set twice: header names are case-insensitive",
                 quoted(name)
             );
-            return Err((what, "write each header once"));
+            return Err((what, "set each header once"));
         }
         seen.push(parsed);
         Ok(())
-    })
+    });
+    texts.map(Secrets::from)
 }

@@ -1,42 +1,51 @@
-//! What tasks want of each other: that it exists, that it can come true, that nobody waits in a
-//! circle.
+//! The dependencies between tasks, and the check that each of them can be met.
 //!
-//! Does not order the tasks: at run time each waits for its own dependencies.
+//! Reports a dependency on a task that does not exist, on a state that the other task never reaches,
+//! dependency cycles, and chains that cannot stop within the drain. It does not compute a start order: at run time each process waits for its
+//! own dependencies.
+
+mod chains;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub(super) use chains::fit as fit_stops;
+
 use crate::service::process::{Condition, Restart};
 
-use super::problem::Problems;
-use super::reader::closest;
+use super::problem::{Problems, closest, quoted};
 use super::{Kind, Task};
 
-/// The most names that a message lists.
+/// The maximum number of names in a message.
 const LISTED: usize = 12;
 
-/// One task waits for another.
+/// A dependency of one task on another.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// The task that waits.
     pub(super) from: String,
+    /// The task that it waits for, as named in the file: there may be none of that name.
     pub(super) to: String,
     pub(super) wants: Wants,
-    /// Where this is written, for the complaint.
+    /// The dotted key and the byte range of the dependency in the file, for messages.
     pub(super) key: String,
     pub(super) at: Range<usize>,
 }
 
+/// The kind of a dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wants {
-    /// The process starts when the other has reached this.
+    /// The process starts once the other one has reached this state.
     Condition(Condition),
-    /// The process is ready when this endpoint is up.
+    /// The process is ready once this endpoint is up.
     Endpoint,
 }
 
-/// Complains about every link that cannot work.
+/// Reports every dependency that cannot be met.
 ///
-/// `names` are all declared tasks; `tasks` those of them that could be read.
+/// `names` are all declared tasks, and `tasks` the ones that were read without a problem. A
+/// dependency on a task that was declared but not read is accepted, so that one mistake is not
+/// reported twice.
 pub(super) fn check(names: &[&str], tasks: &[Task], links: &[Link], problems: &Problems) {
     let read: HashMap<&str, &Kind> = tasks
         .iter()
@@ -47,6 +56,7 @@ pub(super) fn check(names: &[&str], tasks: &[Task], links: &[Link], problems: &P
     };
     for link in links {
         if problems.is_full() {
+            // Only counted: the message would not be shown.
             complain(link, (String::new(), String::new()));
         } else if link.from == link.to {
             complain(link, depends_on_itself());
@@ -60,34 +70,29 @@ pub(super) fn check(names: &[&str], tasks: &[Task], links: &[Link], problems: &P
         }
     }
     for (link, cycle) in cycles(names, links) {
-        let help = "take one of these dependencies out".to_owned();
-        complain(
-            link,
-            (format!("the tasks wait for each other: {cycle}"), help),
-        );
+        let help = "remove one of these dependencies".to_owned();
+        complain(link, (format!("dependency cycle: {cycle}"), help));
     }
 }
 
 fn depends_on_itself() -> (String, String) {
     (
-        "the task waits for itself".to_owned(),
-        "take this dependency out".to_owned(),
+        "the task depends on itself".to_owned(),
+        "remove this dependency".to_owned(),
     )
 }
 
+/// Returns the problem and its help for a dependency on a task that is not declared.
 fn unknown(wanted: &str, names: &[&str]) -> (String, String) {
-    let declared = format!("declared: {}", listed(names.iter().copied(), ", "));
+    let declared = format!("declared tasks: {}", listed(names.iter().copied(), ", "));
     let help = match closest(wanted, names) {
         Some(meant) => format!("did you mean `{meant}`? {declared}"),
         None => declared,
     };
-    (
-        format!("no task is called {}", super::problem::quoted(wanted)),
-        help,
-    )
+    (format!("there is no task named {}", quoted(wanted)), help)
 }
 
-/// Why the link can never come true, if it cannot.
+/// Returns a problem and its help if the dependency can never be met.
 fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
     let (what, allowed) = match (link.wants, kind) {
         (Wants::Endpoint, Kind::Endpoint(_)) => return None,
@@ -95,24 +100,25 @@ fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
             format!("is a {} task, not an endpoint", other.word()),
             endpoints(tasks),
         ),
-        // Only processes start one after the other; the other kinds run from the begin.
+        // Only processes wait for each other; tasks of other kinds run from the start.
         (Wants::Condition(_), Kind::Endpoint(_)) => (
-            "is an endpoint, and only processes can be waited for".to_owned(),
+            "is an endpoint task; a process can only depend on other processes".to_owned(),
             format!(
-                "a process; one that has `ready = {{ endpoint = \"{}\" }}` waits for the endpoint",
+                "a process; with `ready = {{ endpoint = \"{}\" }}` it is ready once the endpoint is up",
                 link.to
             ),
         ),
         (Wants::Condition(_), Kind::Resources(_)) => (
-            "has no readiness and no end that could be waited for".to_owned(),
+            "is a resources task; a process can only depend on other processes".to_owned(),
             "a process".to_owned(),
         ),
         (Wants::Condition(Condition::Exited), Kind::Process(process))
             if process.restart == Restart::Always =>
         {
             (
-                "restarts always, so it never stays exited".to_owned(),
-                "\"started\", \"ready\"; or restart = \"on-failure\" there".to_owned(),
+                "is always restarted, so it never stays exited".to_owned(),
+                "\"started\", \"ready\"; or set restart = \"on-failure\" for that process"
+                    .to_owned(),
             )
         }
         (Wants::Condition(_), Kind::Process(_)) => return None,
@@ -123,21 +129,25 @@ fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
     ))
 }
 
+/// Lists the endpoint tasks for the help.
 fn endpoints(tasks: &[Task]) -> String {
     let endpoints = tasks
         .iter()
         .filter(|task| matches!(task.kind, Kind::Endpoint(_)))
         .map(|task| task.name.as_str());
     match listed(endpoints, ", ") {
-        none if none.is_empty() => "an endpoint task, and none is declared".to_owned(),
+        none if none.is_empty() => "an endpoint task; none is declared".to_owned(),
         some => some,
     }
 }
 
-/// Each link that closes a circle, with the whole circle.
+/// Finds the dependency cycles: returns each link that closes one, with the names on the cycle.
+///
+/// A depth-first search that visits each link once. Every cycle contains a returned link, but where
+/// cycles share links, not every cycle is listed.
 fn cycles<'l>(names: &[&str], links: &'l [Link]) -> Vec<(&'l Link, String)> {
     let waits = waits(names, links);
-    // Depth first with a stack of our own, so that no file is too deep.
+    // The stack is on the heap, so that a long chain of dependencies does not overflow the thread's.
     let mut found = Vec::new();
     let mut done = vec![false; names.len()];
     let mut depth: Vec<Option<usize>> = vec![None; names.len()];
@@ -168,7 +178,10 @@ fn cycles<'l>(names: &[&str], links: &'l [Link]) -> Vec<(&'l Link, String)> {
     found
 }
 
-/// For each name, by its place in `names`, whom it waits for.
+/// Returns for each name, by its index in `names`, the links to the tasks that it waits for.
+///
+/// Endpoints are left out: they wait for nothing, so they are on no cycle. So are links to the task
+/// itself and to unknown tasks, which `check` reports.
 fn waits<'l>(names: &[&str], links: &'l [Link]) -> Vec<Vec<(&'l Link, usize)>> {
     let place: HashMap<&str, usize> = names
         .iter()
@@ -190,6 +203,7 @@ fn waits<'l>(names: &[&str], links: &'l [Link]) -> Vec<Vec<(&'l Link, usize)>> {
     waits
 }
 
+/// Joins the names; if there are too many, the last one is preceded by the number left out.
 fn listed<'n>(names: impl Iterator<Item = &'n str>, between: &str) -> String {
     let names: Vec<&str> = names.collect();
     if names.len() <= LISTED {
@@ -226,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_is_named_whole_and_without_what_leads_to_it() {
+    fn a_cycle_is_named_completely_and_without_the_path_to_it() {
         let links = [("x", "a"), ("a", "b"), ("b", "c"), ("c", "a"), ("c", "y")];
         assert_eq!(
             circles(&["x", "a", "b", "c", "y"], &links),
@@ -235,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn two_circles_are_both_named() {
+    fn two_cycles_are_both_named() {
         let links = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")];
         assert_eq!(
             circles(&["a", "b", "c", "d"], &links),
@@ -244,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_diamond_is_no_circle() {
+    fn a_diamond_is_not_a_cycle() {
         let links = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")];
         assert_eq!(circles(&["a", "b", "c", "d"], &links), Vec::<String>::new());
     }
 
     #[test]
-    fn a_circle_of_ten_thousand_is_found_and_shortened() {
+    fn a_cycle_of_ten_thousand_tasks_is_found_and_shortened() {
         let names: Vec<String> = (0..10_000).map(|i| format!("t{i}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut links: Vec<(&str, &str)> =

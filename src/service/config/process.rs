@@ -1,4 +1,7 @@
 //! The keys of a `process` task.
+//!
+//! Bounds that depend on other keys are checked here too. References to other tasks are only
+//! collected as [`Link`]s; `graph` checks them once all tasks are read.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,15 +11,18 @@ use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restar
 
 use super::graph::{Link, Wants};
 use super::problem::quoted;
-use super::reader::Table;
+use super::table::Table;
 use super::value::{DAY, Value, shown};
 
+/// The example in messages about `command`.
 const COMMAND: &str = "command = [\"program\", \"argument\"]";
+/// The values of `depends_on`.
 const CONDITIONS: [(&str, Condition); 3] = [
     ("started", Condition::Started),
     ("ready", Condition::Ready),
     ("exited", Condition::Exited),
 ];
+/// The values of `stop_signal`, without the prefix "SIG".
 const SIGNALS: [(&str, StopSignal); 7] = [
     ("TERM", StopSignal::Term),
     ("INT", StopSignal::Int),
@@ -26,71 +32,79 @@ const SIGNALS: [(&str, StopSignal); 7] = [
     ("USR2", StopSignal::Usr2),
     ("KILL", StopSignal::Kill),
 ];
+/// The values of `restart`.
 const RESTARTS: [(&str, Restart); 3] = [
     ("no", Restart::No),
     ("on-failure", Restart::OnFailure),
     ("always", Restart::Always),
 ];
+/// The maximum of `max_restarts`; beyond it, "unlimited" is meant.
 const MOST_RESTARTS: u32 = 1_000_000;
-const STOP_BUDGET: Duration = Duration::from_secs(3);
 
-/// Reads the table; what the process wants of other tasks is added to `links`.
+/// Reads the table, and adds the references to other tasks to `links`.
 ///
-/// `drain` is the budget of the layer in which processes are stopped; `None` if it is not known.
+/// `drain` is the budget of the layer in which processes are stopped, and bounds `stop_budget`. It is
+/// `None` if that budget could not be read; `stop_budget` is then not compared with it.
 pub(super) fn read(
     task: &str,
     table: &mut Table<'_>,
     drain: Option<Duration>,
     links: &mut Vec<Link>,
 ) -> ProcessSettings {
+    let default = ProcessSettings::default();
     let command = command(table);
-    let env = table.or("env", BTreeMap::new(), environment).value;
-    let working_folder = table.or("working_folder", None, |value| {
+    let env = table
+        .or("env", default.env, |env| environment(env).map(Into::into))
+        .value;
+    let working_folder = table.or("working_folder", default.working_folder, |value| {
         let folder = value.filled("working_folder = \"/srv/app\"")?;
         Some(Some(PathBuf::from(folder)))
     });
     let depends_on = table
-        .or("depends_on", BTreeMap::new(), |value| {
+        .or("depends_on", default.depends_on, |value| {
             depends_on(task, value, links)
         })
         .value;
-    let ready = table.or("ready", Ready::Started, |value| ready(task, value, links));
-    let ready_timeout = table.or("ready_timeout", Duration::from_secs(60), |value| {
+    let ready = table.or("ready", default.ready, |value| ready(task, value, links));
+    let liveness = table.or("liveness", default.liveness, |value| {
+        liveness(task, value, links).map(Some)
+    });
+    let ready_timeout = table.or("ready_timeout", default.ready_timeout, |value| {
         value.duration(Duration::from_millis(10)..=DAY)
     });
-    let restart = table.or("restart", Restart::OnFailure, |value| {
-        value.choice(&RESTARTS)
-    });
-    let backoff = backoff(table.section("backoff"));
-    let max_restarts = table.or("max_restarts", Some(5), max_restarts).value;
-    let required = table.or("required", false, Value::flag).value;
-    let stop_signal = table.or("stop_signal", StopSignal::Term, |value| {
+    let restart = table.or("restart", default.restart, |value| value.choice(&RESTARTS));
+    let backoff = backoff(table.section("backoff"), default.backoff);
+    let max_restarts = table.or("max_restarts", default.max_restarts, max_restarts);
+    let required = table.or("required", default.required, Value::flag).value;
+    let stop_signal = table.or("stop_signal", default.stop_signal, |value| {
         value.choice(&SIGNALS)
     });
-    let stop_budget = stop_budget(table, drain);
+    let stop_budget = stop_budget(table, default.stop_budget, drain);
     ProcessSettings {
         command,
         env,
         working_folder: working_folder.value,
         depends_on,
         ready: ready.value,
+        liveness: liveness.value,
         ready_timeout: ready_timeout.value,
         restart: restart.value,
         backoff,
-        max_restarts,
+        max_restarts: max_restarts.value,
         required,
         stop_signal: stop_signal.value,
         stop_budget,
     }
 }
 
+/// Reads `command`. A string is refused, with the array that it may stand for.
 fn command(table: &mut Table<'_>) -> Vec<String> {
     let Some(value) = table.require("command", COMMAND) else {
         return Vec::new();
     };
     if let Some(line) = value.as_text() {
         let words: Vec<String> = line.split_whitespace().map(quoted).collect();
-        let what = "expected an array, found a string: no shell splits it into words";
+        let what = "expected an array, found a string; commands are not split by a shell";
         value.complain(what, format!("write [{}]", words.join(", ")));
         return Vec::new();
     }
@@ -117,18 +131,20 @@ fn command(table: &mut Table<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Reads `env`. Names follow the rules of the operating system: not empty, no `=` and no NUL.
 fn environment(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
     value.texts("env = { PORT = \"8080\" }", |name, _| {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err((
-                format!("{} cannot name an environment variable", quoted(name)),
-                "allowed: at least one character, without `=` and NUL",
+                format!("{} is not a valid environment variable name", quoted(name)),
+                "allowed: at least one character, no `=` and no NUL",
             ));
         }
         Ok(())
     })
 }
 
+/// Reads `depends_on`: a table of conditions, or an array of names that stands for `"ready"` each.
 fn depends_on(
     task: &str,
     value: &Value<'_>,
@@ -167,6 +183,7 @@ fn depends_on(
     Some(wanted)
 }
 
+/// Reads `ready`: exactly one of its three keys must be set.
 fn ready(task: &str, value: &Value<'_>, links: &mut Vec<Link>) -> Option<Ready> {
     let mut table = value.table_like("ready = { log = \"listening on\" }")?;
     let log = table.get("log");
@@ -178,37 +195,51 @@ fn ready(task: &str, value: &Value<'_>, links: &mut Vec<Link>) -> Option<Ready> 
             Some(Ready::Log(log.filled("log = \"listening on\"")?.to_owned()))
         }
         (None, Some(endpoint), None) => {
-            let name = endpoint.filled("endpoint = \"db\"")?;
-            links.push(Link {
-                from: task.to_owned(),
-                to: name.to_owned(),
-                wants: Wants::Endpoint,
-                key: endpoint.path.clone(),
-                at: endpoint.at.clone(),
-            });
-            Some(Ready::Endpoint(name.to_owned()))
+            Some(Ready::Endpoint(endpoint_task(task, &endpoint, links)?))
         }
         (None, None, Some(exit)) => Some(Ready::Exit(exit.whole(0..=255)?)),
         _ => value.refuse(
             "needs exactly one of `log`, `endpoint` and `exit`",
             "for example { log = \"listening on\" }, { endpoint = \"db\" } or { exit = 0 }; \
-             without `ready`, a process is ready when it has started",
+             without `ready`, a process is ready as soon as it has started",
         ),
     }
 }
 
-fn backoff(mut table: Table<'_>) -> Backoff {
-    let allowed = || Duration::from_millis(1)..=DAY;
-    let initial = table.or("initial", Duration::from_secs(1), |value| {
-        value.duration(allowed())
+/// Reads `liveness`, which has one key, `endpoint`.
+fn liveness(task: &str, value: &Value<'_>, links: &mut Vec<Link>) -> Option<String> {
+    let example = "liveness = { endpoint = \"api\" }";
+    let mut table = value.table_like(example)?;
+    let endpoint = table.require("endpoint", example);
+    let endpoint = endpoint.and_then(|endpoint| endpoint_task(task, &endpoint, links));
+    table.finish();
+    endpoint
+}
+
+/// Reads the name of an endpoint task, and adds the reference to it to `links`.
+fn endpoint_task(task: &str, endpoint: &Value<'_>, links: &mut Vec<Link>) -> Option<String> {
+    let name = endpoint.filled("endpoint = \"db\"")?;
+    links.push(Link {
+        from: task.to_owned(),
+        to: name.to_owned(),
+        wants: Wants::Endpoint,
+        key: endpoint.path.clone(),
+        at: endpoint.at.clone(),
     });
-    let max = table.or("max", Duration::from_secs(30).max(initial.value), |value| {
-        value.duration(allowed())
-    });
-    let factor = table.or("factor", 2.0, |value| value.number(1.0..=100.0));
-    let reset_after = table.or("reset_after", Duration::from_secs(60), |value| {
-        value.duration(allowed())
-    });
+    Some(name.to_owned())
+}
+
+/// Reads `backoff`. The default of `max` is raised to `initial` if that is longer.
+fn backoff(mut table: Table<'_>, default: Backoff) -> Backoff {
+    let mut duration = |key, default| {
+        table.or(key, default, |value| {
+            value.duration(Duration::from_millis(1)..=DAY)
+        })
+    };
+    let initial = duration("initial", default.initial);
+    let max = duration("max", default.max.max(initial.value));
+    let reset_after = duration("reset_after", default.reset_after);
+    let factor = table.or("factor", default.factor, |value| value.number(1.0..=100.0));
     if initial.sound && max.sound && initial.value > max.value {
         table.refuse(
             "max",
@@ -225,20 +256,22 @@ fn backoff(mut table: Table<'_>) -> Backoff {
     }
 }
 
+/// Reads `max_restarts`; the inner `None` stands for "unlimited".
 fn max_restarts(value: &Value<'_>) -> Option<Option<u32>> {
-    let or = ", \"unlimited\"; for none, write restart = \"no\"";
+    let or = ", or \"unlimited\"; to disable restarts, set restart = \"no\"";
     match value.as_text() {
         Some("unlimited") => Some(None),
         Some(other) => value.refuse(
-            format!("{} is not known", quoted(other)),
+            format!("unknown value {}", quoted(other)),
             format!("allowed: 1 to {MOST_RESTARTS}{or}"),
         ),
         None => value.whole_or(1..=MOST_RESTARTS, or).map(Some),
     }
 }
 
-fn stop_budget(table: &mut Table<'_>, drain: Option<Duration>) -> Duration {
-    let default = drain.map_or(STOP_BUDGET, |drain| drain.min(STOP_BUDGET));
+/// Reads `stop_budget`, at most `drain`. The default is shortened to `drain` if necessary.
+fn stop_budget(table: &mut Table<'_>, default: Duration, drain: Option<Duration>) -> Duration {
+    let default = drain.map_or(default, |drain| drain.min(default));
     let budget = table.or("stop_budget", default, |value| {
         value.duration(Duration::ZERO..=DAY)
     });
@@ -246,12 +279,12 @@ fn stop_budget(table: &mut Table<'_>, drain: Option<Duration>) -> Duration {
         table.refuse(
             "stop_budget",
             format!(
-                "{} is longer than the drain layer, which ends after {}",
+                "{} is longer than the drain layer, which takes at most {}",
                 shown(budget.value),
                 shown(drain)
             ),
             format!(
-                "allowed: 0s to {}; or lengthen shutdown.drain",
+                "allowed: 0s to {}; for more, increase shutdown.drain",
                 shown(drain)
             ),
         );

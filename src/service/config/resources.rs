@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::service::resources::ResourcesSettings;
 
 use super::problem::quoted;
-use super::reader::Table;
+use super::table::Table;
 use super::value::{DAY, Value};
 
+/// Reads the table.
 pub(super) fn read(table: &mut Table<'_>) -> ResourcesSettings {
     let default = ResourcesSettings::default();
     ResourcesSettings {
@@ -23,14 +24,14 @@ pub(super) fn read(table: &mut Table<'_>) -> ResourcesSettings {
     }
 }
 
-/// A share of a limit, or "off".
+/// Reads a share of a limit, or "off", for which the inner `Option` is `None`.
 fn share(value: &Value<'_>) -> Option<Option<f64>> {
     match value.as_text() {
         Some("off") => Some(None),
         Some(other) => value.refuse(
-            format!("{} is not known", quoted(other)),
-            "allowed: 0.01 to 1, \"off\"",
+            format!("unknown value {}", quoted(other)),
+            "allowed: 0.01 to 1, or \"off\"",
         ),
-        None => value.number_or(0.01..=1.0, ", \"off\"").map(Some),
+        None => value.number_or(0.01..=1.0, ", or \"off\"").map(Some),
     }
 }

@@ -1,38 +1,53 @@
-//! The sections of the file: `service`, `log`, `shutdown`, `runtime`, `tasks`.
+//! Readers of the sections `service`, `log`, `shutdown`, `runtime`, `state` and `tasks`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::problem::quoted;
-use super::reader::{Read, Table, closest};
+use super::problem::{closest, quoted};
+use super::table::{Read, Table};
 use super::value::{Value, shown};
 use super::{
-    Config, Kind, LogFormat, LogSettings, RuntimeSettings, ShutdownSettings, Task, endpoint, graph,
-    process, resources,
+    Config, Kind, LogFormat, LogSettings, RuntimeSettings, ShutdownSettings, StateFolder,
+    StateSettings, Task, endpoint, graph, process, resources,
 };
 
+/// The levels of a log filter.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The values of `kind`.
 const KINDS: [&str; 3] = ["resources", "endpoint", "process"];
-/// Kinds that are planned, so that a file for a later version gets a better answer than "unknown".
-const LATER: [&str; 3] = ["progress", "mesh", "prewarm"];
-const NAME: &str = "allowed: 1 to 64 of A-Z a-z 0-9 _ . -, the first a letter, a digit or _";
+/// The help for a name that was refused.
+const NAME: &str =
+    "allowed: 1 to 64 characters of A-Z a-z 0-9 _ . -, the first a letter, a digit or _";
+/// The maximum number of tasks.
 const MOST_TASKS: usize = 1000;
+/// The maximum of the budgets and of `hold_limit`.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-pub(super) fn service(mut table: Table<'_>) -> String {
+/// Reads `[service]` and returns the name of the service, and whether it ends when its processes were
+/// given up.
+pub(super) fn service(mut table: Table<'_>) -> (String, bool) {
     let name = table.or("name", Config::default().name, |value| {
         let name = value.text("name = \"orders\"")?;
         if !is_name(name) {
-            return value.refuse(format!("{} cannot name a service", quoted(name)), NAME);
+            return value.refuse(
+                format!("{} is not a valid service name", quoted(name)),
+                NAME,
+            );
         }
         Some(name.to_owned())
     });
+    let default = Config::default().ends_when_given_up;
+    let ends = table.or("when_given_up", default, |value| {
+        value.choice(&[("end", true), ("stay", false)])
+    });
     table.finish();
-    name.value
+    (name.value, ends.value)
 }
 
+/// Reads `[log]`.
 pub(super) fn log(mut table: Table<'_>) -> LogSettings {
     let default = LogSettings::default();
     let filter = table.or("filter", default.filter, |value| {
@@ -46,7 +61,7 @@ pub(super) fn log(mut table: Table<'_>) -> LogSettings {
     });
     let limit = table.or("limit", default.limit, |value| match value.as_text() {
         Some("off") => Some(None),
-        _ => value.whole_or(1..=1_000_000u64, ", \"off\"").map(Some),
+        _ => value.whole_or(1..=1_000_000u64, ", or \"off\"").map(Some),
     });
     table.finish();
     LogSettings {
@@ -56,15 +71,19 @@ pub(super) fn log(mut table: Table<'_>) -> LogSettings {
     }
 }
 
+/// The help for a log filter that was refused.
 const FILTER: &str = "allowed: off, error, warn, info, debug, trace, and target=level, \
-                      with commas between: \"info,headcount=debug\"";
+                      separated by commas: \"info,headcount=debug\"";
 
-/// A log filter: a level, and `target=level` for what differs.
+/// Parses a log filter: a level, and `target=level` for targets with another level, separated by
+/// commas.
+///
+/// Levels are not case-sensitive. Without a level for all targets, the others are off.
 ///
 /// # Errors
 ///
-/// Says which part is not one of the two. A target without a level is refused, because it would
-/// also swallow a misspelt level.
+/// Returns a message that names the invalid part. A target without a level is refused: otherwise a
+/// misspelt level would be accepted as a target.
 pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
     let mut filter = Targets::new();
     let level = |word: &str| match word.to_ascii_lowercase() {
@@ -75,7 +94,7 @@ pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
         match part.split_once('=') {
             None => match level(part) {
                 Some(level) => filter = filter.with_default(level),
-                None => return Err(format!("{} is not a level{}", quoted(part), meant(part))),
+                None => return Err(format!("unknown level {}{}", quoted(part), meant(part))),
             },
             Some((target, word)) => {
                 let (target, word) = (target.trim(), word.trim());
@@ -88,7 +107,7 @@ pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
                 }
                 match level(word) {
                     Some(level) => filter = filter.with_target(target, level),
-                    None => return Err(format!("{} is not a level{}", quoted(word), meant(word))),
+                    None => return Err(format!("unknown level {}{}", quoted(word), meant(word))),
                 }
             }
         }
@@ -96,11 +115,15 @@ pub(crate) fn parse_filter(text: &str) -> Result<Targets, String> {
     Ok(filter)
 }
 
+/// Returns a hint for a misspelt level, or an empty string if no level is similar.
 fn meant(word: &str) -> String {
-    closest(word, &LEVELS).map_or_else(String::new, |level| format!(", did you mean {level}?"))
+    closest(word, &LEVELS).map_or_else(String::new, |level| format!("; did you mean {level}?"))
 }
 
-/// The budgets, and whether `drain` is the one that was meant.
+/// Reads `[shutdown]`.
+///
+/// Also returns false if the value of `drain` was refused; process tasks must then not be compared
+/// with it.
 pub(super) fn shutdown(mut table: Table<'_>) -> (ShutdownSettings, bool) {
     let default = ShutdownSettings::default();
     let short = Duration::from_millis(10);
@@ -112,6 +135,7 @@ pub(super) fn shutdown(mut table: Table<'_>) -> (ShutdownSettings, bool) {
     let close = budget("close", default.close, short);
     let deadline = budget("deadline", default.deadline, short);
     let scrape_hold = budget("scrape_hold", default.scrape_hold, Duration::ZERO);
+    let strict = table.or("strict", default.strict, Value::flag);
     let parts = [
         ("pre_drain_delay", &pre_drain_delay),
         ("drain", &drain),
@@ -129,17 +153,18 @@ pub(super) fn shutdown(mut table: Table<'_>) -> (ShutdownSettings, bool) {
         close: close.value,
         deadline: deadline.value,
         scrape_hold: scrape_hold.value,
+        strict: strict.value,
     };
     (settings, drain.sound)
 }
 
-/// Complains if the parts do not fit into the deadline.
+/// Reports a problem if the sum of the parts is longer than the deadline.
 fn fit(table: &Table<'_>, parts: &[(&str, &Read<Duration>)], deadline: &Read<Duration>) {
     let needed: Duration = parts.iter().map(|(_, part)| part.value).sum();
     if needed <= deadline.value {
         return;
     }
-    // What the writer of the file wrote, rather than a default that is not there.
+    // Point at a key that the file sets, rather than at a default.
     let key = match parts.iter().find(|(_, part)| part.written) {
         Some((key, _)) if !deadline.written => key,
         _ => "deadline",
@@ -151,7 +176,7 @@ fn fit(table: &Table<'_>, parts: &[(&str, &Read<Duration>)], deadline: &Read<Dur
     table.refuse(
         key,
         format!(
-            "the budgets need {}, and the deadline is {}",
+            "the budgets add up to {}, but the deadline is {}",
             shown(needed),
             shown(deadline.value)
         ),
@@ -162,6 +187,7 @@ fn fit(table: &Table<'_>, parts: &[(&str, &Read<Duration>)], deadline: &Read<Dur
     );
 }
 
+/// Reads `[runtime]`.
 pub(super) fn runtime(mut table: Table<'_>) -> RuntimeSettings {
     let worker_threads = table.or("worker_threads", None, |value| {
         value
@@ -183,6 +209,48 @@ pub(super) fn runtime(mut table: Table<'_>) -> RuntimeSettings {
     }
 }
 
+/// Reads `[state]`.
+pub(super) fn state(mut table: Table<'_>) -> StateSettings {
+    let folder = table.or("folder", StateFolder::Auto, folder);
+    let textfile = table.or("textfile", None, |value| textfile(value).map(Some));
+    let black_box = table.or("black_box", None, |value| value.flag().map(Some));
+    table.finish();
+    StateSettings {
+        folder: folder.value,
+        textfile: textfile.value,
+        black_box: black_box.value,
+    }
+}
+
+/// Reads `folder`. A path must contain a slash, so that a misspelt word is not taken for a folder.
+fn folder(value: &Value<'_>) -> Option<StateFolder> {
+    match value.text("folder = \"/var/lib/orders\"")? {
+        "auto" => Some(StateFolder::Auto),
+        "off" => Some(StateFolder::Off),
+        path if path.contains('/') => Some(StateFolder::At(PathBuf::from(path))),
+        other => value.refuse(
+            format!("unknown value {}", quoted(other)),
+            "allowed: \"auto\", \"off\", or a path that contains a /",
+        ),
+    }
+}
+
+/// Reads `textfile`. Its name must end in `.prom`: node_exporter ignores other files.
+fn textfile(value: &Value<'_>) -> Option<PathBuf> {
+    let example = "textfile = \"/var/lib/node_exporter/orders.prom\"";
+    let path = PathBuf::from(value.filled(example)?);
+    if path.extension().is_none_or(|extension| extension != "prom") {
+        return value.refuse(
+            format!("{} does not end in .prom", quoted(&path.to_string_lossy())),
+            "allowed: a path that ends in .prom, because node_exporter ignores other files",
+        );
+    }
+    Some(path)
+}
+
+/// Reads `[tasks.*]` and checks the names of the tasks and the dependencies between them.
+///
+/// `drain` is the drain budget, or `None` if it could not be read.
 pub(super) fn tasks(root: &mut Table<'_>, drain: Option<Duration>) -> Vec<Task> {
     let example = "[tasks.NAME]; `headcount config --default` shows all kinds";
     let Some(value) = root.require("tasks", example) else {
@@ -195,32 +263,38 @@ pub(super) fn tasks(root: &mut Table<'_>, drain: Option<Duration>) -> Vec<Task> 
     if declared.is_empty() {
         root.refuse("tasks", "declares no task", format!("write {example}"));
     }
-    // Beyond this a file was generated by mistake, and the suggestions below would take long.
+    // More tasks are probably a mistake, and searching for similar names would take long.
     if declared.len() > MOST_TASKS {
         let what = format!("declares {} tasks", declared.len());
         root.refuse("tasks", what, format!("allowed: 1 to {MOST_TASKS}"));
         return Vec::new();
     }
+    let before = table.problems.count();
     let mut tasks = Vec::new();
     let mut links = Vec::new();
     let mut seen: HashMap<String, &str> = HashMap::new();
     for (name, at, value) in &declared {
         if !is_name(name) {
-            let what = format!("{} cannot name a task", quoted(name));
+            let what = format!("{} is not a valid task name", quoted(name));
             table.problems.add(at.clone(), &*value.path, what, NAME);
         } else if let Some(other) = seen.insert(plain(name), name) {
             let what = format!("differs from `{other}` only in case or punctuation");
-            let help = "allowed: names that stay different in file names and on dashboards";
+            let help = "use a name that differs in more than case, `-`, `.` and `_`";
             table.problems.add(at.clone(), &*value.path, what, help);
         }
         tasks.extend(task(name, value, drain, &mut links));
     }
     let names: Vec<&str> = declared.iter().map(|(name, ..)| *name).collect();
     graph::check(&names, &tasks, &links, table.problems);
+    if let Some(drain) = drain
+        && table.problems.count() == before
+    {
+        graph::fit_stops(&declared, &mut tasks, drain, table.problems);
+    }
     tasks
 }
 
-/// The task, if all of it could be read.
+/// Reads a task. Returns `None` if any part of it was refused.
 fn task(
     name: &str,
     value: &Value<'_>,
@@ -245,28 +319,24 @@ fn task(
     })
 }
 
+/// Reads `kind`, which every task needs.
 fn kind(table: &mut Table<'_>) -> Option<&'static str> {
     let value = table.require("kind", "kind = \"resources\", \"endpoint\" or \"process\"")?;
-    match value.as_text() {
-        Some(later) if LATER.contains(&later) => value.refuse(
-            format!("kind \"{later}\" is not available in this version"),
-            format!("allowed: \"{}\"", KINDS.join("\", \"")),
-        ),
-        _ => value.choice(&KINDS.map(|kind| (kind, kind))),
-    }
+    value.choice(&KINDS.map(|kind| (kind, kind)))
 }
 
-/// Whether this may name a task or the service: it goes into logs, labels and paths.
+/// Returns true if this is a valid name of a task or of the service. Names are used in logs, metric
+/// labels and paths.
 fn is_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     (1..=64).contains(&name.len())
         && name.chars().all(fits)
         && !name.starts_with(['-', '.'])
-        // The label of all names beyond the bound.
+        // The metric label that stands for all names beyond the limit.
         && name != "_other"
 }
 
-/// What is left of a name where case and punctuation are lost.
+/// Normalizes case and punctuation of a name. Two tasks must not have the same normalized name.
 fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace(['-', '.'], "_")
 }
@@ -276,8 +346,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_levels_and_targets_with_levels() {
-        let filter = parse_filter("info, headcount::service=debug,hyper=off").expect("it is one");
+    fn a_filter_consists_of_levels_and_of_targets_with_levels() {
+        let filter =
+            parse_filter("info, headcount::service=debug,hyper=off").expect("a valid filter");
         assert!(filter.would_enable("headcount::service", &tracing::Level::DEBUG));
         assert!(!filter.would_enable("headcount", &tracing::Level::DEBUG));
         assert!(!filter.would_enable("hyper", &tracing::Level::ERROR));
@@ -289,19 +360,19 @@ mod tests {
         let message = |text| parse_filter(text).expect_err("it is not a filter");
         assert_eq!(
             message("inof"),
-            "\"inof\" is not a level, did you mean info?"
+            "unknown level \"inof\"; did you mean info?"
         );
         assert_eq!(
             message("headcount=dbug"),
-            "\"dbug\" is not a level, did you mean debug?"
+            "unknown level \"dbug\"; did you mean debug?"
         );
-        assert_eq!(message("3"), "\"3\" is not a level");
-        assert_eq!(message("info,"), "\"\" is not a level");
+        assert_eq!(message("3"), "unknown level \"3\"");
+        assert_eq!(message("info,"), "unknown level \"\"");
         assert_eq!(message("[span]=info"), "\"[span]\" is not a target");
     }
 
     #[test]
-    fn names_are_short_and_plain() {
+    fn only_short_names_of_plain_characters_are_valid() {
         for name in ["a", "db.primary-1", "_x", "0", &"x".repeat(64)] {
             assert!(is_name(name), "{name}");
         }

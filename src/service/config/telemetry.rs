@@ -1,14 +1,18 @@
-//! Sections `telemetry` and `console`: where spans, logs and the report are pushed, and where tokio-console is served.
+//! Sections `telemetry` and `console`: the collector that spans, logs and the report are pushed to, and the address of
+//! the tokio-console server.
+//!
+//! The `OTEL_*` variables are not read here: `exports` reads them when the run starts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::admin::{LISTEN, parse_listen};
-use super::reader::Table;
+use super::table::Table;
 use super::value::Value;
 use super::{ConsoleSettings, Endpoint, TelemetrySettings};
 use crate::telemetry::Telemetry;
 
+/// Reads `[telemetry]`.
 pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
     let default = TelemetrySettings::default();
     let endpoint = table.or("endpoint", default.endpoint, |value| {
@@ -16,7 +20,7 @@ pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
             "off" => Some(Endpoint::Off),
             text => match Telemetry::check_endpoint(text) {
                 Ok(()) => Some(Endpoint::At(text.to_owned())),
-                Err(error) => value.refuse(error.to_string(), "or \"off\""),
+                Err(error) => value.refuse(error.to_string(), "or \"off\" for no export"),
             },
         }
     });
@@ -30,6 +34,7 @@ pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
     }
 }
 
+/// Reads `[console]`.
 pub(super) fn console(mut table: Table<'_>) -> ConsoleSettings {
     let default = ConsoleSettings::default();
     let listen = table.or("listen", default.listen, listen);
@@ -43,6 +48,7 @@ pub(super) fn console(mut table: Table<'_>) -> ConsoleSettings {
     }
 }
 
+/// Reads `listen`; the inner `None` stands for "off".
 fn listen(value: &Value<'_>) -> Option<Option<SocketAddr>> {
     match parse_listen(value.text("listen = \"127.0.0.1:6669\"")?) {
         Ok(listen) => Some(listen),

@@ -1,30 +1,27 @@
-//! Section `threads`: which threads of other libraries are expected.
+//! Section `threads`: rules for threads of other libraries that are expected at the end.
 
 use crate::threads::ThreadRule;
 
-use super::reader::Table;
+use super::table::Table;
 use super::value::Value;
 
 const EXAMPLE: &str = "[[threads.expected]] with name = \"pool-*\" and reason = \"…\"";
+/// The maximum length of a pattern, a function path or a reason, in characters.
 const LONGEST: usize = 200;
-/// Each unknown thread is held against every rule.
+/// The maximum number of rules. Each unknown thread is compared with every rule.
 const MOST: usize = 100;
 
+/// Reads the section. Rules that could not be read are left out.
 pub(super) fn read(mut table: Table<'_>) -> Vec<ThreadRule> {
     let rules = table.or("expected", Vec::new(), |value| {
-        let rules = value.list(EXAMPLE)?;
-        if rules.len() > MOST {
-            return value.refuse(
-                format!("holds {} rules", rules.len()),
-                format!("allowed: up to {MOST}"),
-            );
-        }
+        let rules = value.list_up_to(MOST, "rules", EXAMPLE)?;
         Some(rules.iter().filter_map(rule).collect())
     });
     table.finish();
     rules.value
 }
 
+/// Reads a rule: a reason, and exactly one of `name` and `function`.
 fn rule(value: &Value<'_>) -> Option<ThreadRule> {
     let mut table = value.table_like(EXAMPLE)?;
     let name = table.get("name");
@@ -39,11 +36,11 @@ fn rule(value: &Value<'_>) -> Option<ThreadRule> {
             .zip(reason)
             .map(|(function, reason)| ThreadRule::rooted_in(function, reason)),
         (Some(_), Some(function)) => function.refuse(
-            "cannot be there beside `name`",
-            "allowed: either; write a rule for each",
+            "cannot be combined with `name`",
+            "write a separate rule for each",
         ),
         (None, None) => value.refuse(
-            "neither `name` nor `function` is there",
+            "needs either `name` or `function`",
             "write name = \"pool-*\" or function = \"geo::lookup::\"",
         ),
     };
@@ -51,29 +48,29 @@ fn rule(value: &Value<'_>) -> Option<ThreadRule> {
     rule
 }
 
-/// The name of no thread in particular would hide every thread that lingers.
+/// Reads a pattern for thread names. One of only `*` is refused: it would hide all lingering threads.
 fn pattern<'a>(value: &Value<'a>) -> Option<&'a str> {
     let pattern = line(value, "name = \"pool-*\"")?;
     if pattern.chars().all(|c| c == '*') {
         return value.refuse(
-            "fits every thread",
-            "allowed: a name with * for any text, as in \"pool-*\"",
+            "matches every thread",
+            "allowed: a name in which * matches any text, for example \"pool-*\"",
         );
     }
     Some(pattern)
 }
 
-/// One line of text that a terminal can show.
+/// Reads one line of text without control characters, since the report prints it to a terminal.
 fn line<'a>(value: &Value<'a>, example: &str) -> Option<&'a str> {
     let text = value.filled(example)?;
     if text.chars().any(char::is_control) {
-        return value.refuse("holds a control character", "allowed: one line of text");
+        return value.refuse("contains a control character", "allowed: one line of text");
     }
     let length = text.chars().count();
     if length > LONGEST {
         return value.refuse(
             format!("is {length} characters long"),
-            format!("allowed: 1 to {LONGEST}"),
+            format!("allowed: 1 to {LONGEST} characters"),
         );
     }
     Some(text)

@@ -1,8 +1,9 @@
-//! Reads one TOML value as the thing that a key asks for: a text, a duration, a number, a choice.
+//! Conversion of one TOML value to the type that a key needs: a string, a duration, a number, a
+//! choice, an array. `table` reads the values that are tables.
 //!
-//! Each reader complains once, with what is allowed, and then says `None`.
+//! A method that cannot convert the value reports one problem, with the allowed values, and returns
+//! `None`. The caller then continues with the default, so that further problems are found.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -10,19 +11,20 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::problem::{Problems, quoted};
-use super::reader::{Table, closest, found};
+use super::problem::{Problems, closest, quoted, secrets};
 
-/// A day, the upper bound of everything that recurs or waits: beyond it, a typing error is likelier.
+/// The upper bound of intervals and waits. A longer value is more likely a typing error.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A value of the document.
+/// A value of the document, with its position for error messages.
 #[derive(Debug)]
 pub(super) struct Value<'a> {
-    problems: &'a Problems,
+    pub(super) problems: &'a Problems,
+    /// The dotted path of the key.
     pub(super) path: String,
+    /// The byte range of the value in the text.
     pub(super) at: Range<usize>,
-    raw: &'a DeValue<'a>,
+    pub(super) raw: &'a DeValue<'a>,
 }
 
 // === impl Value ===
@@ -41,42 +43,66 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Reports a problem of this value.
     pub(super) fn complain(&self, what: impl Into<String>, help: impl Into<String>) {
         self.problems.add(self.at.clone(), &*self.path, what, help);
     }
 
-    /// Complains about this value; the result is `None` of whatever was asked.
+    /// Reports a problem of this value and returns `None`, so that a reader can end with it.
     pub(super) fn refuse<T>(&self, what: impl Into<String>, help: impl Into<String>) -> Option<T> {
         self.complain(what, help);
         None
     }
 
-    fn expected<T>(&self, kind: &str, help: impl Into<String>) -> Option<T> {
-        self.refuse(format!("expected {kind}, found {}", found(self.raw)), help)
+    /// Reports that the value is not of this kind, and what it is instead.
+    pub(super) fn expected<T>(&self, kind: &str, help: impl Into<String>) -> Option<T> {
+        self.refuse(format!("expected {kind}, found {}", self.found()), help)
     }
 
-    /// The string, if this is one, without a complaint if it is not.
+    /// Describes the value in words that fit after "found". A secret is only named by its type.
+    fn found(&self) -> String {
+        if secrets::is_path(&self.path) {
+            return kind(self.raw).to_owned();
+        }
+        match self.raw {
+            DeValue::String(text) => format!("the string {}", quoted(text)),
+            DeValue::Integer(number) => format!("the integer {}", clipped(&number.to_string())),
+            DeValue::Float(number) => format!("the number {}", clipped(&number.to_string())),
+            DeValue::Boolean(value) => format!("the boolean {value}"),
+            other => kind(other).to_owned(),
+        }
+    }
+
+    /// Returns the string if this is one. Reports no problem if it is not.
     pub(super) fn as_text(&self) -> Option<&'a str> {
         self.raw.as_str()
     }
 
+    /// Returns true if this is a table. Reports no problem if it is not.
     pub(super) fn is_table(&self) -> bool {
         self.raw.is_table()
     }
 
-    /// A string that the operating system takes: it holds no NUL.
+    /// Returns true if this is a table that sets the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.raw
+            .as_table()
+            .is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Reads a string without NUL characters, which the operating system would not accept.
     pub(super) fn text(&self, example: &str) -> Option<&'a str> {
         match self.raw {
             DeValue::String(text) if text.contains('\0') => self.refuse(
-                "holds a NUL character",
-                "a NUL ends a text of the operating system: leave it out",
+                "contains a NUL character",
+                "remove it: the operating system ends strings at NUL",
             ),
             DeValue::String(text) => Some(text),
             _ => self.expected("a string", format!("for example {example}")),
         }
     }
 
-    /// A string with something in it.
+    /// Reads a string that contains more than white space.
     pub(super) fn filled(&self, example: &str) -> Option<&'a str> {
         let text = self.text(example)?;
         if text.trim().is_empty() {
@@ -85,6 +111,7 @@ impl<'a> Value<'a> {
         Some(text)
     }
 
+    /// Reads a boolean.
     pub(super) fn flag(&self) -> Option<bool> {
         match self.raw {
             DeValue::Boolean(value) => Some(*value),
@@ -92,6 +119,7 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Reads an integer within the range.
     pub(super) fn whole<T>(&self, allowed: RangeInclusive<T>) -> Option<T>
     where
         T: TryFrom<i64> + PartialOrd + Display + Copy,
@@ -99,7 +127,8 @@ impl<'a> Value<'a> {
         self.whole_or(allowed, "")
     }
 
-    /// A number where something else would do too, which `or` adds to the help.
+    /// Reads an integer within the range. `or` is appended to the allowed values in the help: the
+    /// caller has already tested for other values that it accepts.
     pub(super) fn whole_or<T>(&self, allowed: RangeInclusive<T>, or: &str) -> Option<T>
     where
         T: TryFrom<i64> + PartialOrd + Display + Copy,
@@ -108,7 +137,7 @@ impl<'a> Value<'a> {
         let DeValue::Integer(number) = self.raw else {
             return self.expected("an integer", help);
         };
-        // A number beyond i64 is beyond every range that is asked for here.
+        // A number that does not fit into an i64 is outside every range that callers pass.
         let value = i64::from_str_radix(number.as_str(), number.radix())
             .ok()
             .and_then(|number| T::try_from(number).ok())
@@ -119,11 +148,13 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Reads a number within the range.
     pub(super) fn number(&self, allowed: RangeInclusive<f64>) -> Option<f64> {
         self.number_or(allowed, "")
     }
 
-    /// A number where something else would do too, which `or` adds to the help.
+    /// Reads a number within the range; integers are accepted. `or` is appended to the allowed values
+    /// in the help: the caller has already tested for other values that it accepts.
     pub(super) fn number_or(&self, allowed: RangeInclusive<f64>, or: &str) -> Option<f64> {
         let help = format!("allowed: {} to {}{or}", allowed.start(), allowed.end());
         let value = match self.raw {
@@ -136,33 +167,32 @@ impl<'a> Value<'a> {
         };
         match value.filter(|number| allowed.contains(number)) {
             Some(value) => Some(value),
-            None => self.refuse(format!("{} is out of range", found(self.raw)), help),
+            None => self.refuse(format!("{} is out of range", self.found()), help),
         }
     }
 
+    /// Reads a duration within the range: a string with a unit.
     pub(super) fn duration(&self, allowed: RangeInclusive<Duration>) -> Option<Duration> {
         self.duration_or(allowed, "")
     }
 
-    /// The same; the caller takes what else is allowed, which the help names.
+    /// Reads a duration within the range. `also` is appended to the allowed values in the help: the
+    /// caller has already tested for other values that it accepts.
     pub(super) fn duration_or(
         &self,
         allowed: RangeInclusive<Duration>,
         also: &str,
     ) -> Option<Duration> {
         let help = format!(
-            "allowed: {} to {}, as in \"500ms\", \"5s\" or \"1m30s\"{also}",
+            "allowed: {} to {} (for example \"500ms\", \"5s\" or \"1m30s\"){also}",
             shown(*allowed.start()),
             shown(*allowed.end())
         );
         let text = match self.raw {
             DeValue::String(text) => text,
             DeValue::Integer(number) => {
-                let what = format!(
-                    "expected a duration, found {} without a unit",
-                    found(self.raw)
-                );
-                return self.refuse(what, format!("seconds would be \"{number}s\"; {help}"));
+                let what = format!("expected a duration, found {} without a unit", self.found());
+                return self.refuse(what, format!("for seconds, write \"{number}s\"; {help}"));
             }
             _ => return self.expected("a duration", help),
         };
@@ -175,7 +205,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// One of a few words.
+    /// Reads one of the words in `choices`, which are case-sensitive.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         let allowed = format!("allowed: \"{}\"", words.join("\", \""));
@@ -190,26 +220,27 @@ impl<'a> Value<'a> {
             Some(meant) => format!("did you mean \"{meant}\"? {allowed}"),
             None => allowed,
         };
-        self.refuse(format!("{} is not known", quoted(text)), help)
+        self.refuse(format!("unknown value {}", quoted(text)), help)
     }
 
-    pub(super) fn table(&self) -> Option<Table<'a>> {
-        self.table_like("a table of keys")
-    }
-
-    /// A table, where the help shows what it looks like.
-    pub(super) fn table_like(&self, example: &str) -> Option<Table<'a>> {
-        match self.raw {
-            DeValue::Table(table) => Some(Table::new(
-                self.problems,
-                self.path.clone(),
-                self.at.clone(),
-                Some(table),
-            )),
-            _ => self.expected("a table", format!("for example {example}")),
+    /// Reads an array of at most `most` elements, which the message calls `elements`.
+    pub(super) fn list_up_to(
+        &self,
+        most: usize,
+        elements: &str,
+        example: &str,
+    ) -> Option<Vec<Self>> {
+        let list = self.list(example)?;
+        if list.len() > most {
+            return self.refuse(
+                format!("contains {} {elements}", list.len()),
+                format!("allowed: up to {most}"),
+            );
         }
+        Some(list)
     }
 
+    /// Reads an array; the help shows `example`. The elements are not read yet.
     pub(super) fn list(&self, example: &str) -> Option<Vec<Self>> {
         match self.raw {
             DeValue::Array(values) => Some(
@@ -224,30 +255,9 @@ impl<'a> Value<'a> {
             _ => self.expected("an array", format!("for example {example}")),
         }
     }
-
-    /// A table of names and strings, each of which `check` may refuse; `None` if any was refused.
-    pub(super) fn texts(
-        &self,
-        example: &str,
-        mut check: impl FnMut(&str, &str) -> Result<(), (String, &'static str)>,
-    ) -> Option<BTreeMap<String, String>> {
-        let table = self.table_like(example)?;
-        let before = self.problems.count();
-        let mut texts = BTreeMap::new();
-        for (name, at, value) in table.names() {
-            let Some(text) = value.text("a quoted value: \"1\"") else {
-                continue;
-            };
-            if let Err((what, help)) = check(name, text) {
-                self.problems.add(at, &*value.path, what, help);
-            }
-            texts.insert(name.to_owned(), text.to_owned());
-        }
-        (self.problems.count() == before).then_some(texts)
-    }
 }
 
-/// A duration as the file would hold it.
+/// Formats a duration as it is written in the file.
 pub(super) fn shown(duration: Duration) -> String {
     if duration == DAY {
         "24h".to_owned()
@@ -256,4 +266,22 @@ pub(super) fn shown(duration: Duration) -> String {
             .to_string()
             .replace(' ', "")
     }
+}
+
+/// Returns the type of a TOML value.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Returns the first 40 characters, since a number in the file may have any length.
+fn clipped(text: &str) -> String {
+    text.chars().take(40).collect()
 }

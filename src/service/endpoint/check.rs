@@ -1,49 +1,57 @@
-//! One check at a time of one endpoint, under one timeout.
+//! A single check of an endpoint, under one timeout.
 //!
-//! Knows nothing of intervals, thresholds or logs.
+//! This module has no intervals, thresholds or logs; the parent module adds them.
 
-use super::{
-    Check, InvalidCheck,
-    dial::{Address, Dialer, Step},
-    failure::Failure,
-    http::Get,
-    tls,
-};
+use super::{Check, InvalidCheck, failure::Failure, http::Get};
+use crate::http_client::{Address, Dialer, Step, Trust};
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// Something that can be asked whether it is well.
+/// A source of check outcomes. Tests replace the network with a script.
 pub(super) trait Probe: Send {
+    /// Makes one check.
+    ///
     /// # Cancel safety
-    /// Dropping the future ends the check; the next call begins another.
+    /// Dropping the future ends the check. The next call begins another one.
     fn check(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// Checks over the network.
+/// A probe that checks over the network.
 pub(super) struct Checker {
+    /// The target, or the problem with which every check fails.
     target: Result<Target, InvalidCheck>,
+    /// The longest duration of a whole check.
     timeout: Duration,
 }
 
-/// What is connected to, and what is said there.
-pub(super) struct Target {
-    pub(super) dialer: Dialer,
-    pub(super) get: Option<Get>,
+/// A way to check an endpoint.
+pub(super) enum Target {
+    /// Opens a connection and closes it.
+    Tcp {
+        dialer: Dialer,
+        /// The host in messages.
+        host: String,
+    },
+    Http(Box<Get>),
 }
 
 // === impl Checker ===
 
 impl Checker {
-    /// A check that cannot work is one that always fails; [`Check::validate`] is there to refuse it
-    /// before.
+    /// Creates a checker. For an HTTPS check, reads the machine's trusted roots if necessary.
+    ///
+    /// An invalid check is not an error here: every check fails. [`Check::validate`] finds the
+    /// problem beforehand.
     pub(super) fn new(check: &Check, timeout: Duration) -> Self {
-        let target = Target::new(check);
-        if target.as_ref().is_ok_and(Target::is_secure) {
-            tls::read_roots();
+        let target = Target::new(check, None);
+        if matches!(&target, Ok(Target::Http(get)) if get.is_secure) {
+            // So that the first check does not take the time. An error fails each check.
+            Trust::machine().ok();
         }
         Self::with_target(target, timeout)
     }
 
+    /// Creates a checker of a given target.
     pub(super) fn with_target(target: Result<Target, InvalidCheck>, timeout: Duration) -> Self {
         Self { target, timeout }
     }
@@ -68,36 +76,39 @@ impl Probe for Checker {
 // === impl Target ===
 
 impl Target {
-    pub(super) fn new(check: &Check) -> Result<Self, InvalidCheck> {
-        let (address, get) = match check {
+    /// Parses the settings of a check. The certificates that an HTTPS check trusts are those of the
+    /// machine unless others are given.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub(super) fn new(check: &Check, trust: Option<Trust>) -> Result<Self, InvalidCheck> {
+        match check {
             Check::Tcp { address } => {
                 let address: Address = address.parse().map_err(|()| InvalidCheck::Address)?;
-                (address, None)
+                Ok(Self::Tcp {
+                    host: address.host.clone(),
+                    dialer: Dialer::new(address),
+                })
             }
             Check::Http {
                 url,
                 expect_status,
                 headers,
             } => {
-                let (get, address) = Get::new(url, expect_status, headers)?;
-                (address, Some(get))
+                let get = Get::new(url, expect_status, headers, trust)?;
+                Ok(Self::Http(Box::new(get)))
             }
-        };
-        Ok(Self {
-            dialer: Dialer::new(address),
-            get,
-        })
+        }
     }
 
-    fn is_secure(&self) -> bool {
-        self.get.as_ref().is_some_and(|get| get.tls.is_some())
-    }
-
+    /// Connects and sends the request. Keeps `step` up to date, so that a timeout can name it.
     async fn attempt(&mut self, deadline: Instant, step: &mut Step) -> Result<(), Failure> {
-        let stream = self.dialer.connect(deadline, step).await?;
-        match &self.get {
-            Some(get) => get.send(stream, deadline, step).await,
-            None => Ok(()),
+        match self {
+            Self::Tcp { dialer, host } => match dialer.connect(deadline, step).await {
+                Ok(_connected) => Ok(()),
+                Err(failure) => Err(Failure::of(failure, host)),
+            },
+            Self::Http(get) => get.send(deadline, step).await,
         }
     }
 }

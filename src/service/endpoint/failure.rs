@@ -1,65 +1,108 @@
-//! Why a check failed, in words for the person who reads the log.
+//! The reasons for failed checks, as messages for the operator.
 //!
-//! The texts are one line, name no secret (no header value, no query), and are never a metric
-//! label.
+//! Each message is one line. It contains no secret, that is, no header value and no query, and it
+//! is never a metric label.
 
-use super::dial::{Address, Step};
+use crate::http_client::{self, Step, words};
+use crate::service::own_limit;
 use std::{error::Error, fmt, io, net::SocketAddr, ops::RangeInclusive, time::Duration};
 use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
-/// The statuses that count as up when the configuration lists none.
+/// The statuses that count as success when the configuration lists none.
 pub(super) const UP_STATUSES: RangeInclusive<u16> = 200..=399;
 
 /// The reason of a failed check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Failure {
+    /// The check did not complete within its timeout.
     #[error("timed out after {after:?} {step}")]
     Timeout { after: Duration, step: Step },
+    /// The name lookup failed, or returned no address.
     #[error("cannot resolve {host}: {reason}")]
     Resolve { host: String, reason: String },
+    /// No address accepted the connection.
     #[error("{reason}{}", Among(.address))]
     Connect {
         reason: String,
-        /// The last address tried, when the name has several.
+        /// The last address tried, if the name has several.
         address: Option<SocketAddr>,
     },
+    /// The TLS handshake failed.
     #[error("{0}")]
     Tls(String),
+    /// There was no valid HTTP response.
     #[error("{0}")]
     Http(String),
+    /// The response has an unexpected status. An empty list stands for [`UP_STATUSES`].
     #[error("status {status}, expected {}", Expected(.expected))]
     Status { status: u16, expected: Vec<u16> },
-    /// The machine or the settings do not allow this check at all.
+    /// A limit of this process or machine kept the check from being made. That is no verdict on the
+    /// endpoint.
+    #[error("{0}")]
+    OwnLimit(String),
+    /// The machine or the settings do not allow this check at all, so every check fails.
     #[error("{0}")]
     Impossible(String),
 }
 
+/// Displays the last address tried, if there is one.
 struct Among<'a>(&'a Option<SocketAddr>);
 
+/// Displays the expected statuses.
 struct Expected<'a>(&'a [u16]);
 
 // === impl Failure ===
 
 impl Failure {
-    pub(super) fn resolve(address: &Address, error: &io::Error) -> Self {
+    /// Words the failure of a request to `host`.
+    pub(super) fn of(failure: http_client::Failure, host: &str) -> Self {
+        if let Some(limit) = Self::own_limit(&failure) {
+            return limit;
+        }
+        match failure {
+            http_client::Failure::Resolve(error) => Self::resolve(host, &error),
+            http_client::Failure::Connect { error, address } => Self::Connect {
+                reason: words(&error),
+                address,
+            },
+            http_client::Failure::NoRoots(reason) => Self::Impossible(reason),
+            http_client::Failure::Tls(error) => Self::tls(&error, host),
+            http_client::Failure::Http(error) => Self::http(&error),
+        }
+    }
+
+    /// Returns the failure if it is due to a limit on this side.
+    fn own_limit(failure: &http_client::Failure) -> Option<Self> {
+        let reached = |error: &io::Error| own_limit::is_cause(error).then(|| words(error));
+        let reached = match failure {
+            http_client::Failure::Resolve(error) => {
+                reached(error).or_else(|| own_limit::of_sockets().as_ref().map(words))
+            }
+            http_client::Failure::Connect { error, .. } | http_client::Failure::Tls(error) => {
+                reached(error)
+            }
+            http_client::Failure::Http(error) => cause_of::<io::Error>(error).and_then(reached),
+            // Certificates cannot be read without descriptors.
+            http_client::Failure::NoRoots(_) => own_limit::of_sockets().as_ref().map(words),
+        };
+        reached.map(Self::OwnLimit)
+    }
+
+    /// Describes the error of the lookup of `host`.
+    fn resolve(host: &str, error: &io::Error) -> Self {
         let text = error.to_string();
-        // The standard library's prefix for every error of getaddrinfo(3).
+        // The standard library puts this prefix before every error of getaddrinfo(3).
         let reason = text
             .strip_prefix("failed to lookup address information: ")
             .unwrap_or(&text);
         Self::Resolve {
-            host: address.host.clone(),
+            host: host.to_owned(),
             reason: reason.to_lowercase(),
         }
     }
 
-    pub(super) fn connect(error: &io::Error, address: Option<SocketAddr>) -> Self {
-        let reason = plain(error);
-        Self::Connect { reason, address }
-    }
-
-    /// The error of a TLS handshake with `host`.
-    pub(super) fn tls(error: &io::Error, host: &str) -> Self {
+    /// Describes the error of a TLS handshake with `host`.
+    fn tls(error: &io::Error, host: &str) -> Self {
         let cause = error
             .get_ref()
             .and_then(|cause| cause.downcast_ref::<TlsError>());
@@ -71,44 +114,37 @@ impl Failure {
             }
             Some(cause) => format!("TLS handshake failed: {cause}"),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "connection closed in the TLS handshake".to_owned()
+                "connection closed during the TLS handshake".to_owned()
             }
-            None => plain(error),
+            None => words(error),
         })
     }
 
-    pub(super) fn http(error: &hyper::Error) -> Self {
-        // A request that was canceled carries the reason, when the server spoke before it was out.
+    /// Describes the error of an HTTP exchange.
+    fn http(error: &hyper::Error) -> Self {
+        // If the server sent data before the request was sent, hyper reports the request as
+        // cancelled, and the reason is its source.
         let error = cause_of::<hyper::Error>(error).unwrap_or(error);
         Self::Http(match cause_of::<io::Error>(error) {
-            Some(cause) => plain(cause),
+            Some(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+                "connection closed".to_owned()
+            }
+            Some(cause) => words(cause),
             None if error.is_incomplete_message() || error.is_canceled() => {
                 "connection closed before the response".to_owned()
             }
             // "invalid HTTP version parsed", "message head is too large", …
-            None => format!("no HTTP/1 response: {error}"),
+            None => format!("invalid HTTP/1 response: {error}"),
         })
     }
 }
 
+/// Returns the direct cause of `error` if it is an `E`.
 fn cause_of<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     error.source()?.downcast_ref()
 }
 
-/// The kinds that operators meet, without the "(os error 111)".
-fn plain(error: &io::Error) -> String {
-    let words = match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::ConnectionReset => "connection reset",
-        io::ErrorKind::HostUnreachable => "host unreachable",
-        io::ErrorKind::NetworkUnreachable => "network unreachable",
-        io::ErrorKind::TimedOut => "connection timed out",
-        io::ErrorKind::UnexpectedEof => "connection closed",
-        _ => return error.to_string(),
-    };
-    words.to_owned()
-}
-
+/// Returns the message for a rejected certificate.
 fn certificate(cause: &CertificateError, host: &str) -> String {
     let why = match cause {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired".to_owned(),
@@ -119,14 +155,14 @@ fn certificate(cause: &CertificateError, host: &str) -> String {
             "not signed by an authority that this machine trusts".to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("not made for {host}")
+            format!("not valid for {host}")
         }
         CertificateError::Revoked => "revoked".to_owned(),
-        // An authority's own certificate, which is what `openssl req -x509` makes by default.
+        // The certificate of an authority. `openssl req -x509` makes one by default.
         CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            "an authority's own, not a server's (self-signed)".to_owned()
+            "is a CA certificate, not a server certificate (probably self-signed)".to_owned()
         }
-        other => format!("refused: {other}"),
+        other => format!("rejected: {other}"),
     };
     format!("certificate {why}")
 }
@@ -146,10 +182,11 @@ impl fmt::Display for Among<'_> {
 
 impl fmt::Display for Expected<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((first, rest)) = self.0.split_first() else {
+        // The configuration names each status of the default.
+        if self.0.is_empty() || self.0.iter().copied().eq(UP_STATUSES) {
             return write!(f, "{}..={}", UP_STATUSES.start(), UP_STATUSES.end());
-        };
-        write!(f, "{first}")?;
-        rest.iter().try_for_each(|status| write!(f, " or {status}"))
+        }
+        let statuses: Vec<String> = self.0.iter().map(u16::to_string).collect();
+        f.write_str(&statuses.join(" or "))
     }
 }

@@ -1,95 +1,83 @@
-//! One GET over one connection that nobody else uses.
+//! A single GET request over a new HTTP/1.1 connection, because a health check must open one.
 //!
-//! Deliberately less than a client: no pool (a health check must open a connection, or it checks
-//! the pool), no redirects (a 3xx is an answer), no proxy from the environment (it would be the
-//! proxy that is checked), no cookies, no compression, no HTTP/2, and never more of the body than
-//! [`BODY_LIMIT`].
+//! It reads at most [`BODY_LIMIT`] of the body, for at most [`BODY_TIME`].
 
 use super::{
     InvalidCheck,
-    dial::{Address, Step},
     failure::{Failure, UP_STATUSES},
-    tls::Tls,
 };
+use crate::http_client::{Client, Step, Trust, Url, UrlError};
+use http_body_util::Full;
 use hyper::{
-    Request, Uri,
-    body::{Body, Incoming},
-    client::conn::http1,
+    Request,
+    body::Bytes,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
-use std::{
-    collections::BTreeMap,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    select,
-    time::{Instant, timeout},
-};
-use tokio_rustls::rustls::pki_types::ServerName;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::{Instant, timeout};
 
-/// How large a status line with its headers may be.
-const HEAD_LIMIT: usize = 64 * 1024;
-/// How much of a body is read, so that an ordinary server can close without a reset in its log.
+/// The number of bytes of a body after which reading stops. Short bodies are read to their end, so
+/// that an ordinary server does not log a connection reset.
 const BODY_LIMIT: usize = 16 * 1024;
-/// How long a body is read for.
+/// The longest time for reading a body.
 const BODY_TIME: Duration = Duration::from_millis(100);
 
-/// A request, ready to be sent again and again.
+/// A request that is sent with each check.
 pub(super) struct Get {
-    request: Request<String>,
+    client: Client,
+    /// The host in messages.
+    host: String,
+    /// True for HTTPS.
+    pub(super) is_secure: bool,
+    request: Request<Full<Bytes>>,
+    /// The statuses that count as success. If empty, [`UP_STATUSES`].
     expect_status: Vec<u16>,
-    pub(super) tls: Option<Tls>,
 }
 
 // === impl Get ===
 
 impl Get {
-    /// The request for `url`, and where to send it.
+    /// Returns the request for `url`. The certificates that it trusts are those of the machine unless
+    /// others are given.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
     pub(super) fn new(
         url: &str,
         expect_status: &[u16],
         headers: &BTreeMap<String, String>,
-    ) -> Result<(Self, Address), InvalidCheck> {
-        let uri: Uri = url.parse().map_err(|_| refuse("is not a URL"))?;
-        let (secure, address) = destination(&uri)?;
-        let tls = secure
-            .then(|| ServerName::try_from(address.host.clone()))
-            .transpose()
-            .map_err(|_| refuse("names a host that no certificate can name"))?
-            .map(Tls::new);
+        trust: Option<Trust>,
+    ) -> Result<Self, InvalidCheck> {
+        let url: Url = url.parse().map_err(invalid)?;
         if let Some(status) = expect_status.iter().find(|s| !(100..=599).contains(*s)) {
             return Err(InvalidCheck::Status { status: *status });
         }
-        let get = Self {
-            request: request(&uri, headers)?,
+        Ok(Self {
+            request: request(&url, headers)?,
             expect_status: expect_status.to_vec(),
-            tls,
-        };
-        Ok((get, address))
+            client: Client::new(&url, trust),
+            is_secure: url.server.is_some(),
+            host: url.address.host,
+        })
     }
 
-    /// Succeeds when the server answers with an expected status.
-    pub(super) async fn send(
-        &self,
-        stream: TcpStream,
-        deadline: Instant,
-        step: &mut Step,
-    ) -> Result<(), Failure> {
-        let answer = if let Some(tls) = &self.tls {
-            *step = Step::Securing;
-            let stream = tls.secure(stream).await?;
-            *step = Step::Awaiting;
-            exchange(stream, self.request.clone(), deadline).await
-        } else {
-            *step = Step::Awaiting;
-            exchange(stream, self.request.clone(), deadline).await
-        };
-        let status = answer.map_err(|error| Failure::http(&error))?;
+    /// Sends the request, and succeeds if the response has an expected status. Keeps `step` up to
+    /// date, so that a timeout can name it.
+    ///
+    /// Only the reading of the body is bounded here, by `deadline` and [`BODY_TIME`]. The caller
+    /// must apply `deadline` to the rest.
+    pub(super) async fn send(&mut self, deadline: Instant, step: &mut Step) -> Result<(), Failure> {
+        let host = &self.host;
+        let words = |failure| Failure::of(failure, host);
+        let mut connection = self.client.open(deadline, step).await.map_err(words)?;
+        let answer = connection.send(self.request.clone()).await;
+        let answer = answer.map_err(|unanswered| words(unanswered.failure))?;
+        let status = answer.status().as_u16();
+        // Half of the time that is left, so that a slow body never turns a response into a timeout.
+        let left = deadline.saturating_duration_since(Instant::now()) / 2;
+        let body = connection.read(answer.into_body(), BODY_LIMIT);
+        // The status has decided the outcome.
+        timeout(left.min(BODY_TIME), body).await.ok();
         let expected = if self.expect_status.is_empty() {
             UP_STATUSES.contains(&status)
         } else {
@@ -105,39 +93,39 @@ impl Get {
     }
 }
 
+/// Words the fault of a URL.
+fn invalid(error: UrlError) -> InvalidCheck {
+    let problem = match error {
+        UrlError::Invalid => "is not valid",
+        UrlError::NoScheme | UrlError::Scheme => "must begin with http:// or https://",
+        UrlError::NoHost => "has no host",
+        UrlError::Credentials => {
+            "must not contain a user or password: set the header `authorization` instead"
+        }
+        UrlError::Port => "has an invalid port",
+        UrlError::Address => "has an invalid host or port",
+        UrlError::NotForTls => "has a host that cannot be in a TLS certificate",
+    };
+    refuse(problem)
+}
+
+/// Returns the error for a URL. `problem` completes "the URL …".
 fn refuse(problem: &'static str) -> InvalidCheck {
     InvalidCheck::Url { problem }
 }
 
-/// Whether to use TLS, and where to connect.
-fn destination(uri: &Uri) -> Result<(bool, Address), InvalidCheck> {
-    let (secure, usual_port) = match uri.scheme_str() {
-        Some("http") => (false, 80),
-        Some("https") => (true, 443),
-        _ => return Err(refuse("must begin with http:// or https://")),
-    };
-    let authority = uri.authority().ok_or(refuse("names no host"))?;
-    if authority.as_str().contains('@') {
-        return Err(refuse(
-            "must not hold a password: set the header `authorization`",
-        ));
-    }
-    let port = match authority.as_str().strip_prefix(authority.host()) {
-        Some("") => usual_port,
-        _ => authority.port_u16().ok_or(refuse("has no valid port"))?,
-    };
-    let address = format!("{}:{port}", authority.host()).parse();
-    let address = address.map_err(|()| refuse("names no valid host or port"))?;
-    Ok((secure, address))
-}
-
-fn request(uri: &Uri, headers: &BTreeMap<String, String>) -> Result<Request<String>, InvalidCheck> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::new(String::new());
-    *request.uri_mut() = path.parse().map_err(|_| refuse("has no valid path"))?;
+/// Builds the request. The configured headers replace the default ones.
+fn request(
+    url: &Url,
+    headers: &BTreeMap<String, String>,
+) -> Result<Request<Full<Bytes>>, InvalidCheck> {
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = url
+        .path
+        .parse()
+        .map_err(|_| refuse("has an invalid path"))?;
     let defaults = [
-        (header::HOST, authority),
+        (header::HOST, &*url.authority),
         (
             header::USER_AGENT,
             concat!("headcount/", env!("CARGO_PKG_VERSION")),
@@ -146,7 +134,7 @@ fn request(uri: &Uri, headers: &BTreeMap<String, String>) -> Result<Request<Stri
         (header::CONNECTION, "close"),
     ];
     for (name, value) in defaults {
-        let value = HeaderValue::from_str(value).map_err(|_| refuse("names no valid host"))?;
+        let value = HeaderValue::from_str(value).map_err(|_| refuse("has an invalid host"))?;
         request.headers_mut().insert(name, value);
     }
     for (name, value) in headers {
@@ -155,6 +143,7 @@ fn request(uri: &Uri, headers: &BTreeMap<String, String>) -> Result<Request<Stri
     Ok(request)
 }
 
+/// Sets a configured header, except for those that control the connection and the body.
 fn set(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), InvalidCheck> {
     let refuse = |problem| InvalidCheck::Header {
         name: name.to_owned(),
@@ -167,66 +156,15 @@ fn set(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), InvalidCh
         header::UPGRADE,
     ];
     let name =
-        HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("is not a header name"))?;
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse("has an invalid name"))?;
     if framing.contains(&name) {
         return Err(refuse(
-            "cannot be set: a check is a GET on a connection of its own",
+            "cannot be set: a check is a GET without a body, on a new connection",
         ));
     }
-    // The value may be a secret: no message repeats it.
+    // The value may be a secret, so no message contains it.
     let value = HeaderValue::from_str(value)
         .map_err(|_| refuse("has a value with a line break or another control character"))?;
     headers.insert(name, value);
     Ok(())
-}
-
-/// Sends the request and returns the status of the answer.
-pub(super) async fn exchange<S>(
-    stream: S,
-    request: Request<String>,
-    deadline: Instant,
-) -> Result<u16, hyper::Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_LIMIT)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let mut connection = pin!(connection);
-    let response = {
-        let mut answer = pin!(sender.send_request(request));
-        select! {
-            biased;
-            answer = &mut answer => answer?,
-            ended = &mut connection => {
-                ended?;
-                return Ok(answer.await?.status().as_u16());
-            }
-        }
-    };
-    let status = response.status().as_u16();
-    // Half of what is left, so that the body can never turn an answer into a timeout.
-    let left = deadline.saturating_duration_since(Instant::now()) / 2;
-    let body = pin!(skim(response.into_body(), connection));
-    timeout(left.min(BODY_TIME), body).await.ok();
-    Ok(status)
-}
-
-/// Reads the body up to [`BODY_LIMIT`], while `connection` drives it. The status has decided
-/// already, so errors do not matter.
-async fn skim<C: Future>(mut body: Incoming, connection: C) {
-    let reading = async {
-        let mut read = 0;
-        while read < BODY_LIMIT {
-            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len()),
-                Some(Err(_)) | None => return,
-            }
-        }
-    };
-    select! {
-        () = reading => {}
-        _ = connection => {}
-    }
 }

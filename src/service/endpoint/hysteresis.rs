@@ -1,34 +1,37 @@
-//! Decides when an endpoint changes its status, from successes and failures alone.
+//! The status of an endpoint, computed from the successes and failures of its checks.
 //!
-//! Pure: no clock, no network, no log. One failed check says little about a server, so a status
-//! changes only after a number of equal outcomes in a row; any other outcome starts the count
-//! again.
+//! One failed check says little about a server. So the status changes only after a number of equal
+//! outcomes in a row, and any other outcome starts the count again.
+//!
+//! The module is pure: it uses no clock and no network, and does not log.
 
 use std::fmt;
 
-/// What is believed of an endpoint.
+/// The status of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    /// Not enough checks in a row agreed yet.
+pub(super) enum Status {
+    /// Not enough checks in a row have agreed yet.
     Unknown,
-    /// The last `up_after` checks in a row succeeded, and since then no `down_after` in a row
-    /// failed.
+    /// At some time `up_after` checks in a row succeeded, and since then there have not been
+    /// `down_after` failures in a row.
     Up,
-    /// The last `down_after` checks in a row failed, and since then no `up_after` in a row
-    /// succeeded.
+    /// At some time `down_after` checks in a row failed, and since then there have not been
+    /// `up_after` successes in a row.
     Down,
 }
 
-/// Counts equal outcomes in a row and turns them into transitions.
+/// A counter of equal outcomes in a row, which turns them into transitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hysteresis {
     up_after: u32,
     down_after: u32,
     status: Status,
-    /// Outcomes in a row that speak against `status`.
+    /// The latest outcomes in a row that contradict `status`. Its length is always below the
+    /// threshold.
     against: Streak,
 }
 
+/// A number of equal outcomes in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Streak {
     success: bool,
@@ -50,7 +53,7 @@ impl fmt::Display for Status {
 // === impl Hysteresis ===
 
 impl Hysteresis {
-    /// Starts as [`Status::Unknown`]. A threshold of 0 means 1.
+    /// Creates a counter with the status [`Status::Unknown`]. A threshold of 0 counts as 1.
     pub(super) fn new(up_after: u32, down_after: u32) -> Self {
         Self {
             up_after: up_after.max(1),
@@ -63,18 +66,17 @@ impl Hysteresis {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn status(&self) -> Status {
         self.status
     }
 
-    /// How many outcomes in a row speak against the present status, and how many it takes to change
-    /// it.
+    /// Returns the number of outcomes in a row that contradict the current status, and the number
+    /// that changes it.
     pub(super) fn progress(&self) -> (u32, u32) {
         (self.against.length, self.threshold(self.against.success))
     }
 
-    /// Takes the outcome of one check; returns the status that it brings, if it brings another one.
+    /// Counts the outcome of one check, and returns the new status if it changes.
     pub(super) fn observe(&mut self, success: bool) -> Option<Status> {
         let target = if success { Status::Up } else { Status::Down };
         if target == self.status {
@@ -93,6 +95,7 @@ impl Hysteresis {
         Some(target)
     }
 
+    /// Returns the number of equal outcomes in a row that changes the status.
     fn threshold(&self, success: bool) -> u32 {
         if success {
             self.up_after
@@ -133,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_that_alternate_leave_an_unknown_endpoint_unknown() {
+    fn alternating_outcomes_leave_an_unknown_endpoint_unknown() {
         let mut hysteresis = Hysteresis::new(2, 2);
         assert_eq!(feed(&mut hysteresis, "+-+-+-"), [None; 6]);
         assert_eq!(hysteresis.status(), Status::Unknown);
     }
 
     #[test]
-    fn a_threshold_of_nothing_is_one() {
+    fn a_threshold_of_zero_counts_as_one() {
         let mut hysteresis = Hysteresis::new(0, 0);
         assert_eq!(
             feed(&mut hysteresis, "+-"),
@@ -149,7 +152,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the definition itself: look back over the whole history at each step.
+        /// Compares with the definition: at each step, looks back over the whole history.
         #[test]
         fn a_transition_happens_exactly_when_the_last_outcomes_agree_for_the_threshold(
             up_after in 1_u32..5,

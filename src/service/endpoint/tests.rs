@@ -1,5 +1,4 @@
-//! What the tests of the endpoint kind share: checks, and servers that run beside them in the same
-//! task.
+//! Helpers of the endpoint tests: checks, and servers that run concurrently in the same task.
 
 mod dial;
 mod http;
@@ -11,11 +10,11 @@ use super::{Check, Checker, EndpointSettings, Probe};
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     select,
 };
 
-/// Far more than any check here takes.
+/// A timeout far above what any check here takes.
 const AMPLE: Duration = Duration::from_secs(20);
 
 fn tcp(address: impl ToString) -> Check {
@@ -28,7 +27,7 @@ fn http(url: impl ToString) -> Check {
     Check::Http {
         url: url.to_string(),
         expect_status: Vec::new(),
-        headers: BTreeMap::new(),
+        headers: BTreeMap::new().into(),
     }
 }
 
@@ -50,7 +49,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// One check's result in words: "up", or why not.
+/// Makes one check, and returns "up" or the message of the failure.
 async fn outcome(probe: &mut Checker) -> String {
     match probe.check().await {
         Ok(()) => "up".to_owned(),
@@ -58,7 +57,7 @@ async fn outcome(probe: &mut Checker) -> String {
     }
 }
 
-/// One check, while `server` runs.
+/// Makes one check while `server` runs.
 async fn check_beside(check: &Check, timeout: Duration, server: impl Future) -> String {
     let mut checker = Checker::new(check, timeout);
     select! {
@@ -67,7 +66,7 @@ async fn check_beside(check: &Check, timeout: Duration, server: impl Future) -> 
     }
 }
 
-/// Reads a request's head; `None` when the client left.
+/// Reads the head of a request; `None` if the client has closed the connection.
 async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -76,7 +75,7 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<String> {
     Some(String::from_utf8(head).expect("headers in ASCII"))
 }
 
-/// Answers the one request on `stream` and closes it.
+/// Answers one request on `stream`, closes it, and returns the head of the request.
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, response: &[u8]) -> String {
     let head = read_head(stream).await.expect("a request");
     stream.write_all(response).await.expect("the client reads");
@@ -84,10 +83,18 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, response: &[u
     head
 }
 
-/// Answers every request with `response`; returns never.
+/// Answers every request with `response`. Never returns.
 async fn answering(listener: TcpListener, response: &[u8]) {
-    loop {
-        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+    serving(listener, async |mut stream| {
         answer(&mut stream, response).await;
+    })
+    .await;
+}
+
+/// Serves one connection after another. Never returns.
+async fn serving(listener: TcpListener, mut serve: impl AsyncFnMut(TcpStream)) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("a listening socket");
+        serve(stream).await;
     }
 }

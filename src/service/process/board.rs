@@ -1,69 +1,75 @@
-//! What every process is doing: written by its supervising task, read by those that depend on it and by whoever lists the children.
+//! The current status of every declared process.
+//!
+//! Each process has one `watch` channel. Its supervising task is the only writer and holds the
+//! [`Post`]. The readers hold a receiver: the supervising tasks of processes that depend on it, and
+//! of those that it depends on.
+//!
+//! The board keeps no history, and it does not decide: readers see the latest status only.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt};
 
+use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::{Condition, exit::Exit};
+use super::{Condition, StopSignal};
 use crate::{TaskGroup, telemetry};
 
-/// All declared processes, by name.
-#[derive(Debug, Clone)]
-pub(crate) struct Board(Arc<BTreeMap<String, watch::Receiver<Status>>>);
+/// The statuses of all declared processes, by name.
+#[derive(Debug)]
+pub(super) struct Board(BTreeMap<String, watch::Receiver<Status>>);
 
-/// What a process is doing.
-#[derive(Debug, Clone)]
-pub(crate) struct Status {
-    pub(crate) state: State,
-    /// The command's pid, from its start until nothing of its tree is left.
-    pub(crate) pid: Option<u32>,
-    /// How often it was started after the first time.
-    pub(crate) restarts: u32,
-    /// When it entered its state.
-    pub(crate) since: Instant,
-    /// How it ended last.
-    pub(crate) last_exit: Option<Exit>,
-    /// It was started at least once.
+/// The status of one process.
+#[derive(Debug)]
+pub(super) struct Status {
+    pub(super) state: State,
+    /// True if the command was started at least once.
     started: bool,
-    /// It became ready in its last run, and that run did not fail.
+    /// True if the command became ready in its last run, and that run has not failed.
     ready: bool,
-    /// It ended with success at least once.
+    /// True if the command exited successfully at least once.
     succeeded: bool,
 }
 
-/// The states of a declared process.
+/// The state of a declared process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    /// For what it depends on.
+pub(super) enum State {
+    /// Waiting for its dependencies.
     Waiting,
-    /// Running, and not yet ready.
+    /// Starting, or running and not yet ready.
     Starting,
     /// Running and ready.
     Ready,
-    /// Failed, and waits before its next start.
+    /// Waiting for the delay before its next start.
     Backoff,
-    /// Asked to end.
+    /// Being stopped, or waiting to be stopped in a drain. Also entered when the command itself has
+    /// exited, until its descendants are gone.
     Stopping,
-    /// Ended by headcount; final.
+    /// Stopped by headcount, or not started because of a drain. This state is final.
     Stopped,
-    /// Ended with success; final.
+    /// Exited successfully, and is not restarted. This state is final.
     Exited,
-    /// Failed for good; final.
+    /// Failed, and is not restarted. This state is final.
     Failed,
 }
 
-/// The writing side of one process; a supervising task that is dropped leaves a final state behind.
+/// The writer of one process's status.
+///
+/// Dropping it in a state that is not final enters [`State::Stopped`]. So the last status that a
+/// reader sees is always final, even when the supervising task is cancelled or panics.
 #[derive(Debug)]
 pub(super) struct Post {
     status: watch::Sender<Status>,
-    /// The same as metrics; none in tests of the board alone.
+    /// The metrics of the process; `None` until [`Self::show`].
     series: Option<telemetry::Child>,
+    /// The group whose readiness follows that of the process, and the name under which it does;
+    /// `None` if the process is not required.
+    gate: Option<(TaskGroup, String)>,
 }
 
 // === impl Board ===
 
 impl Board {
-    /// A board with a place for each name, and what writes there.
+    /// Creates a board with a status for each name, and the writers in the order of `names`.
     pub(super) fn with<'a>(names: impl Iterator<Item = &'a String>) -> (Self, Vec<Post>) {
         let mut places = BTreeMap::new();
         let mut posts = Vec::new();
@@ -72,14 +78,32 @@ impl Board {
             posts.push(Post {
                 status: sender,
                 series: None,
+                gate: None,
             });
             places.insert(name.clone(), status);
         }
-        (Self(Arc::new(places)), posts)
+        (Self(places), posts)
     }
 
-    /// Follows one process; `None` when there is none of that name.
-    pub(crate) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
+    /// Waits until all processes are in a final state and one of them has failed, and returns the
+    /// names of those that have. Never ends if none fails.
+    pub(super) async fn given_up(self) -> Vec<String> {
+        let mut failed = Vec::new();
+        for (name, mut status) in self.0 {
+            // An error means that the supervising task is gone.
+            let last = status.wait_for(|status| status.state.is_final()).await;
+            if last.is_ok_and(|status| status.state == State::Failed) {
+                failed.push(name);
+            }
+        }
+        if failed.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        failed
+    }
+
+    /// Returns a receiver of the status of one process; `None` if no process has that name.
+    pub(super) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
         self.0.get(name).cloned()
     }
 }
@@ -90,16 +114,13 @@ impl Status {
     fn waiting() -> Self {
         Self {
             state: State::Waiting,
-            pid: None,
-            restarts: 0,
-            since: Instant::now(),
-            last_exit: None,
             started: false,
             ready: false,
             succeeded: false,
         }
     }
 
+    /// Returns true if the process meets `condition`.
     pub(super) fn meets(&self, condition: Condition) -> bool {
         match condition {
             Condition::Started => self.started,
@@ -112,8 +133,8 @@ impl Status {
 // === impl State ===
 
 impl State {
-    /// No state follows.
-    pub(crate) fn is_final(self) -> bool {
+    /// Returns true if no other state can follow.
+    pub(super) fn is_final(self) -> bool {
         matches!(self, Self::Stopped | Self::Exited | Self::Failed)
     }
 }
@@ -136,49 +157,94 @@ impl fmt::Display for State {
 // === impl Post ===
 
 impl Post {
-    /// From here on the process is in the metrics too.
-    pub(super) fn show(&mut self, name: &str, tasks: &TaskGroup) {
-        self.series = Some(telemetry::Child::register(tasks, name));
+    /// Makes the service not ready until the process is.
+    pub(super) fn gate(&mut self, name: &str, group: &TaskGroup) {
+        let what = format!("process {name}");
+        group.set_unready(&what, "not ready yet");
+        self.gate = Some((group.clone(), what));
     }
 
+    /// Registers the process for metrics and the report, which every later change updates.
+    pub(super) fn show(&mut self, name: &str, group: &TaskGroup) {
+        self.series = Some(telemetry::Child::register(group, name));
+    }
+
+    /// Updates the metrics, if they are registered.
     fn tell(&self, what: impl FnOnce(&telemetry::Child)) {
         if let Some(series) = &self.series {
             what(series);
         }
     }
 
+    /// Enters a state.
     pub(super) fn enter(&self, state: State) {
-        self.status.send_modify(|status| status.enter(state));
+        self.status.send_modify(|status| status.state = state);
     }
 
-    /// The last run counts as ready, or no more.
-    pub(super) fn ready(&self, ready: bool) {
-        self.status.send_modify(|status| status.ready = ready);
+    /// Records that the last run counts as ready.
+    pub(super) fn ready(&self) {
+        self.status.send_modify(|status| status.ready = true);
+        if let Some((group, what)) = &self.gate {
+            group.set_ready(what);
+        }
     }
 
-    pub(super) fn started(&self, pid: u32) {
-        self.status.send_modify(|status| {
-            status.pid = Some(pid);
-            status.started = true;
-        });
-        self.tell(|series| series.set_live(true));
+    /// Records that the last run does not count as ready, and why.
+    pub(super) fn unready(&self, why: &str) {
+        self.status.send_modify(|status| status.ready = false);
+        if let Some((group, what)) = &self.gate {
+            group.set_unready(what, why);
+        }
     }
 
-    pub(super) fn exited(&self, exit: Exit, success: bool) {
-        self.status.send_modify(|status| {
-            status.last_exit = Some(exit);
-            status.succeeded |= success;
-        });
+    /// Records that the command is running, with this pid.
+    pub(super) fn started(&self, pid: u32, command: &[String]) {
+        self.status.send_modify(|status| status.started = true);
+        self.tell(|series| series.started(pid, &command.join(" ")));
     }
 
-    /// Nothing of the last run is left.
+    /// Records that the stop has to wait for these processes.
+    pub(super) fn waits_for(&self, names: &[String]) {
+        self.tell(|series| series.waits_for(names));
+    }
+
+    /// Records that the stop signal was sent.
+    pub(super) fn told(&self, signal: StopSignal) {
+        self.tell(|series| series.told(Signal::from(signal).as_raw()));
+    }
+
+    /// Records that a run exited successfully.
+    pub(super) fn succeeded(&self) {
+        self.status.send_modify(|status| status.succeeded = true);
+    }
+
+    /// Records a process of the run that had to be killed.
+    pub(super) fn killed(&self, process: &str) {
+        self.tell(|series| series.killed(process));
+    }
+
+    /// Records how the command ended.
+    pub(super) fn ended(&self, how: &str) {
+        self.tell(|series| series.ended(how));
+    }
+
+    /// Records that something of the run may still be alive.
+    pub(super) fn lost(&self) {
+        self.tell(telemetry::Child::lost);
+    }
+
+    /// Records that the last run is over.
     pub(super) fn gone(&self) {
-        self.status.send_modify(|status| status.pid = None);
         self.tell(|series| series.set_live(false));
     }
 
+    /// Records that the process has failed and is not started again.
+    pub(super) fn given_up(&self) {
+        self.tell(telemetry::Child::given_up);
+    }
+
+    /// Counts a restart.
     pub(super) fn restarting(&self) {
-        self.status.send_modify(|status| status.restarts += 1);
         self.tell(telemetry::Child::restarted);
     }
 }
@@ -188,16 +254,9 @@ impl Drop for Post {
         self.status.send_if_modified(|status| {
             let cut_short = !status.state.is_final();
             if cut_short {
-                status.enter(State::Stopped);
+                status.state = State::Stopped;
             }
             cut_short
         });
-    }
-}
-
-impl Status {
-    fn enter(&mut self, state: State) {
-        self.state = state;
-        self.since = Instant::now();
     }
 }

@@ -1,18 +1,20 @@
-//! How a process ended, and how that reads in a sentence.
+//! The exit status of a process, and its text for log messages.
 
 use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use rustix::process::{WaitIdStatus, WaitStatus};
 use serde::{Deserialize, Serialize};
 
-/// How a process ended.
+/// The exit status of a process. It is displayed as `exited with code 3` or `killed by SIGTERM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Exit {
-    /// It ended by itself, with this code.
+    /// The process exited with this code.
     Code(i32),
-    /// A signal ended it.
+    /// The process was killed by this signal.
     Signal { number: i32, core_dumped: bool },
+    /// The process has ended, and its status could not be read.
+    Unknown,
 }
 
 // === impl Exit ===
@@ -61,6 +63,7 @@ impl fmt::Display for Exit {
                 }
                 f.write_str(if core_dumped { " (core dumped)" } else { "" })
             }
+            Self::Unknown => f.write_str("ended with an unknown status"),
         }
     }
 }

@@ -1,17 +1,35 @@
-//! The processes between headcount and a command, which see to it that nothing of the command outlives headcount.
+//! The two helper processes between headcount and a command, which ensure that nothing the command
+//! started outlives headcount.
 //!
 //! ```text
-//! headcount ── guardian ── keeper ── command ── whatever it starts
+//! headcount ── guardian ── keeper ── command ── its descendants
 //! ```
-//! Both are this binary again, as a child subreaper: whoever loses its parent below one becomes its child, also after a double fork or
-//! `setsid`. The *keeper* runs the command and talks to headcount over its standard input; when that closes, it ends the whole tree. The
-//! *guardian* only waits for the keeper, and kills what is left below if the keeper did not; the keeper in turn watches the guardian. So
-//! nothing survives when any one of the three is killed with SIGKILL, nor headcount together with either. Two processes, because one that is
-//! killed cannot clean up, and because headcount could not tell the orphans that it would adopt from children of its own.
+//! Both helpers run this binary, and each is a child subreaper (prctl(2)): when a process below it
+//! loses its parent, it becomes the subreaper's child, even after a double fork or `setsid`.
 //!
-//! They are plain blocking code in one thread. They live in groups of their own, so that Ctrl-C on the terminal reaches headcount alone, and
-//! take no notice of the signals that ask a process to end: headcount decides. What they cannot do: kill what the kernel does not let them
-//! kill (another user's process, say by `sudo`), or outlive SIGKILL to all three at once.
+//! - The *keeper* runs the command. It receives orders and sends notices over its standard input, a
+//!   socket to headcount. When the socket reaches its end, or the guardian ends, the keeper ends
+//!   the whole tree.
+//! - The *guardian* only waits for the keeper. If the keeper is lost, the guardian kills what is
+//!   left below.
+//!
+//! So nothing survives when any one of headcount, guardian and keeper is killed with SIGKILL, or
+//! headcount together with one of the others. There are two helpers because a killed process cannot
+//! clean up. When both are killed, the kernel kills the command, since its parent has ended, and
+//! headcount adopts and kills the rest ([`super::children`]), or all of its control group if it has one
+//! ([`super::group`]). When headcount is killed too, the next
+//! run finds the rest by its mark ([`super::mark`]).
+//!
+//! A helper that is stopped (SIGSTOP) guards nothing. The guardian kills a keeper that is stopped, and
+//! headcount a guardian; without headcount, the keeper does so when its work is done.
+//!
+//! The helpers are blocking code in one thread. Each leads its own process group, so that Ctrl-C in
+//! the terminal reaches headcount only. They ignore the signals that ask a process to end, because
+//! headcount decides when they end.
+//!
+//! The limits: they cannot kill a process that the kernel does not let them kill, for example one
+//! that runs as another user through `sudo`. If all three are killed at once, what the command has
+//! started survives until the next run.
 
 use std::{
     ffi::OsString,
@@ -21,52 +39,69 @@ use std::{
         unix::{net::UnixStream, process::CommandExt},
     },
     process::{Command, ExitCode},
-    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{
-        Pid, PidfdFlags, WaitOptions, getpid, getppid, pidfd_open, set_child_subreaper, setsid,
-        waitpid,
+        Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process, pidfd_open,
+        set_child_subreaper, setsid, waitpid,
     },
 };
-use signal_hook::consts::signal::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::{
     exit::Exit,
     wire::{self, Notice, Order},
 };
+use crate::service::own_limit;
+use crate::service::signals::{self, MEANINGLESS};
 
 mod keeper;
 mod tree;
 
-/// Asked of both: to end only when their work is done.
-const NOT_FOR_US: [i32; 7] = [SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+pub(super) use tree::{children, describe, is_stopped, kill_trees, living, parent_of, started_at};
 
-/// Where the guarding processes hear from headcount, from each other, and of the ends of children.
+/// The signals that ask a process to stop or to dump. Both helpers disregard them, so that they end
+/// only when their work is done.
+const FOR_HEADCOUNT: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// The event sources of a helper process: headcount, the ends of children, and the guardian.
 #[derive(Debug)]
 struct Inbox {
-    /// `None` once headcount closed its end.
-    control: Option<UnixStream>,
+    /// The socket to headcount.
+    control: UnixStream,
+    /// False once headcount has closed its end for writing or a read has failed. It may still read:
+    /// it closes only that end when it has lost the guardian.
+    hears: bool,
+    /// Bytes of orders that do not make up a line yet.
     unread: Vec<u8>,
+    /// The nonblocking reading end of a socket pair. The SIGCHLD handler writes to the other end.
     children: UnixStream,
-    /// The guardian, as the keeper sees it; `None` once it ended.
+    /// In the keeper, a pidfd of the guardian; `None` once the guardian has ended, and before Linux
+    /// 5.3. Always `None` in the guardian itself.
     guardian: Option<OwnedFd>,
 }
 
-/// Why a wait ended.
+/// An event that the keeper must handle.
 #[derive(Debug, PartialEq)]
 enum Woken {
+    /// Headcount sent an order.
     Order(Order),
     /// Headcount or the guardian is gone.
     Abandoned,
 }
 
-/// Runs `headcount guardian NAME`, which only headcount itself calls.
+/// Runs `headcount guardian NAME`, which headcount starts for each run of a process. It is not
+/// meant to be called by users.
+///
+/// `args` are the arguments after `guardian`: the name of the process, and for the second of the
+/// two helper processes also the pid of the first. Standard input must be a Unix socket to
+/// headcount. The function blocks until the command and all of its descendants have ended.
+///
+/// The exit code is 2 if the process cannot be set up to receive messages. Other errors are sent to
+/// headcount over the socket, and the exit code is 0.
 pub fn guardian_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let name = args.next().unwrap_or_default();
@@ -79,14 +114,16 @@ pub fn guardian_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(guardian) => keep(guardian, &mut inbox),
     };
     if let Err(error) = outcome {
-        let why = format!("cannot guard a process on this machine: {error}");
-        inbox.say(&Notice::Refused { why });
+        let why = format!("cannot set up the helper processes: {error}");
+        let own_limit = own_limit::is_cause_of_start(&error);
+        inbox.say(&Notice::Refused { why, own_limit });
         inbox.say(&Notice::Empty);
     }
     ExitCode::SUCCESS
 }
 
-/// The guardian: starts the keeper and waits for it.
+/// Runs the guardian: starts the keeper, waits for it, and kills what is left if the keeper was
+/// killed or failed.
 fn guard(name: &OsString, inbox: &mut Inbox) -> io::Result<()> {
     become_watcher()?;
     let keeper = Command::new("/proc/self/exe")
@@ -97,7 +134,11 @@ fn guard(name: &OsString, inbox: &mut Inbox) -> io::Result<()> {
         .spawn()?;
     let pid = i32::try_from(keeper.id()).ok().and_then(Pid::from_raw);
     let exit = loop {
-        match waitpid(pid, WaitOptions::empty()) {
+        match waitpid(pid, WaitOptions::UNTRACED) {
+            Ok(Some((keeper, status))) if status.stopped() => {
+                // It may have been continued and ended.
+                kill_process(keeper, Signal::KILL).ok();
+            }
             Ok(Some((_, status))) => break Exit::from(status),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -105,30 +146,39 @@ fn guard(name: &OsString, inbox: &mut Inbox) -> io::Result<()> {
     };
     if exit != Exit::Code(0) {
         inbox.say(&Notice::KeeperLost { exit });
-        tree::Tree::default().kill_until_empty(inbox);
+        tree::Tree::default().kill_until_empty(true, inbox);
         inbox.say(&Notice::Empty);
     }
     Ok(())
 }
 
-/// The keeper: runs the command, and ends with the last process of its tree.
+/// Runs the keeper: starts the command, and returns after the end of the last process of its tree.
 fn keep(guardian: Pid, inbox: &mut Inbox) -> io::Result<()> {
     become_watcher()?;
-    // No terminal to read a password from, and no group of headcount's session to join.
+    // A new session: the command has no terminal to read a password from, and cannot join a process
+    // group of headcount's session.
     setsid()?;
-    // Before Linux 5.3 there is none: then headcount alone notices the guardian's end.
+    // Before Linux 5.3 there are no pidfds. Headcount then notices the end of the guardian and
+    // closes the socket.
     inbox.guardian = pidfd_open(guardian, PidfdFlags::empty()).ok();
+    // If the guardian ended before the pidfd was opened, the pid may belong to another process.
     if getppid() == Some(guardian) {
+        inbox.say(&Notice::Keeping {
+            pid: getpid().as_raw_pid().unsigned_abs(),
+        });
         keeper::keep(inbox);
+    }
+    if getppid() == Some(guardian) && is_stopped(guardian) {
+        // It would never end, and headcount may be gone.
+        kill_process(guardian, Signal::KILL).ok();
     }
     Ok(())
 }
 
+/// Makes this process disregard signals, names its thread, and makes it a child subreaper.
 fn become_watcher() -> io::Result<()> {
-    for signal in NOT_FOR_US {
-        // A handler, not SIG_IGN, which the command would inherit (execve(2)).
-        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-    }
+    signals::disregard(&FOR_HEADCOUNT)?;
+    signals::disregard(&MEANINGLESS)?;
     rustix::thread::set_name(c"guardian")?;
     set_child_subreaper(Some(getpid()))?;
     Ok(())
@@ -137,26 +187,29 @@ fn become_watcher() -> io::Result<()> {
 // === impl Inbox ===
 
 impl Inbox {
+    /// Takes a duplicate of standard input as the socket to headcount, and registers for SIGCHLD.
     fn open() -> io::Result<Self> {
         let (children, wake) = UnixStream::pair()?;
         children.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(SIGCHLD, wake)?;
         Ok(Self {
-            control: Some(io::stdin().as_fd().try_clone_to_owned()?.into()),
+            control: io::stdin().as_fd().try_clone_to_owned()?.into(),
+            hears: true,
             unread: Vec::new(),
             children,
             guardian: None,
         })
     }
 
-    /// Tells headcount, which may be gone.
+    /// Sends a notice to headcount. Does nothing if headcount is gone.
     fn say(&mut self, notice: &Notice) {
-        if let Some(control) = &mut self.control {
-            control.write_all(&wire::line(notice)).ok();
-        }
+        self.control.write_all(&wire::line(notice)).ok();
     }
 
-    /// Sleeps until somebody says something, a child ends, or `timeout`.
+    /// Waits for an order, the end of headcount, of the guardian or of a child, or for `timeout`.
+    ///
+    /// Returns the orders and the end of headcount or the guardian. The list is empty after the end
+    /// of a child, after the timeout, and when a signal interrupts the wait.
     fn wait(&mut self, timeout: Option<Duration>) -> Vec<Woken> {
         let mut woken = Vec::new();
         let [children, control, guardian] = self.poll(timeout);
@@ -173,7 +226,7 @@ impl Inbox {
         woken
     }
 
-    /// Sleeps until a child ends, or `timeout`.
+    /// Waits until a child ends, or for `timeout`. Leaves orders unread.
     fn wait_for_children(&mut self, timeout: Duration) {
         let timeout = Timespec::try_from(timeout).ok();
         let mut children = [PollFd::new(&self.children, PollFlags::IN)];
@@ -182,12 +235,12 @@ impl Inbox {
         }
     }
 
-    /// Which of the three has something: the ends of children, headcount, the guardian.
+    /// Waits until a source is readable, and returns which ones are: children, headcount, guardian.
     fn poll(&self, timeout: Option<Duration>) -> [bool; 3] {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let sources = [
             Some(self.children.as_fd()),
-            self.control.as_ref().map(AsFd::as_fd),
+            self.hears.then(|| self.control.as_fd()),
             self.guardian.as_ref().map(AsFd::as_fd),
         ];
         let mut fds: Vec<_> = sources
@@ -195,28 +248,28 @@ impl Inbox {
             .flatten()
             .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
-        // An interrupted poll is followed by the wake that interrupted it.
+        // A poll that SIGCHLD interrupts reports nothing. The handler has made `children` readable,
+        // so the next poll returns at once.
         poll(&mut fds, timeout.as_ref()).ok();
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         sources.map(|source| source.is_some() && ready.next().unwrap_or_default())
     }
 
+    /// Discards what the handler of SIGCHLD has written.
     fn forget_wakes(&mut self) {
         let mut wakes = [0; 64];
         while matches!(self.children.read(&mut wakes), Ok(1..)) {}
     }
 
+    /// Reads from headcount once, and adds the orders that are complete, or the end.
     fn read_orders(&mut self, woken: &mut Vec<Woken>) {
         let mut buffer = [0; 4096];
-        let read = match &mut self.control {
-            Some(control) => control.read(&mut buffer),
-            None => return,
-        };
+        let read = self.control.read(&mut buffer);
         match read {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             Ok(0) | Err(_) => {
-                self.control = None;
+                self.hears = false;
                 woken.push(Woken::Abandoned);
                 return;
             }
@@ -224,7 +277,8 @@ impl Inbox {
         self.unread.extend(&buffer[..read.unwrap_or_default()]);
         while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = self.unread.drain(..=end).collect();
-            // Both ends are the same binary: what does not parse was not sent by headcount.
+            // Both ends are the same binary, so a line that does not parse is not from headcount.
+            // It is ignored.
             woken.extend(serde_json::from_slice(&line).map(Woken::Order));
         }
     }

@@ -1,92 +1,121 @@
-//! What a command prints, line by line, into the log with the process's name.
+//! The output of a command, forwarded to the log line by line.
 //!
-//! The lines are `tracing` events at INFO, target [`OUTPUT_TARGET`], with the fields `task` and `stream`: so they go wherever the service's
-//! log goes (terminal, file, collector), and the terminal's format can show them as `name | line`, as foreman and process-compose do.
-//! Reading is as quick as the log: a command that floods its output waits for the reader, and memory stays at a line.
+//! Each line is a `tracing` event at INFO with the target [`OUTPUT_TARGET`] and the fields `task`
+//! and `stream`. So the lines go wherever the service's log goes (terminal, file, collector), and a
+//! terminal format can show them as `name | line`, as foreman and process-compose do.
+//!
+//! A command that prints faster than the log accepts lines blocks on its full pipe: nothing more is
+//! read from it until the log has room for its lines. Each stream holds at most one read and one
+//! line, [`MAX_READ`] and [`MAX_LINE`] bytes.
 
 use std::io;
 
 use tokio::net::unix::pipe;
 
+use crate::telemetry::LogSource;
+use crate::text::plain;
+
 /// The target of forwarded lines.
 pub(crate) const OUTPUT_TARGET: &str = "headcount::output";
-/// A longer line is split.
+/// The longest line that is forwarded whole, in bytes. A longer line is split between characters.
 const MAX_LINE: usize = 64 * 1024;
-/// One read takes at most this much: small, so that a flood leaves the supervising task its turn.
+/// The largest read, in bytes. It is small so that a flood of output does not keep the supervising
+/// task from its other work.
 const MAX_READ: usize = 8 * 1024;
 
-/// One stream of one command.
+/// The standard output or standard error of one command.
 #[derive(Debug)]
 pub(super) struct Output {
     name: String,
     stream: &'static str,
-    /// `None` once every writer closed it.
+    /// The share of the log, which all runs of the process have in common.
+    source: LogSource,
+    /// The reading end; `None` after the end of the stream or a read error.
     pipe: Option<pipe::Receiver>,
     buffer: Box<[u8]>,
     lines: Lines,
 }
 
-/// Cuts bytes into lines.
+/// A splitter of bytes into lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    /// The beginning of the current line, at most [`MAX_LINE`] bytes.
     partial: Vec<u8>,
-    /// The last line given out was the beginning of the one in `partial`.
+    /// True if a part of the current line has been forwarded already, because the line is too long.
     split: bool,
 }
 
 // === impl Output ===
 
 impl Output {
-    pub(super) fn new(name: &str, stream: &'static str, pipe: io::PipeReader) -> io::Result<Self> {
+    /// Prepares to forward `pipe` as the stream `stream` (`stdout` or `stderr`) of process `name`.
+    pub(super) fn new(
+        name: &str,
+        stream: &'static str,
+        source: &LogSource,
+        pipe: io::PipeReader,
+    ) -> io::Result<Self> {
         Ok(Self {
             name: name.to_owned(),
             stream,
+            source: source.clone(),
             pipe: Some(pipe::Receiver::from_owned_fd(pipe.into())?),
             buffer: vec![0; MAX_READ].into(),
             lines: Lines::default(),
         })
     }
 
-    /// Forwards what can be read until a line holds `needle`; without a needle, or once the stream is closed, for ever.
+    /// Forwards output until a line contains `needle`. Never returns if `needle` is `None` or the
+    /// stream has ended.
     ///
     /// # Cancel safety
-    /// Nothing read is lost: between reading and forwarding there is no await.
+    /// No output is lost: there is no await between a read and its forwarding.
     pub(super) async fn forward(&mut self, needle: Option<&str>) {
-        while !self.read(needle).await {}
+        loop {
+            self.source.room().await;
+            if self.read(needle).await {
+                break;
+            }
+        }
         if self.pipe.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Forwards what is left, to the end of the stream and with a last line that has no end.
+    /// Forwards the rest of the stream, up to its end. Lines for which the log has no room are
+    /// dropped and counted.
     ///
-    /// Without an end of its own when somebody outside of the tree holds the stream open: call it with a budget, and [`Self::flush`] after.
+    /// It may never return, because a process outside of the tree can hold the stream open. Call it
+    /// with a timeout, and call [`Self::flush`] afterwards for an unterminated last line.
     pub(super) async fn finish(&mut self) {
         while !self.read(None).await {}
     }
 
-    /// Forwards a last line that has no end.
+    /// Forwards the last line if it is unterminated.
     pub(super) fn flush(&mut self) {
-        let (name, stream) = (&self.name, self.stream);
-        self.lines.finish(|line| print(name, stream, line));
+        let (name, stream, source) = (&self.name, self.stream, &self.source);
+        self.lines
+            .finish(|line| source.log(|| print(name, stream, line)));
     }
 
-    /// Reads once; true when a line held `needle`, or at the end of the stream.
+    /// Reads once and forwards the lines that are complete. Returns true if a line contained
+    /// `needle`, or at the end of the stream.
     async fn read(&mut self, needle: Option<&str>) -> bool {
         let Some(pipe) = &self.pipe else {
             return true;
         };
-        // Being readable costs none of the task's budget: without this, who prints faster than it is logged would keep everything else of the
-        // task from its turn, and the stop, too.
+        // A ready pipe uses up none of tokio's cooperative budget. Without this yield, a command
+        // that prints faster than it is logged would starve the rest of the task, including the
+        // stop.
         tokio::task::yield_now().await;
-        // An error here comes again from the read.
+        // `try_read` returns the same error again.
         pipe.readable().await.ok();
         match pipe.try_read(&mut self.buffer) {
             Ok(length @ 1..) => {
                 let mut found = false;
-                let (name, stream) = (&self.name, self.stream);
+                let (name, stream, source) = (&self.name, self.stream, &self.source);
                 self.lines.push(&self.buffer[..length], |line| {
-                    print(name, stream, line);
+                    source.log(|| print(name, stream, line));
                     found |= needle.is_some_and(|needle| line.contains(needle));
                 });
                 found
@@ -100,14 +129,18 @@ impl Output {
     }
 }
 
+/// Logs one line of output, without what could change a terminal.
 fn print(name: &str, stream: &str, line: &str) {
+    let line = plain(line);
     tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{line}");
 }
 
 // === impl Lines ===
 
 impl Lines {
-    /// Takes bytes, and gives every line that they complete to `each`: without its end, and with U+FFFD for what is not UTF-8.
+    /// Adds bytes, and calls `each` with every line that they complete.
+    ///
+    /// Lines are passed without their line feed or CRLF. Invalid UTF-8 is replaced with U+FFFD.
     pub(super) fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(&str)) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.add(&bytes[..end], &mut each);
@@ -122,7 +155,7 @@ impl Lines {
         self.add(bytes, &mut each);
     }
 
-    /// Gives the line that was begun and not ended, if there is one.
+    /// Calls `each` with the unterminated line, if there is one.
     pub(super) fn finish(&mut self, mut each: impl FnMut(&str)) {
         if !self.partial.is_empty() {
             each(&String::from_utf8_lossy(&self.partial));
@@ -131,7 +164,7 @@ impl Lines {
         self.split = false;
     }
 
-    /// Adds a piece of a line, and gives out what is too long to hold.
+    /// Adds a piece of a line, and calls `each` with parts of a line that is too long to hold.
     fn add(&mut self, mut piece: &[u8], mut each: impl FnMut(&str)) {
         while self.partial.len() + piece.len() > MAX_LINE {
             let (fits, rest) = piece.split_at(MAX_LINE - self.partial.len());
@@ -146,14 +179,14 @@ impl Lines {
     }
 }
 
-/// The length of `bytes` without a character that is cut off at their end.
+/// Returns the length of `bytes` without an incomplete UTF-8 character at the end.
 fn whole_characters(bytes: &[u8]) -> usize {
     let is_first = |byte: &u8| byte & 0b1100_0000 != 0b1000_0000;
     let Some(last) = bytes.iter().rposition(is_first) else {
         return bytes.len();
     };
     match std::str::from_utf8(&bytes[last..]) {
-        // More bytes could complete it.
+        // The error is the end of the input: more bytes could complete the character.
         Err(error) if error.error_len().is_none() && last > 0 => last,
         _ => bytes.len(),
     }
@@ -178,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_do_not_depend_on_how_the_bytes_came(
+        fn lines_do_not_depend_on_how_the_bytes_are_chunked(
             text in "[a-zä\u{1f980}\r\n]{0,200}",
             size in 1_usize..20,
         ) {
@@ -193,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_any_length_is_split_between_characters_and_nothing_is_lost() {
+    fn a_long_line_is_split_between_characters_and_nothing_is_lost() {
         for (character, size) in [("x", 4096), ("ä", 4095), ("\u{1f980}", 4094)] {
             for extra in 0..5 {
                 let line = format!("{}{}", "y".repeat(extra), character.repeat(3 * MAX_LINE));

@@ -1,13 +1,18 @@
-//! When to start a process again, and when to give up.
+//! The restart policy: when to restart a process, after which delay, and when to give up.
+//!
+//! It only computes. The supervising task waits for the delay and starts the process.
 
 use std::time::Duration;
 
 use super::{Backoff, ProcessSettings, Restart};
 
-/// The waits differ by up to this part, so that processes that failed together do not come back together.
+/// The largest part by which a delay is shortened at random, so that processes that failed together
+/// do not restart together.
 const JITTER: f64 = 0.1;
 
-/// Counts the restarts of one process since it was last up for long enough.
+/// The number of restarts in a row of one process, with its restart policy.
+///
+/// The count returns to 0 after a run that was ready for at least `backoff.reset_after`.
 #[derive(Debug)]
 pub(super) struct Restarts {
     policy: Restart,
@@ -16,20 +21,21 @@ pub(super) struct Restarts {
     in_a_row: u32,
 }
 
-/// What follows the end of a process.
+/// The decision after the end of a process.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
-    /// Start it again after the delay: the `number`th restart in a row.
+    /// Restart it after `delay`, as the `number`th restart in a row.
     Again { delay: Duration, number: u32 },
-    /// The policy does not ask for a restart.
+    /// Do not restart it: the policy says so.
     Final,
-    /// It would be restarted, but the limit is reached.
+    /// Do not restart it: it has had `restarts` restarts in a row, which is the limit.
     GiveUp { restarts: u32 },
 }
 
 // === impl Restarts ===
 
 impl Restarts {
+    /// Creates a counter at 0 with the restart policy of `settings`.
     pub(super) fn new(settings: &ProcessSettings) -> Self {
         Self {
             policy: settings.restart,
@@ -39,7 +45,9 @@ impl Restarts {
         }
     }
 
-    /// Decides after an end; `up` is for how long the process had been ready.
+    /// Decides what follows the end of a run, and counts the restart if there is one.
+    ///
+    /// `up` is the time for which the process was ready; `None` if it never was.
     pub(super) fn after(&mut self, success: bool, up: Option<Duration>) -> Next {
         if up.is_some_and(|up| up >= self.backoff.reset_after) {
             self.in_a_row = 0;
@@ -61,7 +69,9 @@ impl Restarts {
         }
     }
 
-    fn delay(&self) -> Duration {
+    /// Returns the delay before the next start, without counting it: `initial * factor ^ in_a_row`,
+    /// at most `max`, shortened by the jitter.
+    pub(super) fn delay(&self) -> Duration {
         let grown = self.backoff.factor.max(1.0).powf(f64::from(self.in_a_row));
         let seconds = self.backoff.initial.as_secs_f64() * grown;
         let seconds = seconds.min(self.backoff.max.as_secs_f64());
@@ -82,7 +92,8 @@ mod tests {
         })
     }
 
-    /// The delay in seconds, as it would be without jitter.
+    /// Asserts that the delay is `longest` seconds less at most the jitter, and returns the number
+    /// of the restart.
     #[track_caller]
     fn delay(next: Next, longest: f64) -> u32 {
         let Next::Again { delay, number } = next else {
@@ -97,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_doubles_up_to_the_maximum_and_starts_again_after_a_good_time() {
+    fn the_delay_doubles_up_to_the_maximum_and_resets_after_long_readiness() {
         let mut restarts = restarts(Restart::OnFailure, None);
         let up = Some(Duration::from_secs(59));
         for (number, longest) in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
@@ -112,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_restarts_makes_the_wait_overflow() {
+    fn no_number_of_restarts_makes_the_delay_overflow() {
         let mut restarts = restarts(Restart::Always, None);
         for _ in 0..10_000 {
             let Next::Again { delay, .. } = restarts.after(true, None) else {
@@ -123,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_since_the_last_good_time() {
+    fn the_limit_counts_restarts_since_the_last_long_readiness() {
         let mut restarts = restarts(Restart::OnFailure, Some(1));
         assert_eq!(delay(restarts.after(false, None), 1.0), 1);
         assert_eq!(restarts.after(false, None), Next::GiveUp { restarts: 1 });
@@ -132,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_says_which_ends_are_final() {
+    fn the_policy_decides_which_ends_are_final() {
         for (policy, success, restarted) in [
             (Restart::No, false, false),
             (Restart::No, true, false),

@@ -1,11 +1,19 @@
-//! One run of a command, as headcount sees it: its guardian, what that says, and what the command prints.
+//! Headcount's side of one run of a command: the guardian process, its notices, and the command's
+//! output.
+//!
+//! The output comes through two pipes, the notices through a socket. [`Run::next`] reads all three
+//! and turns them into [`Event`]s. This module starts and stops; it does not decide when.
 
 use std::{
-    io::{self, Write},
+    io,
     net::Shutdown,
-    os::{fd::OwnedFd, unix::net::UnixStream as Socket},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as Socket,
+    },
     path::PathBuf,
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,50 +21,79 @@ use tokio::{
     io::AsyncWriteExt,
     net::UnixStream,
     process::{Child, Command},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     ProcessSettings, Ready,
+    children::{Helpers, Strangers},
     exit::Exit,
+    group::Group,
+    guardian, mark,
     output::Output,
     wire::{self, Notice, Order, Start},
 };
+use crate::service::own_limit;
+use crate::telemetry::LogSource;
 
-/// For what is still in the pipes when nobody of the tree is left; longer only if somebody else was given one of them.
+/// The longest time for forwarding what is still in the pipes when no process of the tree is left.
+/// It is used up only if a process outside of the tree holds one of the pipes open.
 const LAST_OUTPUT_BUDGET: Duration = Duration::from_millis(250);
-/// For the wait status of a guardian that has closed its socket.
+/// The longest wait for the exit status of a guardian that has closed its socket.
 const LAST_STATUS_BUDGET: Duration = Duration::from_secs(1);
 
-/// How a guardian is started.
+/// The longest time for killing what is left of a tree that has lost both helper processes.
+const STRAYS_BUDGET: Duration = Duration::from_secs(5);
+/// The pause between two looks for what is left. Two in a row must find nothing.
+const STRAYS_LOOK: Duration = Duration::from_millis(10);
+
+/// The way to start a guardian.
 #[derive(Debug, Clone)]
 pub(super) struct Launcher {
-    /// A program that knows `guardian NAME`.
+    /// A program that implements the arguments `guardian NAME`. By default, this one.
     pub(super) program: PathBuf,
+    /// The guardians that it has started.
+    pub(super) helpers: Helpers,
 }
 
-/// A command with its guardian. Dropping it kills the whole tree at once.
+/// A running command with its guardian.
+///
+/// Dropping it orders the keeper to kill the whole tree at once, and does not wait.
 #[derive(Debug)]
 pub(super) struct Run {
     guardian: Child,
+    /// The pids of the guardian and of the keeper, as far as they are known, in `helpers`.
+    pids: Vec<u32>,
+    helpers: Helpers,
+    /// The children of headcount that were there before the run.
+    before: Arc<Strangers>,
+    /// The control group of the run, if it has one.
+    group: Option<Group>,
+    /// True once the keeper has said that the command is started in that group.
+    is_grouped: bool,
+    /// The guardian's exit status, once it has been reaped.
     guardian_exit: Option<Exit>,
-    orders: Socket,
-    notices: UnixStream,
+    /// The socket to the keeper. It is nonblocking, so orders are written without an await.
+    socket: UnixStream,
+    /// Bytes of notices that do not make up a line yet.
     unread: Vec<u8>,
+    /// Standard output and standard error.
     outputs: [Output; 2],
-    /// What a line must hold to make the process ready.
+    /// The text that makes the process ready when a line contains it. `None` once it was found, or
+    /// if readiness does not depend on the output.
     needle: Option<String>,
 }
 
-/// What happened in a run.
+/// An event in a run.
 #[derive(Debug, PartialEq)]
 pub(super) enum Event {
+    /// The guardian or the keeper sent a notice.
     Notice(Notice),
-    /// A line held what makes the process ready.
+    /// A line contained the text that makes the process ready. Occurs at most once.
     Line,
-    /// The guardian was killed; the tree is being ended.
+    /// The guardian was killed or exited with an error. The keeper is ending the tree.
     GuardianLost(Exit),
-    /// No process that guards this run is left: the last event.
+    /// Both helper processes of this run have ended. This is the last event.
     Closed,
 }
 
@@ -65,8 +102,9 @@ pub(super) enum Event {
 impl Default for Launcher {
     fn default() -> Self {
         Self {
-            // Also right when the file was replaced or deleted since (proc_pid_exe(5)).
+            // Works even if the executable was replaced or deleted meanwhile (proc_pid_exe(5)).
             program: PathBuf::from("/proc/self/exe"),
+            helpers: Helpers::default(),
         }
     }
 }
@@ -74,74 +112,102 @@ impl Default for Launcher {
 // === impl Run ===
 
 impl Run {
-    /// Starts a guardian, and orders it to start the command.
+    /// Starts a guardian and sends the order to start the command.
+    ///
+    /// `source` is the share of the log that all runs of a process have in common.
+    ///
+    /// # Errors
+    /// The error of creating the sockets and pipes or of starting the guardian. A command that
+    /// cannot be started is not an error here: [`Self::next`] returns [`Notice::Refused`].
     pub(super) async fn launch(
         launcher: &Launcher,
         name: &str,
         settings: &ProcessSettings,
+        source: &LogSource,
     ) -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
-        // The command holds the guardian's ends, so it must not live longer than this statement.
-        let guardian = Command::new(&launcher.program)
-            .arg0("headcount")
-            .args(["guardian", name])
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(their_stdout)
-            .stderr(their_stderr)
-            // Ctrl-C on the terminal is for headcount alone.
-            .process_group(0)
-            .spawn()?;
+        let before = Arc::new(launcher.helpers.strangers());
+        let mark = launcher.helpers.mark();
+        let of_helper = mark.as_deref().map(mark::of_helper);
+        // `Command` holds the guardian's ends of the pipes. It is dropped with this statement, so
+        // that the pipes reach their end when the tree is gone.
+        let guardian = launcher.helpers.spawn(
+            Command::new(&launcher.program)
+                .arg0("headcount")
+                .args(["guardian", name])
+                .envs(of_helper.map(|mark| (mark::VARIABLE, mark)))
+                .stdin(Stdio::from(OwnedFd::from(theirs)))
+                .stdout(their_stdout)
+                .stderr(their_stderr)
+                // Ctrl-C in the terminal must reach headcount only.
+                .process_group(0),
+        )?;
         ours.set_nonblocking(true)?;
         let mut run = Self {
+            pids: guardian.id().into_iter().collect(),
+            helpers: launcher.helpers.clone(),
+            before,
             guardian,
+            group: launcher.helpers.group(),
+            is_grouped: false,
             guardian_exit: None,
-            orders: ours.try_clone()?,
-            notices: UnixStream::from_std(ours)?,
+            socket: UnixStream::from_std(ours)?,
             unread: Vec::new(),
             outputs: [
-                Output::new(name, "stdout", stdout)?,
-                Output::new(name, "stderr", stderr)?,
+                Output::new(name, "stdout", source, stdout)?,
+                Output::new(name, "stderr", source, stderr)?,
             ],
             needle: match &settings.ready {
                 Ready::Log(needle) => Some(needle.clone()),
                 _ => None,
             },
         };
-        let start = wire::line(&Order::Start(start(settings)));
-        // An error says that the guardian has ended, which `next` tells better.
-        run.notices.write_all(&start).await.ok();
+        let mut start = start(settings, mark);
+        start.group.clone_from(&run.group);
+        let start = wire::line(&Order::Start(start));
+        // An error means that the guardian has ended; `next` reports that with its exit status.
+        run.socket.write_all(&start).await.ok();
         Ok(run)
     }
 
-    /// The stop signal to the whole tree, and SIGKILL when the stop budget is over.
+    /// Orders the stop signal for the whole tree, and SIGKILL when the stop budget has elapsed.
+    /// Does not wait.
     pub(super) fn stop(&self) {
         self.tell(&Order::Stop);
     }
 
-    /// SIGKILL to the whole tree.
+    /// Orders SIGKILL for the whole tree. Does not wait.
     pub(super) fn kill(&self) {
         self.tell(&Order::Kill);
     }
 
-    /// Waits for what happens next, and forwards output meanwhile.
+    /// Waits for the next event, and forwards output meanwhile.
+    ///
+    /// Output that is still in the pipes 250 ms after the helper processes have ended is dropped.
     ///
     /// # Cancel safety
-    /// Nothing is lost, except that the last output after `Closed` may be.
+    /// No event and no output is lost if `next` is called again.
     pub(super) async fn next(&mut self) -> Event {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<_> = self.unread.drain(..=end).collect();
-                if let Ok(notice) = serde_json::from_slice(&line) {
-                    return Event::Notice(notice);
+                match serde_json::from_slice(&line) {
+                    Ok(Notice::Keeping { pid }) => {
+                        self.helpers.note(pid);
+                        self.pids.push(pid);
+                    }
+                    Ok(Notice::Grouped) => self.is_grouped = true,
+                    Ok(notice) => return Event::Notice(notice),
+                    Err(_) => {}
                 }
                 continue;
             }
             let [stdout, stderr] = &mut self.outputs;
             let needle = self.needle.as_deref();
             tokio::select! {
-                ready = self.notices.readable() => {
+                ready = self.socket.readable() => {
                     if ready.is_err() || !self.read() {
                         return self.finish().await;
                     }
@@ -157,15 +223,16 @@ impl Run {
         }
     }
 
+    /// Stops looking for the text that makes the process ready.
     fn line_found(&mut self) -> Event {
         self.needle = None;
         Event::Line
     }
 
-    /// Takes what the guardian said; false at the end.
+    /// Reads notices into `unread`. Returns false at the end of the stream or after an error.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        match self.notices.try_read(&mut buffer) {
+        match self.socket.try_read(&mut buffer) {
             Ok(length @ 1..) => {
                 self.unread.extend(&buffer[..length]);
                 true
@@ -175,18 +242,25 @@ impl Run {
         }
     }
 
+    /// Records the guardian's exit status, and returns it if it is not a success.
     fn guardian_ended(&mut self, status: io::Result<std::process::ExitStatus>) -> Option<Exit> {
-        let exit = status.map_or(Exit::Code(0), Exit::from);
+        let exit = status.map_or(Exit::Unknown, Exit::from);
         self.guardian_exit = Some(exit);
         if exit == Exit::Code(0) {
             return None;
         }
-        // Where the keeper cannot see the guardian's end, it sees this.
-        self.orders.shutdown(Shutdown::Write).ok();
+        // Before Linux 5.3 the keeper cannot watch the guardian. It ends the tree on end of file.
+        // The duplicate is closed at once; the shutdown is of the socket.
+        if let Ok(duplicate) = self.socket.as_fd().try_clone_to_owned() {
+            Socket::from(duplicate).shutdown(Shutdown::Write).ok();
+        }
         Some(exit)
     }
 
-    /// After the last notice: forwards the last output, and tells how the guardian ended if nobody knows yet.
+    /// Forwards the last output and reaps the guardian, after the end of the notices.
+    ///
+    /// Returns [`Event::GuardianLost`] if the guardian was lost and no event has said so yet. The
+    /// next call then returns [`Event::Closed`].
     async fn finish(&mut self) -> Event {
         let [stdout, stderr] = &mut self.outputs;
         let both = async { tokio::join!(stdout.finish(), stderr.finish()) };
@@ -194,7 +268,7 @@ impl Run {
         stdout.flush();
         stderr.flush();
         if self.guardian_exit.is_none() {
-            // Reaps it; the runtime does so later if this is too early.
+            // This also reaps the guardian. If it is still alive, tokio reaps it later.
             let status = timeout(LAST_STATUS_BUDGET, self.guardian.wait()).await;
             if let Some(lost) = status.ok().and_then(|status| self.guardian_ended(status)) {
                 return Event::GuardianLost(lost);
@@ -203,24 +277,90 @@ impl Run {
         Event::Closed
     }
 
+    /// Ends what is left of the tree after both helper processes were lost, and returns the names of
+    /// what had to be killed. `None` if it cannot be known that nothing is left.
+    ///
+    /// It takes at most [`STRAYS_BUDGET`].
+    pub(super) async fn end_strays(&mut self) -> Option<Vec<String>> {
+        // The children of a process pass to the next subreaper before its parent can wait for it.
+        self.guardian_exit?;
+        // A keeper that has closed its socket and is still alive is a stray too.
+        let lost = self.pids.clone();
+        self.forget_helpers();
+        let begun = Instant::now();
+        let mut names: Vec<String> = Vec::new();
+        let group = self.group.as_ref().filter(|_| self.is_grouped);
+        let mut was_empty = false;
+        loop {
+            let grouped = guardian::living(group.map(Group::members).unwrap_or_default());
+            if let Some(group) = group {
+                group.kill();
+            }
+            let look = self.helpers.kill_strays(&self.before, &lost);
+            let look = timeout(STRAYS_BUDGET, look).await.ok()?;
+            let is_empty = match (group, &look) {
+                // Nothing can come to an empty group.
+                (Some(group), look) => {
+                    was_empty = true;
+                    group.is_empty() && look.as_ref().is_none_or(|look| !look.has_strays)
+                }
+                (None, Some(look)) => !look.has_strays && !look.is_unclear,
+                (None, None) => return None,
+            };
+            // The children of one that ended during a look may have come to headcount after it.
+            if is_empty && was_empty {
+                return Some(names);
+            }
+            was_empty = is_empty;
+            let strays = look.map(|look| look.killed).unwrap_or_default();
+            for name in grouped.into_iter().chain(strays) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            if begun.elapsed() > STRAYS_BUDGET {
+                return None;
+            }
+            sleep(STRAYS_LOOK).await;
+        }
+    }
+
+    /// Forgets the helper processes of this run. Those that still end are reaped as others are.
+    fn forget_helpers(&mut self) {
+        for pid in self.pids.drain(..) {
+            self.helpers.forget(pid);
+        }
+    }
+
+    /// Sends an order without waiting.
     fn tell(&self, order: &Order) {
-        // The socket's buffer holds hundreds of these; an error says that the guardian has ended.
-        (&self.orders).write_all(&wire::line(order)).ok();
+        // The socket's buffer has room for hundreds of orders, so an error means that the helper
+        // processes have ended.
+        rustix::io::write(&self.socket, &wire::line(order)).ok();
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         self.kill();
+        self.forget_helpers();
+        if let Some(group) = &self.group {
+            group.remove();
+        }
     }
 }
 
-fn start(settings: &ProcessSettings) -> Start {
+/// Returns the part of the settings that the keeper needs. The mark is added to the environment.
+fn start(settings: &ProcessSettings, mark: Option<String>) -> Start {
+    let mut env = settings.env.clone();
+    env.extend(mark.map(|mark| (mark::VARIABLE.to_owned(), mark)));
     Start {
         command: settings.command.clone(),
-        env: settings.env.clone(),
+        env,
         working_folder: settings.working_folder.clone(),
         stop_signal: settings.stop_signal,
         stop_budget: settings.stop_budget,
+        file_limit: own_limit::files_of_commands(),
+        group: None,
     }
 }

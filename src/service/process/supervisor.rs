@@ -1,12 +1,15 @@
-//! One task for each declared process: waits for what it depends on, runs it, and decides what follows each of its ends.
+//! The supervising task of each declared process: it waits for the dependencies, runs the command,
+//! and decides what follows each end.
 //!
 //! ```text
 //! waiting → starting → ready → stopping → stopped | exited | failed
 //!    ↑          ╰────────┴──────→ backoff ─╮
 //!    ╰─────────────────────────────────────╯
 //! ```
-//! Dependencies are asked again before every start. The tasks know each other only by the board: a task is told to stop by its group, and
-//! then first waits until all that depend on its process are final; nobody directs the order.
+//! The dependencies are checked again before every start. The tasks communicate only through the
+//! board. All of them are told to drain at once, by their group; each one then waits until every
+//! process that depends on its own is in a final state before it stops its process. So dependents
+//! stop first, and no central component orders the stop.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,45 +24,53 @@ use self::{
     failure::{Failure, Fault},
 };
 use super::{
-    Condition, ProcessSettings, Ready,
+    Condition, ProcessSettings, Ready, TARGET,
     board::{Board, Post, State, Status},
     restart::{Next, Restarts},
     run::{Launcher, Run},
 };
-use crate::TaskGroup;
+use crate::{TaskGroup, service::endpoint::Health, telemetry::LogSource};
 
 mod attempt;
 mod failure;
 
-/// The target of what is said about processes.
-const TARGET: &str = "headcount::process";
-/// Added to the stop budgets for the way of orders and notices.
+/// The time added to a stop budget for the delivery of orders and notices.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
-/// Everything that the task of one process holds.
+/// The state of the supervising task of one process.
 struct Supervisor {
     name: String,
     settings: ProcessSettings,
     launcher: Launcher,
     post: Post,
+    /// The dependencies, all of which must be met before each start.
     needs: Vec<Need>,
-    dependents: Vec<watch::Receiver<Status>>,
-    endpoint: Option<watch::Receiver<bool>>,
+    /// The processes that depend on this one, by name; their statuses must be final before it stops.
+    dependents: Vec<(String, watch::Receiver<Status>)>,
+    /// True while the endpoint of [`Ready::Endpoint`] is up. `None` for other conditions, or if no
+    /// endpoint has that name.
+    endpoint: Option<watch::Receiver<Health>>,
+    /// True while the endpoint of [`ProcessSettings::liveness`] is up.
+    liveness: Option<watch::Receiver<Health>>,
     group: TaskGroup,
+    /// The share of the log for the output of all runs. A process that restarts while the log is not
+    /// read thus waits, too.
+    source: LogSource,
 }
 
-/// A process that this one depends on.
+/// A dependency: another process, and the condition that it must meet.
 struct Need {
     name: String,
     condition: Condition,
-    /// `None` when no process has the name.
+    /// The status of that process; `None` if no process has the name.
     status: Option<watch::Receiver<Status>>,
 }
 
-/// See [`super::start_all`].
+/// Implements [`super::start_all`], with a launcher that tests can replace. Returns the board, which
+/// the tests read.
 pub(super) fn start_all(
     processes: BTreeMap<String, ProcessSettings>,
-    endpoints: &dyn Fn(&str) -> Option<watch::Receiver<bool>>,
+    endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
     tasks: &TaskGroup,
     launcher: &Launcher,
 ) -> Board {
@@ -73,7 +84,7 @@ pub(super) fn start_all(
         .keys()
         .map(|name| {
             dependents(name, &processes)
-                .filter_map(|name| board.watch(name))
+                .filter_map(|name| Some((name.clone(), board.watch(name)?)))
                 .collect()
         })
         .collect();
@@ -85,19 +96,24 @@ pub(super) fn start_all(
     {
         let (name, settings) = process;
         let required = settings.required;
-        post.show(&name, tasks);
+        post.show(&name, &group);
+        if required {
+            post.gate(&name, &group);
+        }
         let supervisor = Supervisor {
             needs: needs(&settings, &board),
             endpoint: match &settings.ready {
                 Ready::Endpoint(endpoint) => endpoints(endpoint),
                 _ => None,
             },
+            liveness: settings.liveness.as_deref().and_then(endpoints),
             name: name.clone(),
             settings,
             launcher: launcher.clone(),
             post,
             dependents,
             group: group.clone(),
+            source: LogSource::default(),
         };
         let task = group.task(&name).long_lived().drain_budget(budget);
         let task = if required { task.required() } else { task };
@@ -106,6 +122,7 @@ pub(super) fn start_all(
     board
 }
 
+/// Returns the dependencies in `settings`, with their statuses.
 fn needs(settings: &ProcessSettings, board: &Board) -> Vec<Need> {
     let need = |(name, condition): (&String, &Condition)| Need {
         name: name.clone(),
@@ -115,6 +132,7 @@ fn needs(settings: &ProcessSettings, board: &Board) -> Vec<Need> {
     settings.depends_on.iter().map(need).collect()
 }
 
+/// Returns the names of the processes that depend directly on the process `name`.
 fn dependents<'a>(
     name: &'a str,
     processes: &'a BTreeMap<String, ProcessSettings>,
@@ -125,13 +143,16 @@ fn dependents<'a>(
         .filter_map(move |(name, settings)| depends(settings).then_some(name))
 }
 
-/// How long a process may take from the drain to its end: its own stop, after the longest of those that depend on it.
+/// Returns the drain budget of a process: its own stop budget and margin, after the longest stop
+/// time of its dependents.
+///
+/// `above` holds the names on the path from the first call, to detect cycles.
 fn stop_time<'a>(
     name: &'a str,
     processes: &'a BTreeMap<String, ProcessSettings>,
     above: &mut BTreeSet<&'a str>,
 ) -> Duration {
-    // A cycle is refused with the configuration; here it must only end.
+    // The configuration rejects cycles; this check only ensures that the recursion ends.
     if !above.insert(name) {
         return Duration::ZERO;
     }
@@ -146,11 +167,15 @@ fn stop_time<'a>(
 // === impl Supervisor ===
 
 impl Supervisor {
+    /// Supervises the process until its final state, then logs a failure and records that state.
     async fn supervise(mut self) -> Result<(), Failure> {
         let outcome = self.run_to_the_end().await;
         match &outcome {
             Ok(state) => self.post.enter(*state),
             Err(failure) => {
+                if !self.group.is_draining() {
+                    self.post.given_up();
+                }
                 tracing::error!(target: TARGET, task = %self.name, "{failure}");
                 self.post.enter(State::Failed);
             }
@@ -158,6 +183,7 @@ impl Supervisor {
         outcome.map(drop)
     }
 
+    /// Runs the process, and restarts it, until no restart follows. Returns the final state.
     async fn run_to_the_end(&mut self) -> Result<State, Failure> {
         if let (Ready::Endpoint(endpoint), None) = (&self.settings.ready, &self.endpoint) {
             return Err(Failure::NoEndpoint(endpoint.clone()));
@@ -171,18 +197,20 @@ impl Supervisor {
             if let ControlFlow::Break(outcome) = self.after(end, &mut restarts).await {
                 return outcome;
             }
-            self.post.restarting();
         }
     }
 
-    /// Waits until everything that this process depends on holds at once; `Break` when told to drain first.
+    /// Waits until all dependencies are met at the same time; `Break` if the drain begins first.
+    ///
+    /// # Errors
+    /// [`Failure::Dependency`] if a dependency can no longer be met.
     async fn wait_for_needs(&mut self) -> Result<ControlFlow<()>, Failure> {
         if self.group.is_draining() {
             return Ok(ControlFlow::Break(()));
         }
         while let Some(need) = self.needs.iter_mut().find(|need| !need.is_met()) {
             self.post.enter(State::Waiting);
-            tracing::info!(target: TARGET, task = %self.name, "waits for {need}");
+            tracing::info!(target: TARGET, task = %self.name, "waiting for {need}");
             match self.group.until_draining(need.met()).await {
                 Some(met) => met?,
                 None => return Ok(ControlFlow::Break(())),
@@ -191,10 +219,11 @@ impl Supervisor {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Runs the command once, until nothing of its tree is left or no more can be done.
     async fn run_once(&mut self) -> End {
-        self.post.ready(false);
+        self.post.unready("not ready yet");
         self.post.enter(State::Starting);
-        let launched = Run::launch(&self.launcher, &self.name, &self.settings).await;
+        let launched = Run::launch(&self.launcher, &self.name, &self.settings, &self.source).await;
         let end = match launched {
             Ok(run) => Attempt::new(self, run).watch().await,
             Err(error) => End::failed(Fault::NoGuardian(error)),
@@ -203,23 +232,36 @@ impl Supervisor {
         end
     }
 
-    /// Decides what follows, and waits for it: `Continue` to run again.
+    /// Decides what follows the end of a run. `Continue`, after the delay, means to run it again.
+    ///
+    /// There is no restart in a drain. There is none either when processes of the run could not be
+    /// killed, or may be alive, because a new run could conflict with them.
     async fn after(
         &self,
         end: End,
         restarts: &mut Restarts,
     ) -> ControlFlow<Result<State, Failure>> {
+        if let End::Failure { fault, .. } = &end
+            && fault.is_own_limit()
+        {
+            return self.hindered(fault, restarts).await;
+        }
         let (state, up) = match end {
             End::Stopped => return ControlFlow::Break(Ok(State::Stopped)),
             End::Success { exit, up } => (Ok(exit), up),
             End::Failure { fault, up } => (Err(fault), up),
         };
-        self.post.ready(state.is_ok() && up.is_some());
+        if state.is_ok() && up.is_some() {
+            self.post.ready();
+        } else {
+            self.post.unready("it has ended");
+        }
         let final_state = |state: Result<_, Fault>, restarts| match state {
             Ok(_) => Ok(State::Exited),
             Err(fault) => Err(Failure::Fault { fault, restarts }),
         };
-        if self.group.is_draining() || matches!(state, Err(Fault::Unkillable(_))) {
+        let may_be_alive = matches!(state, Err(Fault::Unkillable(_) | Fault::Unguarded));
+        if self.group.is_draining() || may_be_alive {
             return ControlFlow::Break(final_state(state, 0));
         }
         let (delay, number) = match restarts.after(state.is_ok(), up) {
@@ -239,6 +281,31 @@ impl Supervisor {
                 tracing::warn!(target: TARGET, task = %self.name, "{what}; restart {number} in {seconds:.1}s");
             }
         }
+        let paused = self.pause(delay).await;
+        if paused.is_continue() {
+            self.post.restarting();
+        }
+        paused
+    }
+
+    /// Tries again later after a start that a limit of this process or machine has prevented. That
+    /// says nothing about the command, so it counts as no failure.
+    async fn hindered(
+        &self,
+        fault: &Fault,
+        restarts: &Restarts,
+    ) -> ControlFlow<Result<State, Failure>> {
+        let delay = restarts.delay();
+        let seconds = delay.as_secs_f64();
+        tracing::warn!(
+            target: TARGET, task = %self.name,
+            "{fault}: a limit of this process or machine is reached; next try in {seconds:.1}s"
+        );
+        self.pause(delay).await
+    }
+
+    /// Waits before the next start; `Break` if the drain begins first.
+    async fn pause(&self, delay: Duration) -> ControlFlow<Result<State, Failure>> {
         self.post.enter(State::Backoff);
         match self.group.until_draining(sleep(delay)).await {
             Some(()) => ControlFlow::Continue(()),
@@ -250,17 +317,22 @@ impl Supervisor {
 // === impl Need ===
 
 impl Need {
+    /// Returns true if the condition holds at present.
     fn is_met(&self) -> bool {
         let status = self.status.as_ref();
         status.is_some_and(|status| status.borrow().meets(self.condition))
     }
 
-    /// Waits until it is met; an error when it never can be.
+    /// Waits until the condition is met.
+    ///
+    /// # Errors
+    /// [`Failure::Dependency`] if the process is in a final state without meeting the condition, or
+    /// if there is no such process.
     async fn met(&mut self) -> Result<(), Failure> {
         let condition = self.condition;
         let decided = |status: &Status| status.meets(condition) || status.state.is_final();
         let state = match &mut self.status {
-            // The last state that a task leaves is final.
+            // `wait_for` fails when the writer is gone. The last state it leaves is always final.
             Some(status) => status
                 .wait_for(decided)
                 .await
@@ -281,10 +353,10 @@ impl Need {
 impl std::fmt::Display for Need {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let what = match self.condition {
-            Condition::Started => "started",
-            Condition::Ready => "ready",
-            Condition::Exited => "done",
+            Condition::Started => "start",
+            Condition::Ready => "become ready",
+            Condition::Exited => "exit successfully",
         };
-        write!(f, "{} to be {what}", self.name)
+        write!(f, "{} to {what}", self.name)
     }
 }

@@ -1,68 +1,40 @@
-//! The task kind with real guardians and commands: order of start and stop, readiness, restarts, output, and what a cancelled task leaves.
+//! Tests of the task kind with real guardians and commands: the order of start and stop, readiness,
+//! restarts, output, and the cancellation of a supervising task.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    process::Command,
-    sync::{Arc, Mutex, OnceLock},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tracing::{Level, subscriber::DefaultGuard};
 
 use super::{
-    Backoff, Board, Condition, Exit, ProcessSettings, Ready, Restart,
-    board::{State, Status},
-    run::{Event, Launcher, Run},
+    Backoff, Condition, Exit, ProcessSettings, Ready, Restart,
+    board::{Board, State, Status},
+    run::Launcher,
     supervisor,
-    wire::Notice,
 };
-use crate::TaskGroup;
+use crate::{
+    TaskGroup,
+    service::{endpoint::Health, tests::Log},
+};
 
-/// Far more than anything here takes on a busy machine.
+mod guardian;
+
+/// A timeout far above what any step takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Some processes under supervision, and what was logged about them.
+/// A set of supervised processes, and the log of the test's thread.
 struct Service {
     board: Board,
     tasks: TaskGroup,
     log: Log,
-    _logging: tracing::subscriber::DefaultGuard,
+    _logging: DefaultGuard,
 }
-
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
 
 // === impl Log ===
 
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .lock()
-            .expect("no test panics while it writes")
-            .write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Log {
-    fn text(&self) -> String {
-        let bytes = self
-            .0
-            .lock()
-            .expect("no test panics while it writes")
-            .clone();
-        String::from_utf8(bytes).expect("the log is text")
-    }
-
-    /// The lines of this kind that hold `part`, from there on. The registry says of its own that a task failed.
+    /// Returns the lines that contain `part`, from there on. Leaves out the registry's own event
+    /// about a failed task, which repeats the message.
     fn lines_with(&self, part: &str) -> Vec<String> {
         let text = self.text();
         let from = |line: &str| line.find(part).map(|start| line[start..].to_owned());
@@ -86,21 +58,22 @@ impl Service {
 
     fn with_endpoint<const N: usize>(
         processes: [(&str, ProcessSettings); N],
-        endpoint: Option<watch::Receiver<bool>>,
+        endpoint: Option<watch::Receiver<Health>>,
     ) -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .without_time()
-            .finish();
-        let logging = tracing::subscriber::set_default(subscriber);
+        Self::with_launcher(processes, endpoint, launcher())
+    }
+
+    fn with_launcher<const N: usize>(
+        processes: [(&str, ProcessSettings); N],
+        endpoint: Option<watch::Receiver<Health>>,
+        launcher: &Launcher,
+    ) -> Self {
+        let (log, logging) = Log::capture(Level::INFO);
         let tasks = tasks();
         let processes = processes
             .map(|(name, settings)| (name.to_owned(), settings))
             .into();
-        let board = supervisor::start_all(processes, &|_| endpoint.clone(), &tasks, launcher());
+        let board = supervisor::start_all(processes, &|_| endpoint.clone(), &tasks, launcher);
         Self {
             board,
             tasks,
@@ -109,19 +82,36 @@ impl Service {
         }
     }
 
-    /// Waits until the process is in that state.
+    /// Waits until the process is in `state`.
     #[track_caller]
-    fn until(&self, name: &str, state: State) -> impl Future<Output = Status> + use<> {
+    fn until(&self, name: &str, state: State) -> impl Future<Output = ()> + use<> {
+        self.until_status(name, move |status| status.state == state)
+    }
+
+    /// Waits until the status of the process is as `reached` says.
+    fn until_status<F: FnMut(&Status) -> bool>(
+        &self,
+        name: &str,
+        reached: F,
+    ) -> impl Future<Output = ()> + use<F> {
         let mut status = self.board.watch(name).expect("the test declared it");
         let text = self.log.clone();
         let name = name.to_owned();
         async move {
-            let reached = status.wait_for(|status| status.state == state);
-            match timeout(LONG, reached).await {
-                Ok(status) => status.expect("a task leaves a final state").clone(),
-                Err(_) => panic!("{name} is not {state}:\n{}", text.text()),
+            match timeout(LONG, status.wait_for(reached)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => panic!("{name} ended before it came to that:\n{}", text.text()),
+                Err(_) => panic!("{name} is not there yet:\n{}", text.text()),
             }
         }
+    }
+
+    /// Returns the pid of the last command that was started for the process.
+    fn pid(&self, name: &str) -> u32 {
+        let started = self.log.lines_with(&format!("started task={name} pid="));
+        let last = started.last().expect("it was started");
+        let (_, pid) = last.rsplit_once('=').expect("the line ends with the pid");
+        pid.parse().expect("a number")
     }
 
     fn state(&self, name: &str) -> State {
@@ -140,7 +130,8 @@ fn tasks() -> TaskGroup {
         .clone()
 }
 
-/// The binary of this package, built when it is missing or old: the test binary itself is no guardian.
+/// Returns a launcher of this package's binary, which is built if it is missing or out of date. The
+/// test binary itself cannot be a guardian.
 fn launcher() -> &'static Launcher {
     static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
     LAUNCHER.get_or_init(|| {
@@ -151,7 +142,8 @@ fn launcher() -> &'static Launcher {
             .expect("target/PROFILE/deps");
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--bin", "headcount"]);
-        // Build scripts that look at these would run anew, and what they built be compiled anew.
+        // Build scripts that read these variables would run again, and their packages would be
+        // compiled again.
         let package = [&b"CARGO_PKG_"[..], b"CARGO_MANIFEST_", b"OUT_DIR"];
         for (name, _) in std::env::vars_os() {
             if package
@@ -168,11 +160,12 @@ fn launcher() -> &'static Launcher {
         assert!(built.expect("cargo runs").success());
         Launcher {
             program: folder.join("headcount"),
+            ..Launcher::default()
         }
     })
 }
 
-/// A shell script that is not restarted.
+/// Returns the settings of a shell script that is not restarted.
 fn script(script: &str) -> ProcessSettings {
     ProcessSettings {
         command: ["sh", "-c", script].map(str::to_owned).into(),
@@ -192,7 +185,7 @@ impl ProcessSettings {
         self
     }
 
-    /// Restarted at once, at most `limit` times.
+    /// Sets a restart on failure after 1 ms, at most `limit` times.
     fn restarted(mut self, limit: u32) -> Self {
         self.restart = Restart::OnFailure;
         self.max_restarts = Some(limit);
@@ -205,7 +198,7 @@ fn log(line: &str) -> Ready {
     Ready::Log(line.to_owned())
 }
 
-/// A fifo on which a script waits (`read -r _ < fifo`) until the test opens it.
+/// A named pipe on which a script waits (`read -r _ < fifo`) until the test opens it.
 struct Gate {
     path: PathBuf,
     _folder: tempfile::TempDir,
@@ -213,7 +206,7 @@ struct Gate {
 
 impl Gate {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+        let folder = tempfile::tempdir().expect("a temporary folder can be created");
         let path = folder.path().join("gate");
         let made = Command::new("mkfifo").arg(&path).status();
         assert!(made.expect("mkfifo runs").success());
@@ -223,7 +216,7 @@ impl Gate {
         }
     }
 
-    /// The command of a script that waits for it.
+    /// Returns the shell command that waits for the gate.
     fn pass(&self) -> String {
         format!("read -r _ < {}", self.path.display())
     }
@@ -238,7 +231,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn a_process_starts_once_what_it_needs_is_ready() {
+async fn a_process_starts_once_its_dependencies_are_met() {
     let gate = Gate::new();
     let database = format!("{}; echo serving now; exec sleep 1000", gate.pass());
     let service = Service::start([
@@ -257,7 +250,7 @@ async fn a_process_starts_once_what_it_needs_is_ready() {
     assert_eq!(service.state("web"), State::Waiting);
     service
         .log
-        .assert_has("waits for database to be ready task=web");
+        .assert_has("waiting for database to become ready task=web");
 
     gate.open().await;
 
@@ -266,7 +259,7 @@ async fn a_process_starts_once_what_it_needs_is_ready() {
 }
 
 #[tokio::test]
-async fn a_process_may_wait_for_the_success_of_another() {
+async fn a_process_can_wait_for_the_success_of_another() {
     let service = Service::start([
         ("migrate", script("exit 0")),
         ("seed", script("exit 4").ready(Ready::Exit(4))),
@@ -278,13 +271,13 @@ async fn a_process_may_wait_for_the_success_of_another() {
         ),
     ]);
     service.until("web", State::Ready).await;
-    let seed = service.until("seed", State::Exited).await;
-    assert_eq!(seed.last_exit, Some(Exit::Code(4)));
+    service.until("seed", State::Exited).await;
+    service.log.assert_has("exited with code 4 task=seed");
     service.until("migrate", State::Exited).await;
 }
 
 #[tokio::test]
-async fn a_process_whose_need_can_never_be_met_fails_and_says_so() {
+async fn a_process_with_a_dependency_that_can_never_be_met_fails_with_the_reason() {
     let service = Service::start([
         ("migrate", script("kill -SEGV $$")),
         (
@@ -297,26 +290,25 @@ async fn a_process_whose_need_can_never_be_met_fails_and_says_so() {
         ),
         (
             "cron",
-            script("exec sleep 1000").needs("nobody", Condition::Started),
+            script("exec sleep 1000").needs("undeclared", Condition::Started),
         ),
     ]);
     for name in ["migrate", "web", "page", "cron"] {
-        let status = service.until(name, State::Failed).await;
-        assert_eq!(status.pid, None);
+        service.until(name, State::Failed).await;
     }
     service.log.assert_has("killed by SIGSEGV");
     let never = service.log.lines_with("can never start");
     for line in [
-        "can never start: it waits for migrate to be done, and that has failed task=web",
-        "can never start: it waits for web to be ready, and that has failed task=page",
-        "can never start: it waits for nobody to be started, and that is not a declared process task=cron",
+        "can never start: waiting for migrate to exit successfully, but it has failed task=web",
+        "can never start: waiting for web to become ready, but it has failed task=page",
+        "can never start: waiting for undeclared to start, but it is not a declared process task=cron",
     ] {
         assert!(never.iter().any(|said| said == line), "{never:#?}");
     }
 }
 
 #[tokio::test]
-async fn a_drain_stops_those_that_depend_before_what_they_depend_on() {
+async fn a_drain_stops_dependents_before_their_dependencies() {
     let stops = |name: &str| {
         format!("trap 'echo {name} stops; exit 0' TERM; echo up; while :; do sleep 0.01; done")
     };
@@ -349,11 +341,7 @@ async fn a_drain_stops_those_that_depend_before_what_they_depend_on() {
 #[tokio::test]
 async fn a_failing_process_is_restarted_up_to_the_limit() {
     let service = Service::start([("web", script("exit 3").restarted(2))]);
-    let status = service.until("web", State::Failed).await;
-    assert_eq!(
-        (status.restarts, status.last_exit),
-        (2, Some(Exit::Code(3)))
-    );
+    service.until("web", State::Failed).await;
     assert_eq!(
         service.log.lines_with("exited with code 3"),
         [
@@ -380,19 +368,31 @@ async fn a_process_that_is_not_ready_in_time_is_stopped_and_fails() {
     let mut settings = script("exec sleep 1000").ready(log("never"));
     settings.ready_timeout = Duration::from_millis(50);
     let service = Service::start([("web", settings)]);
-    let status = service.until("web", State::Failed).await;
-    assert_eq!(status.pid, None);
+    service.until("web", State::Failed).await;
     service.log.assert_has("not ready within 50ms task=web");
 }
 
 #[tokio::test]
 async fn a_process_is_ready_when_its_endpoint_is_up() {
-    let (endpoint, up) = watch::channel(false);
+    let (endpoint, up) = watch::channel(Health::default());
     let settings = script("exec sleep 1000").ready(Ready::Endpoint("web".to_owned()));
     let service = Service::with_endpoint([("web", settings)], Some(up));
-    service.until("web", State::Starting).await;
-    endpoint.send_replace(true);
+    let started = |status: &Status| status.meets(Condition::Started);
+    service.until_status("web", started).await;
+    assert_eq!(service.state("web"), State::Starting);
+    endpoint.send_replace(Health::found(true));
     service.until("web", State::Ready).await;
+}
+
+/// The status may be that of the run before: its last checks had succeeded when it crashed.
+#[tokio::test]
+async fn a_check_from_before_the_run_does_not_make_it_ready() {
+    let (_endpoint, up) = watch::channel(Health::found(true));
+    let mut settings = script("exec sleep 1000").ready(Ready::Endpoint("web".to_owned()));
+    settings.ready_timeout = Duration::from_millis(50);
+    let service = Service::with_endpoint([("web", settings)], Some(up));
+    service.until("web", State::Failed).await;
+    service.log.assert_has("not ready within 50ms task=web");
 }
 
 #[tokio::test]
@@ -422,10 +422,10 @@ async fn output_is_logged_by_line_with_name_and_stream() {
 }
 
 #[tokio::test]
-async fn a_stop_does_not_wait_for_somebody_else_who_holds_the_output() {
+async fn a_stop_does_not_wait_for_another_process_that_holds_the_output_open() {
     let service = Service::start([("web", script("exec sleep 1000"))]);
-    let web = service.until("web", State::Ready).await;
-    let pid = web.pid.expect("it runs");
+    service.until("web", State::Ready).await;
+    let pid = service.pid("web");
     let stdout = fs::OpenOptions::new()
         .write(true)
         .open(format!("/proc/{pid}/fd/1"));
@@ -433,7 +433,7 @@ async fn a_stop_does_not_wait_for_somebody_else_who_holds_the_output() {
     service.tasks.drain().await;
 
     service.until("web", State::Stopped).await;
-    drop(stdout.expect("the pipe is ours to open"));
+    drop(stdout.expect("the pipe can be opened"));
 }
 
 #[tokio::test]
@@ -442,6 +442,33 @@ async fn a_flood_of_output_does_not_delay_the_stop() {
     service.until("web", State::Ready).await;
     service.tasks.drain().await;
     service.until("web", State::Stopped).await;
+}
+
+#[tokio::test]
+async fn only_a_process_that_headcount_killed_did_not_stop_in_time() {
+    let process = |on_stop: &str, stop_budget| {
+        let wait = format!("trap '{on_stop}' TERM; echo up; while :; do sleep 0.01; done");
+        ProcessSettings {
+            stop_budget,
+            ..script(&wait).ready(log("up"))
+        }
+    };
+    let service = Service::start([
+        ("late", process("", Duration::from_millis(10))),
+        // As the OOM killer does.
+        ("killed", process("kill -KILL $$", LONG)),
+    ]);
+    service.until("late", State::Ready).await;
+    service.until("killed", State::Ready).await;
+
+    service.tasks.drain().await;
+
+    service
+        .log
+        .assert_has("did not stop within 10ms: killed by SIGKILL task=late");
+    service
+        .log
+        .assert_has("stopped: killed by SIGKILL, which headcount did not send task=killed");
 }
 
 #[tokio::test]
@@ -458,112 +485,8 @@ async fn a_drain_does_not_wait_for_a_backoff() {
     service.until("web", State::Stopped).await;
 }
 
-#[tokio::test]
-async fn a_process_whose_guardian_was_killed_is_started_again() {
-    let service = Service::start([("web", script("exec sleep 1000").restarted(1))]);
-    let first = service.until("web", State::Ready).await;
-    let pid = first.pid.expect("it runs");
-    let keeper = parent(pid);
-
-    kill(parent(keeper));
-
-    let mut status = service.board.watch("web").expect("the test declared it");
-    let again = |status: &Status| status.state == State::Ready && status.restarts == 1;
-    timeout(LONG, status.wait_for(again))
-        .await
-        .expect("in time")
-        .expect("its task lives");
-    service
-        .log
-        .assert_has("its guardian was killed by SIGKILL, so it was stopped; restart 1 of 1");
-    assert!(!fs::exists(format!("/proc/{pid}")).expect("/proc can be read"));
-}
-
-/// What was said about the tree and how the guardian ended are there together when somebody looks late.
-#[tokio::test]
-async fn that_the_guardian_was_killed_is_told_by_who_looks_when_all_is_over() {
-    for _ in 0..8 {
-        let mut run = Run::launch(launcher(), "web", &script("exec sleep 1000"))
-            .await
-            .expect("it can be launched");
-        let Event::Notice(Notice::Started { pid }) = run.next().await else {
-            panic!("that it started comes first");
-        };
-        let keeper = parent(pid);
-        kill(parent(keeper));
-        wait_until_gone(keeper);
-
-        let mut lost = Vec::new();
-        loop {
-            match run.next().await {
-                Event::Closed => break,
-                Event::GuardianLost(exit) => lost.push(exit.to_string()),
-                _ => {}
-            }
-        }
-        assert_eq!(lost, ["killed by SIGKILL"]);
-    }
-}
-
-fn kill(pid: u32) {
-    let killed = Command::new("kill")
-        .args(["-KILL", &pid.to_string()])
-        .status();
-    assert!(killed.expect("kill runs").success());
-}
-
-fn parent(pid: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent
-        .and_then(|pid| pid.trim().parse().ok())
-        .expect("every status names the parent")
-}
-
-fn wait_until_gone(pid: u32) {
-    let number = Pid::from_raw(pid.cast_signed()).expect("not 0");
-    // It may be gone already.
-    let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else {
-        return;
-    };
-    let mut fds = [PollFd::new(&process, PollFlags::IN)];
-    let bound = Timespec::try_from(LONG).expect("a few seconds");
-    // The end of a child interrupts it.
-    let ready = retry_on_intr(|| poll(&mut fds, Some(&bound))).expect("a pidfd can be polled");
-    assert_eq!(ready, 1, "process {pid} lives");
-}
-
 #[test]
-fn a_cancelled_task_takes_its_whole_tree_along() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.expect("a runtime is to be had");
-    let ignores = "trap '' TERM; setsid sh -c 'echo escaped $$; while :; do sleep 1000; done' & \
-                   wait";
-    let service = {
-        let _context = runtime.enter();
-        Service::start([("web", script(ignores).ready(log("escaped")))])
-    };
-    let web = runtime.block_on(service.until("web", State::Ready));
-    let pid = web.pid.expect("it runs");
-    let escaped = service.log.lines_with("escaped ");
-    let escaped = escaped[0]
-        .split(' ')
-        .nth(1)
-        .expect("it says its pid")
-        .to_owned();
-
-    drop(runtime);
-
-    assert_eq!(service.state("web"), State::Stopped);
-    for pid in [pid.to_string(), escaped] {
-        wait_until_gone(pid.parse().expect("a number"));
-    }
-}
-
-#[test]
-fn an_end_is_named_as_the_shell_would() {
+fn an_exit_is_displayed_with_its_code_or_signal_name() {
     let signal = |number, core_dumped| Exit::Signal {
         number,
         core_dumped,

@@ -1,41 +1,35 @@
-//! The limits of the control group that the process is in, versions 1 and 2.
+//! The limits and the usage of the control group of the process, for cgroup versions 1 and 2.
 //!
-//! A limit may be set at any level between the process and the root, and each holds; so all levels
-//! are read. Facts: cgroups(7), and admin-guide/cgroup-v2 and cgroup-v1 of the kernel.
+//! A limit can be set at every level between the process's cgroup and the root, and all of them apply,
+//! so all levels are read. [`ControlGroup`] finds them.
 //!
-//! The texts are parsed apart from where they are read, so that tests can plant them.
+//! Files are read through a function parameter, so that tests can supply their contents.
 
-use std::path::{Component, Path, PathBuf};
+use crate::state::ControlGroup;
+use std::path::Path;
 use std::time::Duration;
 
-use super::sample::Share;
-
-/// Where the limits of a process are to be read.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The cgroup of the process, per controller; `None` for a controller that is not available.
+#[derive(Debug)]
 pub(super) struct Cgroup {
-    memory: Option<Levels>,
-    cpu: Option<Levels>,
-    /// Version 1 counts CPU time in a hierarchy of its own.
-    cpu_time: Option<Levels>,
-    pids: Option<Levels>,
+    memory: Option<ControlGroup>,
+    cpu: Option<ControlGroup>,
+    /// The controller `cpuacct`: version 1 may count CPU time in a hierarchy other than that of `cpu`.
+    cpu_time: Option<ControlGroup>,
+    pids: Option<ControlGroup>,
 }
 
-/// The folders of one controller, the process's own first, the root of the mount last.
-#[derive(Debug, PartialEq, Eq)]
-struct Levels {
-    version: Version,
-    folders: Vec<PathBuf>,
+/// An amount in use and its limit, in the same unit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Share<T> {
+    pub(super) used: T,
+    pub(super) limit: T,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
-}
-
-/// Reads a file; `None` if it is not there.
+/// A function that reads a file; returns `None` if it cannot be read.
 type Files<'f> = &'f dyn Fn(&Path) -> Option<String>;
 
+/// Reads a file as text; returns `None` if it cannot be read.
 pub(super) fn read_file(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
@@ -43,36 +37,37 @@ pub(super) fn read_file(path: &Path) -> Option<String> {
 // === impl Cgroup ===
 
 impl Cgroup {
-    /// Where the kernel says that this process is; nothing where there are no cgroups.
+    /// Finds the cgroup of this process. On a system without cgroups, no controller is available.
     pub(super) fn of_this_process() -> Self {
-        let text = |path: &str| read_file(Path::new(path)).unwrap_or_default();
-        Self::resolve(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))
+        Self::found_by(ControlGroup::of_this_process)
     }
 
-    /// From the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo`.
-    fn resolve(cgroup: &str, mountinfo: &str) -> Self {
-        let levels = |controller| Levels::resolve(controller, cgroup, mountinfo);
+    /// Finds the cgroup with a function that takes the name of a controller.
+    fn found_by(find: impl Fn(&str) -> Option<ControlGroup>) -> Self {
         Self {
-            memory: levels("memory"),
-            cpu: levels("cpu"),
-            cpu_time: levels("cpuacct"),
-            pids: levels("pids"),
+            memory: find("memory"),
+            cpu: find("cpu"),
+            cpu_time: find("cpuacct"),
+            pids: find("pids"),
         }
     }
 
-    /// Memory in use without what the kernel would give back at once, at the level that is nearest
-    /// to its limit. A limit above `host`, the memory that there is, is none.
+    /// Returns memory usage and limit, in bytes, at the level that is closest to its limit.
+    ///
+    /// The inactive page cache is not counted, since the kernel can reclaim it at any time. Limits above
+    /// `host`, the memory of the host in bytes, are ignored.
     pub(super) fn memory(&self, files: Files<'_>, host: u64) -> Option<Share<u64>> {
-        let levels = self.memory.as_ref()?;
-        let (limit, usage, inactive) = match levels.version {
-            Version::One => (
+        let group = self.memory.as_ref()?;
+        let (limit, usage, inactive) = if group.is_version_2() {
+            ("memory.max", "memory.current", "inactive_file")
+        } else {
+            (
                 "memory.limit_in_bytes",
                 "memory.usage_in_bytes",
                 "total_inactive_file",
-            ),
-            Version::Two => ("memory.max", "memory.current", "inactive_file"),
+            )
         };
-        levels.tightest(|folder| {
+        tightest(group, |folder| {
             let limit = number(&files(&folder.join(limit))?).filter(|limit| *limit <= host)?;
             let used = number(&files(&folder.join(usage))?)?;
             let stat = files(&folder.join("memory.stat")).unwrap_or_default();
@@ -81,133 +76,80 @@ impl Cgroup {
         })
     }
 
+    /// Returns the number of processes and threads and its limit, at the level that is closest to its
+    /// limit.
     pub(super) fn pids(&self, files: Files<'_>) -> Option<Share<u64>> {
-        self.pids.as_ref()?.tightest(|folder| {
+        tightest(self.pids.as_ref()?, |folder| {
             let limit = number(&files(&folder.join("pids.max"))?)?;
             let used = number(&files(&folder.join("pids.current"))?)?;
             Some(Share { used, limit })
         })
     }
 
-    /// The smallest quota of all levels, in CPUs.
+    /// Returns the smallest CPU quota of all levels, in CPUs.
     pub(super) fn cpu_limit(&self, files: Files<'_>) -> Option<f64> {
-        let levels = self.cpu.as_ref()?;
-        levels
-            .folders
-            .iter()
-            .filter_map(|folder| match levels.version {
-                Version::Two => quota(&files(&folder.join("cpu.max"))?),
-                Version::One => {
-                    let quota_us = files(&folder.join("cpu.cfs_quota_us"))?;
-                    let period_us = files(&folder.join("cpu.cfs_period_us"))?;
-                    quota(&format!("{} {}", quota_us.trim(), period_us.trim()))
-                }
-            })
-            .min_by(f64::total_cmp)
+        let group = self.cpu.as_ref()?;
+        let quotas = group.folders().iter().filter_map(|folder| {
+            if group.is_version_2() {
+                return quota(&files(&folder.join("cpu.max"))?);
+            }
+            let quota_us = files(&folder.join("cpu.cfs_quota_us"))?;
+            let period_us = files(&folder.join("cpu.cfs_period_us"))?;
+            quota(&format!("{} {}", quota_us.trim(), period_us.trim()))
+        });
+        quotas.min_by(f64::total_cmp)
     }
 
-    /// The CPU time of everything in the process's own cgroup, since it was made.
+    /// Returns the total CPU time of all processes in the process's own cgroup, since it was created.
     pub(super) fn cpu_time(&self, files: Files<'_>) -> Option<Duration> {
-        let levels = self.cpu_time.as_ref()?;
-        let folder = levels.folders.first()?;
-        match levels.version {
-            Version::Two => {
-                let stat = files(&folder.join("cpu.stat"))?;
-                keyed(&stat, "usage_usec").map(Duration::from_micros)
-            }
-            Version::One => {
-                number(&files(&folder.join("cpuacct.usage"))?).map(Duration::from_nanos)
-            }
-        }
-    }
-}
-
-// === impl Levels ===
-
-impl Levels {
-    fn resolve(controller: &str, cgroup: &str, mountinfo: &str) -> Option<Self> {
-        // A controller belongs to one version only; a line of version 1 is then the one that holds.
-        let (version, path) = membership(cgroup, controller)
-            .map(|path| (Version::One, path))
-            .or_else(|| Some((Version::Two, membership(cgroup, "")?)))?;
-        let (root, mount) = mountinfo
-            .lines()
-            .filter_map(|line| mount(line, version, controller))
-            .find(|(root, _)| path.starts_with(root))?;
-        let below = path.strip_prefix(&root).ok()?;
-        // Outside of the cgroup namespace the path begins with "..": nothing to read there.
-        if !below
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-        {
-            return None;
-        }
-        let own = mount.join(below);
-        let folders = own
-            .ancestors()
-            .take_while(|folder| folder.starts_with(&mount))
-            // "/a/b/" and "/a/b" are one folder.
-            .map(|folder| folder.components().collect())
-            .collect();
-        Some(Self { version, folders })
-    }
-
-    fn tightest(&self, read: impl Fn(&Path) -> Option<Share<u64>>) -> Option<Share<u64>> {
-        self.folders
-            .iter()
-            .filter_map(|folder| read(folder))
-            .filter(|share| share.limit > 0)
-            .max_by(|a, b| a.as_f64().ratio().total_cmp(&b.as_f64().ratio()))
-    }
-}
-
-/// The path of the cgroup for a controller of version 1, or with "" of version 2.
-fn membership(cgroup: &str, controller: &str) -> Option<PathBuf> {
-    cgroup.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let fits = if controller.is_empty() {
-            id == "0" && controllers.is_empty()
+        let group = self.cpu_time.as_ref()?;
+        let folder = group.folders().first()?;
+        if group.is_version_2() {
+            let stat = files(&folder.join("cpu.stat"))?;
+            keyed(&stat, "usage_usec").map(Duration::from_micros)
         } else {
-            controllers.split(',').any(|name| name == controller)
-        };
-        fits.then(|| PathBuf::from(path))
-    })
+            number(&files(&folder.join("cpuacct.usage"))?).map(Duration::from_nanos)
+        }
+    }
 }
 
-/// Root and place of a mount, if this line of mountinfo is one of the controller.
-fn mount(line: &str, version: Version, controller: &str) -> Option<(PathBuf, PathBuf)> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut kind = after.split(' ');
-    let fits = match (version, kind.next()?) {
-        (Version::Two, "cgroup2") => true,
-        (Version::One, "cgroup") => kind
-            .nth(1)?
-            .split(',')
-            .any(|option| option.trim() == controller),
-        _ => false,
-    };
-    let mut fields = before.split(' ').skip(3);
-    let (root, place) = (fields.next()?, fields.next()?);
-    fits.then(|| (unescaped(root), unescaped(place)))
+// === impl Share ===
+
+impl Share<f64> {
+    /// Returns the part of the limit that is in use, 1.0 for all of it.
+    pub(super) fn ratio(self) -> f64 {
+        self.used / self.limit
+    }
 }
 
-/// A path of mountinfo, where space, tab, newline and backslash are octal.
-fn unescaped(path: &str) -> PathBuf {
-    let plain = path
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\");
-    PathBuf::from(plain)
+impl Share<u64> {
+    pub(super) fn as_f64(self) -> Share<f64> {
+        Share {
+            used: self.used as f64,
+            limit: self.limit as f64,
+        }
+    }
 }
 
-/// A number; "max" and "-1" are none.
+/// Returns the level with the highest usage relative to its limit.
+fn tightest(
+    group: &ControlGroup,
+    read: impl Fn(&Path) -> Option<Share<u64>>,
+) -> Option<Share<u64>> {
+    group
+        .folders()
+        .iter()
+        .filter_map(|folder| read(folder))
+        .filter(|share| share.limit > 0)
+        .max_by(|a, b| a.as_f64().ratio().total_cmp(&b.as_f64().ratio()))
+}
+
+/// Parses a number. Returns `None` for "max" and "-1", which stand for no limit.
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The number behind a key, in a text of "key number" lines.
+/// Returns the number of a key, in a text of "key number" lines.
 fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
@@ -215,7 +157,8 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
     })
 }
 
-/// CPUs from "quota period"; "max" and "-1" are no quota.
+/// Parses "quota period" to a number of CPUs. Returns `None` for "max" and "-1", which stand for no
+/// quota.
 fn quota(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     let (quota, period) = (number(quota)?, number(period)?);
@@ -224,9 +167,9 @@ fn quota(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
+    use std::collections::HashMap;
+    use std::path::PathBuf;
 
     const V2_MOUNT: &str = "24 1 0:22 / /proc rw - proc proc rw\n\
          35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
@@ -244,79 +187,14 @@ mod tests {
         move |path| files.get(path).cloned()
     }
 
-    fn folders(levels: Option<Levels>) -> Vec<String> {
-        levels
-            .expect("there are levels")
-            .folders
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect()
+    /// Finds the cgroup from the texts of `/proc/PID/cgroup` and `/proc/PID/mountinfo`.
+    fn find(groups: &str, mounts: &str) -> Cgroup {
+        Cgroup::found_by(|controller| ControlGroup::find(controller, groups, mounts))
     }
 
     #[test]
-    fn version_2_has_every_level_up_to_the_mount() {
-        let cgroup = Cgroup::resolve("0::/system.slice/app.service\n", V2_MOUNT);
-        assert_eq!(cgroup.memory, cgroup.cpu);
-        assert_eq!(cgroup.memory, cgroup.pids);
-        assert_eq!(
-            folders(cgroup.memory),
-            [
-                "/sys/fs/cgroup/system.slice/app.service",
-                "/sys/fs/cgroup/system.slice",
-                "/sys/fs/cgroup"
-            ]
-        );
-    }
-
-    #[test]
-    fn in_a_container_the_root_of_the_mount_is_the_own_cgroup() {
-        let cgroup = Cgroup::resolve("0::/\n", V2_MOUNT);
-        assert_eq!(folders(cgroup.memory), ["/sys/fs/cgroup"]);
-    }
-
-    #[test]
-    fn version_1_has_a_hierarchy_for_each_controller() {
-        let text = "4:memory:/docker/abc/inner\n3:cpu,cpuacct:/x\n2:name=systemd:/y\n0::/\n";
-        let cgroup = Cgroup::resolve(text, V1_MOUNTS);
-        assert_eq!(
-            folders(cgroup.memory),
-            ["/sys/fs/cgroup/memory/inner", "/sys/fs/cgroup/memory"]
-        );
-        assert_eq!(
-            folders(cgroup.cpu_time),
-            ["/sys/fs/cgroup/cpu,cpuacct/x", "/sys/fs/cgroup/cpu,cpuacct"]
-        );
-        // Not in version 1 here, so it would be in version 2.
-        assert_eq!(folders(cgroup.pids), ["/sys/fs/cgroup/unified"]);
-    }
-
-    #[test]
-    fn a_cgroup_outside_of_the_mount_or_the_namespace_is_not_read() {
-        assert_eq!(Cgroup::resolve("0::/../other\n", V2_MOUNT).memory, None);
-        assert_eq!(
-            Cgroup::resolve("4:memory:/elsewhere\n", V1_MOUNTS).memory,
-            None
-        );
-        assert_eq!(Cgroup::resolve("", V2_MOUNT), Cgroup::default());
-        assert_eq!(Cgroup::resolve("0::/\n", ""), Cgroup::default());
-        assert_eq!(
-            Cgroup::resolve("garbage\n\n::\n", "garbage - \n"),
-            Cgroup::default()
-        );
-    }
-
-    #[test]
-    fn a_mount_with_a_space_in_its_path_is_found() {
-        let mounts = "35 24 0:30 / /a\\040b rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            folders(Cgroup::resolve("0::/x\n", mounts).memory),
-            ["/a b/x", "/a b"]
-        );
-    }
-
-    #[test]
-    fn the_level_nearest_to_its_limit_counts_and_the_page_cache_does_not() {
-        let cgroup = Cgroup::resolve("0::/slice/app\n", V2_MOUNT);
+    fn the_level_closest_to_its_limit_counts_and_the_inactive_page_cache_does_not() {
+        let cgroup = find("0::/slice/app\n", V2_MOUNT);
         let files = planted(&[
             ("slice/app/memory.max", "1000"),
             ("slice/app/memory.current", "600"),
@@ -333,7 +211,7 @@ mod tests {
             limit: 2000,
         });
         assert_eq!(cgroup.memory(&files, HOST), tight);
-        // A limit above the host's memory limits nothing.
+        // A limit above the host's memory is ignored.
         let own = Some(Share {
             used: 400,
             limit: 1000,
@@ -342,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_no_limit_in_both_versions() {
-        let two = Cgroup::resolve("0::/\n", V2_MOUNT);
+    fn the_values_for_no_limit_are_known_in_both_versions() {
+        let two = find("0::/\n", V2_MOUNT);
         let files = planted(&[
             ("memory.max", "max"),
             ("memory.current", "600"),
@@ -354,7 +232,7 @@ mod tests {
         assert_eq!(two.memory(&files, HOST), None);
         assert_eq!(two.cpu_limit(&files), None);
         assert_eq!(two.pids(&files), None);
-        let one = Cgroup::resolve("4:memory:/docker/abc\n3:cpu,cpuacct:/\n", V1_MOUNTS);
+        let one = find("4:memory:/docker/abc\n3:cpu,cpuacct:/\n", V1_MOUNTS);
         let files = planted(&[
             ("memory/memory.limit_in_bytes", "9223372036854771712"),
             ("memory/memory.usage_in_bytes", "600"),
@@ -366,8 +244,8 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_quota_counts_and_is_in_cpus() {
-        let two = Cgroup::resolve("0::/a/b\n", V2_MOUNT);
+    fn the_smallest_quota_counts_and_is_given_in_cpus() {
+        let two = find("0::/a/b\n", V2_MOUNT);
         let files = planted(&[
             ("a/b/cpu.max", "400000 100000"),
             ("a/cpu.max", "150000 100000"),
@@ -375,7 +253,7 @@ mod tests {
         ]);
         assert_eq!(two.cpu_limit(&files), Some(1.5));
         assert_eq!(two.cpu_time(&files), Some(Duration::from_millis(2500)));
-        let one = Cgroup::resolve("3:cpu,cpuacct:/\n", V1_MOUNTS);
+        let one = find("3:cpu,cpuacct:/\n", V1_MOUNTS);
         let files = planted(&[
             ("cpu,cpuacct/cpu.cfs_quota_us", "50000"),
             ("cpu,cpuacct/cpu.cfs_period_us", "100000"),
@@ -387,7 +265,7 @@ mod tests {
 
     #[test]
     fn version_1_memory_counts_the_whole_subtree() {
-        let one = Cgroup::resolve("4:memory:/docker/abc\n", V1_MOUNTS);
+        let one = find("4:memory:/docker/abc\n", V1_MOUNTS);
         let files = planted(&[
             ("memory/memory.limit_in_bytes", "1000"),
             ("memory/memory.usage_in_bytes", "900"),
@@ -405,7 +283,7 @@ mod tests {
 
     #[test]
     fn pids_are_a_share_of_the_limit() {
-        let two = Cgroup::resolve("0::/a\n", V2_MOUNT);
+        let two = find("0::/a\n", V2_MOUNT);
         let files = planted(&[("a/pids.max", "100"), ("a/pids.current", "90")]);
         assert_eq!(
             two.pids(&files),

@@ -1,64 +1,69 @@
-//! One reading of the process, the host and the cgroup.
+//! A sampler of the resources of the process, the host and the cgroup.
 //!
-//! Threads and limits are read here, everything else by `sysinfo`, without its list of threads,
-//! which is slow and knows only their number.
+//! The file limit is read here, cgroups in `cgroup`, and the number of threads is that of the metrics;
+//! everything else comes from `sysinfo`. Its list of threads is not used: it is slow.
 
-use std::path::Path;
 use std::time::Instant;
 
 use rustix::process::{Resource, getrlimit};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::cgroup::{Cgroup, read_file};
+use crate::threads::{self, ThreadClass};
 
-/// Reads again and again, and remembers what a difference needs.
+use super::cgroup::{Cgroup, Share, read_file};
+
+/// A reader of samples. It keeps the previous CPU times, since CPU usage is a difference of two.
 #[derive(Debug)]
 pub(super) struct Sampler {
     system: System,
     pid: Pid,
     cgroup: Cgroup,
-    /// When the cgroup's CPU time was read, and what it was, in seconds.
+    /// The time of the last reading of the cgroup's CPU time, and that CPU time in seconds.
     cgroup_cpu: Option<(Instant, f64)>,
 }
 
-/// What was read at one moment.
+/// The values of one sample.
+///
+/// Optional fields are `None` if the value could not be read or there is no limit.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sample {
-    /// Resident bytes.
+    /// Resident memory of the process, in bytes.
     pub(super) process_memory: u64,
-    /// Seconds of CPU time a second.
+    /// CPU time of the process, in seconds per second.
     pub(super) process_cpu: f64,
+    /// The number of threads of the process.
     pub(super) threads: Option<u64>,
+    /// The number of open files of the process.
     pub(super) files: Option<u64>,
+    /// The maximum number of open files of the process (`RLIMIT_NOFILE`).
     pub(super) files_limit: Option<u64>,
-    /// Bytes that are not available to anybody else.
+    /// Memory of the host that is in use, in bytes: the total less what is available.
     pub(super) host_memory: u64,
+    /// Memory of the host, in bytes.
     pub(super) host_memory_total: u64,
+    /// CPU time of the host, in seconds per second: at most the number of CPUs.
     pub(super) host_cpu: f64,
+    /// The number of CPUs of the host.
     pub(super) host_cpus: u64,
+    /// Memory of the cgroup, in bytes, at the level that is closest to its limit.
     pub(super) cgroup_memory: Option<Share<u64>>,
+    /// CPU time of the cgroup in seconds per second, and its quota in CPUs.
     pub(super) cgroup_cpu: Option<Share<f64>>,
+    /// The number of threads of the cgroup, at the level that is closest to its limit.
     pub(super) cgroup_pids: Option<Share<u64>>,
-}
-
-/// How much of a limit is used.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Share<T> {
-    pub(super) used: T,
-    pub(super) limit: T,
 }
 
 // === impl Sampler ===
 
 impl Sampler {
-    /// Takes the reading from which the first sample's CPU use is counted.
+    /// Takes a first reading of the CPU times, from which the first sample computes CPU usage.
     ///
     /// # Errors
     ///
-    /// If the system is not one that can be observed.
+    /// Returns an error if `sysinfo` does not support the system.
     pub(super) fn new() -> Result<Self, String> {
         let mut sampler = Self {
-            system: System::new().map_err(|error| error.to_string())?,
+            system: System::new(),
             pid: sysinfo::get_current_pid().map_err(|error| error.to_string())?,
             cgroup: Cgroup::of_this_process(),
             cgroup_cpu: None,
@@ -68,17 +73,20 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Reads everything. Blocks on files of `/proc` and `/sys`: 0.16 ms, and 1.4 µs more for each open file.
+    /// Takes a sample.
+    ///
+    /// Blocks while it reads files in `/proc` and `/sys`: 0.16 ms, and 1.4 µs more for each open file.
     pub(super) fn sample(&mut self) -> Sample {
         self.refresh();
         let process = self.system.process(self.pid);
         let total = self.system.total_memory();
         let cpus = self.system.cpus().len();
+        let threads = threads::live();
         Sample {
             process_memory: process.map_or(0, sysinfo::Process::memory),
             process_cpu: process.map_or(0.0, |process| f64::from(process.cpu_usage()) / 100.0),
-            threads: read_file(Path::new("/proc/self/stat")).and_then(|stat| threads(&stat)),
-            // One of them is the folder that is being listed.
+            threads: threads.of(ThreadClass::Unknown).map(|_| threads.total()),
+            // One of the open files is the folder `/proc/PID/fd` itself, while it is being listed.
             files: process
                 .and_then(sysinfo::Process::open_files)
                 .map(|count| count.saturating_sub(1) as u64),
@@ -93,6 +101,7 @@ impl Sampler {
         }
     }
 
+    /// Lets `sysinfo` read the memory and CPU times of the host and of this process only.
     fn refresh(&mut self) {
         self.system.refresh_memory();
         self.system.refresh_cpu_usage();
@@ -106,11 +115,13 @@ impl Sampler {
         );
     }
 
+    /// Reads the CPU time of the cgroup, in seconds.
     fn cgroup_cpu_time(&self) -> Option<(Instant, f64)> {
         let time = self.cgroup.cpu_time(&read_file)?;
         Some((Instant::now(), time.as_secs_f64()))
     }
 
+    /// Computes the CPU usage of the cgroup since the previous sample. `None` if there is no quota.
     fn cgroup_cpu(&mut self) -> Option<Share<f64>> {
         let limit = self.cgroup.cpu_limit(&read_file);
         let reading = self.cgroup_cpu_time();
@@ -127,7 +138,7 @@ impl Sampler {
 // === impl Sample ===
 
 impl Sample {
-    /// Of the limit that is met first.
+    /// Returns the memory usage and the limit that applies, with a name for the limit.
     pub(super) fn memory(&self) -> Option<(Share<f64>, &'static str)> {
         match self.cgroup_memory {
             Some(share) => Some((share.as_f64(), "the cgroup's memory limit")),
@@ -141,6 +152,7 @@ impl Sample {
         }
     }
 
+    /// Returns the CPU usage and the limit that applies, with a name for the limit.
     pub(super) fn cpu(&self) -> Option<(Share<f64>, &'static str)> {
         match self.cgroup_cpu {
             Some(share) => Some((share, "the cgroup's CPU quota")),
@@ -154,69 +166,38 @@ impl Sample {
         }
     }
 
+    /// Returns the number of open files and their limit, with a name for the limit.
     pub(super) fn open_files(&self) -> Option<(Share<f64>, &'static str)> {
         let (used, limit) = self.files.zip(self.files_limit)?;
         let share = Share { used, limit };
-        (limit > 0).then_some((share.as_f64(), "the files that the process may open"))
+        (limit > 0).then_some((share.as_f64(), "the process's open file limit"))
     }
 
+    /// Returns the number of threads in the cgroup and their limit, with a name for the limit.
     pub(super) fn threads_allowed(&self) -> Option<(Share<f64>, &'static str)> {
         let share = self.cgroup_pids?;
-        Some((share.as_f64(), "the threads that the cgroup may hold"))
+        Some((share.as_f64(), "the cgroup's thread limit"))
     }
-}
-
-// === impl Share ===
-
-impl Share<f64> {
-    pub(super) fn ratio(self) -> f64 {
-        self.used / self.limit
-    }
-}
-
-impl Share<u64> {
-    pub(super) fn as_f64(self) -> Share<f64> {
-        Share {
-            used: self.used as f64,
-            limit: self.limit as f64,
-        }
-    }
-}
-
-/// The number of threads in the text of `/proc/PID/stat`: field 20 of proc_pid_stat(5).
-fn threads(stat: &str) -> Option<u64> {
-    // The name, field 2, is in brackets and may hold brackets and spaces of its own.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(17)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn threads_are_counted_whatever_the_process_is_called() {
-        let rest = "R 1 2 3 0 -1 4194304 99 0 0 0 0 0 0 0 20 0 7 0 160184 3133440 384";
-        assert_eq!(threads(&format!("12 (cat) {rest}")), Some(7));
-        assert_eq!(threads(&format!("12 (a) b (c) R 9) {rest}")), Some(7));
-        assert_eq!(threads("12 (cat) R 1 2"), None);
-        assert_eq!(threads(""), None);
-    }
-
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_sample_of_this_process_is_what_the_process_knows_of_itself() {
+    fn a_sample_shows_memory_and_files_that_this_process_has_taken() {
         let mut sampler = Sampler::new().expect("Linux can be observed");
         let before = sampler.sample();
         let held: Vec<_> = (0..20)
             .map(|_| std::fs::File::open("/dev/null").expect("it opens"))
             .collect();
-        // Large enough to be resident memory of its own, and written, so that it is resident.
+        // Large enough for an allocation of its own, and written to, so that it is resident.
         let block = vec![1_u8; 64 << 20];
         let after = sampler.sample();
         let grown = after.process_memory - before.process_memory;
         assert!(grown > 48 << 20, "grown by {grown}");
-        // Other tests of this process open and close files too.
+        // Other tests in this process open and close files as well.
         let opened = after.files.expect("counted") as i64 - before.files.expect("counted") as i64;
         assert!(opened >= 10, "{opened}");
         assert!(after.files < after.files_limit);
@@ -227,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_that_is_met_first_counts() {
+    fn a_limit_of_the_cgroup_takes_precedence_over_the_host() {
         let mut sample = Sample {
             process_memory: 1,
             process_cpu: 0.0,

@@ -13,7 +13,7 @@ fn read(folder: &Path) -> Marker {
 }
 
 #[test]
-fn what_is_written_in_place_is_read_back() {
+fn fields_written_in_place_are_read_back() {
     let folder = folder();
     let writer = marker(folder.path());
     let found = read(folder.path());
@@ -25,35 +25,35 @@ fn what_is_written_in_place_is_read_back() {
     );
     writer.stopping("SIGTERM").expect("it is open");
     writer.panicking(Some("boom")).expect("it is open");
-    writer.ending(Ended::Lingering).expect("it is open");
+    writer.ending(Outcome::Lingering).expect("it is open");
     let found = read(folder.path());
-    assert_eq!(found.noted(), Some(Ended::Lingering));
+    assert_eq!(found.noted(), Some(Outcome::Lingering));
     assert_eq!(found.stopping(), Some("SIGTERM"));
     assert_eq!(found.panic(), Some("boom"));
-    for outcome in Ended::ALL {
+    for outcome in Outcome::ALL {
         writer.ending(outcome).expect("it is open");
         assert_eq!(read(folder.path()).noted(), Some(outcome));
     }
 }
 
 #[test]
-fn the_watchdogs_word_is_read_as_forced() {
+fn the_note_of_the_watchdog_is_read_as_forced() {
     let folder = folder();
     let run = start(folder.path());
     run.forced();
     kill(run);
     let next = start(folder.path());
-    assert_eq!(previous(&next).shutdown.outcome, Ended::Forced);
+    assert_eq!(previous(&next).shutdown.outcome, Outcome::Forced);
     assert_eq!(previous(&next).shutdown.reason, "deadline");
-    assert_eq!(next.exits(), exits(&[(Ended::Forced, 1)]));
+    assert_eq!(next.exits(), exits(&[(Outcome::Forced, 1)]));
     insta::assert_snapshot!(
         words(previous(&next)),
-        @"the previous run (pid N) missed its deadline, and was ended"
+        @"the previous run (pid N) missed its shutdown deadline and was forced to exit"
     );
 }
 
 #[test]
-fn a_panic_that_a_later_beat_outlived_was_not_the_end() {
+fn a_panic_followed_by_a_heartbeat_was_not_the_end() {
     let folder = folder();
     let writer = marker(folder.path());
     writer.panicking(Some("boom")).expect("it is open");
@@ -75,7 +75,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_marker_is_json_whatever_a_panic_says(words in any::<String>()) {
+    fn the_marker_stays_valid_json_for_any_panic_message(words in any::<String>()) {
         let folder = folder();
         let writer = marker(folder.path());
         let length = fs::metadata(folder.path().join("run.json")).expect("it is there").len();

@@ -1,8 +1,25 @@
-//! Spans as the bytes of OTLP. What the tasks of a kind have in common is written once, and copied from then on.
+//! An encoder of spans as OTLP bytes, which encodes what the tasks of a kind have in common once
+//! and copies it from then on.
 //!
-//! The bytes of a message are those of its parts in any order: <https://protobuf.dev/programming-guides/encoding>. So a
-//! span is the bytes of its kind, followed by those that are of one task alone. The numbers of the fields are those of
+//! The encoding of a protobuf message is the concatenation of its fields, in any order:
+//! <https://protobuf.dev/programming-guides/encoding>. So a span is the cached bytes of its kind
+//! and end, followed by the fields of the single task. Field numbers are those of
 //! `opentelemetry/proto/trace/v1/trace.proto`.
+//!
+//! The layout of a request, where the head is written last:
+//!
+//! ```text
+//! │ room │ 1: resource_spans │ resource │ 2: scope_spans │ scope │ 2: span │ 2: span │ …
+//!        └────────────── head, of a known length ──────────────┘
+//! ```
+//!
+//! A protobuf message states the length of a field before its content, so the length of all spans
+//! is needed first. The head is therefore built in a buffer of its own and copied in front of the
+//! spans. The unused bytes before it are sliced off, without a copy of the spans.
+//!
+//! Field order within a span differs from that of the schema, and cached and single fields are
+//! repeated fields of one message. Every protobuf decoder accepts that; one that parses by position
+//! would not.
 
 use super::exemplars::Noting;
 use super::pipe::Writing;
@@ -17,30 +34,46 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::cell::RefCell;
 use std::{mem, ptr};
 
-/// So many bytes are kept from one span to the next.
+/// The capacity, in bytes, that the buffer of one span keeps for the next.
+///
+/// A span with many log events may be larger than usual by far. Its memory must not stay with the
+/// thread.
 const KEPT: usize = 512 * 1024;
-/// A span has about so many bytes.
+/// The expected size of a span, in bytes, to reserve the buffer of a request.
+///
+/// It is an estimate: a request that exceeds it grows its buffer.
 const ABOUT: usize = 384;
-/// Bytes of a length.
+/// The most bytes of a protobuf varint.
+///
+/// A varint has 7 bits in each byte, so 64 bits need 10.
 const LONGEST_VARINT: usize = 10;
 
-/// The bytes that many spans have in common.
+/// The cached bytes that many spans have in common, one cache per thread.
+///
+/// Only the exporting thread encodes outside of tests, so there is one cache in a process with one
+/// exporter.
 #[derive(Default)]
 struct Shared {
-    /// Room for one span.
+    /// The buffer for one span. A span is built here because its length precedes it in the request.
     one: Vec<u8>,
-    /// By the number of the kind, of which there are a few thousand at most; none yet where it is empty.
+    /// The cached bytes by kind and end; empty if not encoded yet. The registry bounds the number
+    /// of kinds. An entry is written once and never changes, because kinds do not.
     kinds: Vec<[Vec<u8>; SpanEnd::COUNT]>,
-    /// The thread of the span before. Those that follow each other are mostly of one thread.
+    /// The thread of the previous span. Consecutive spans are mostly of one thread.
     thread: &'static str,
+    /// The encoded attribute for that thread. It is one attribute; a repeated field may occur in
+    /// several parts of a message.
     thread_bytes: Vec<u8>,
 }
 
 thread_local! {
+    /// Borrowed for the whole of [`spans`], which does not call itself.
     static SHARED: RefCell<Shared> = RefCell::default();
 }
 
-/// The request that exports them.
+/// Encodes the request that exports these spans, and notes their exemplars.
+///
+/// The order of the records is kept. It holds the lock of the exemplars throughout.
 pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Bytes {
     let scope = ScopeSpans {
         scope: Some(scope()),
@@ -51,7 +84,7 @@ pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Bytes {
         ..ResourceSpans::default()
     };
     let (scope, resource) = (scope.encode_to_vec(), resource.encode_to_vec());
-    // What comes before the spans says how long they are; so there is room for it, and it is written last.
+    // The head contains the length of the spans. It is written last, into room that is left for it.
     let room = resource.len() + scope.len() + 2 * (1 + LONGEST_VARINT);
     SHARED.with_borrow_mut(|shared| {
         let mut request = Vec::with_capacity(room + records.len() * ABOUT);
@@ -73,6 +106,9 @@ pub(super) fn spans(records: Vec<SpanRecord>, context: &Writing<'_>) -> Bytes {
     })
 }
 
+/// Notes the task as an exemplar, if it has ended.
+///
+/// A lingering task has no duration yet, and is in no bucket of the histogram.
 fn note(record: &TaskRecord, now: Moment, exemplars: &mut Noting<'_>) {
     if let SpanEnd::Ended(_) = record.end {
         let nanos = clock::nanos_between(record.started, record.ended);
@@ -83,6 +119,10 @@ fn note(record: &TaskRecord, now: Moment, exemplars: &mut Noting<'_>) {
 // === impl Shared ===
 
 impl Shared {
+    /// Appends one span to the request.
+    ///
+    /// The buffer is taken out of `self` meanwhile, because the caches are borrowed too. If
+    /// encoding panicked, the next span would start with an empty one.
     fn put(
         &mut self,
         record: SpanRecord,
@@ -105,6 +145,10 @@ impl Shared {
         self.one = one;
     }
 
+    /// Appends the fields of the span of a task.
+    ///
+    /// The numbers are those of the message `Span`: 1 trace id, 2 span id, 4 parent, 7 start, 8
+    /// end, 9 attribute, 11 event, 16 flags.
     fn task(&mut self, mut record: TaskRecord, now: Moment, out: &mut Vec<u8>) {
         out.extend(self.of_kind(&record));
         if !record.thread.is_empty() {
@@ -143,6 +187,9 @@ impl Shared {
         }
     }
 
+    /// Returns the bytes that are common to the kind and the end of a record.
+    ///
+    /// Encodes them at the first record of the kind with that end. Later records copy them.
     fn of_kind(&mut self, record: &TaskRecord) -> &[u8] {
         let number = record.kind.number as usize;
         if number >= self.kinds.len() {
@@ -155,8 +202,9 @@ impl Shared {
         known
     }
 
+    /// Returns the bytes of the attribute `thread.name`.
     fn of_thread(&mut self, name: &'static str) -> &[u8] {
-        // The names of threads are kept for ever, so each has an address of its own.
+        // Thread names are leaked once each, so comparing addresses suffices.
         if !ptr::eq(self.thread, name) {
             self.thread = name;
             let attributes = vec![text("thread.name", name)];
@@ -170,35 +218,47 @@ impl Shared {
     }
 }
 
+/// Appends the fields of a span that has only some of them.
+///
+/// Default values are not written by protobuf, so the part does not override fields that are
+/// already there; its repeated fields are appended to theirs.
 fn put_part(part: &Span, out: &mut Vec<u8>) {
     out.extend(part.encode_to_vec());
 }
 
+/// Appends a field of bytes or text.
 fn put_bytes(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
     put_head(field, bytes.len(), out);
     out.extend_from_slice(bytes);
 }
 
-/// Of a field with a number below 16, and a length.
+/// Returns the length of the key and the length prefix of a field with a number below 16.
+///
+/// Such a number fits into one byte together with the type of the field.
 fn head_len(len: usize) -> usize {
     1 + encoded_len_varint(len as u64)
 }
 
+/// Appends the key and the length prefix of a field.
 fn put_head(field: u32, len: usize, out: &mut Vec<u8>) {
     encode_key(field, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
 }
 
+/// Appends a field of 64 fixed bits.
 fn put_fixed64(field: u32, value: u64, out: &mut Vec<u8>) {
     encode_key(field, WireType::SixtyFourBit, out);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// The attribute `headcount.task.id`.
+/// Appends the attribute `headcount.task.id`.
+///
+/// It is a `KeyValue` with an `AnyValue`, written by hand: the lengths of both are computed instead
+/// of encoding them separately. An id above `i64::MAX` would be read as a negative number.
 fn put_id(id: u64, out: &mut Vec<u8>) {
     const KEY: &[u8] = b"headcount.task.id";
     let value = 1 + encoded_len_varint(id);
-    // One byte each for a field's number and for a short length.
+    // A short field has one byte for its key and one for its length.
     put_head(9, (2 + KEY.len()) + (2 + value), out);
     put_bytes(1, KEY, out);
     put_head(2, value, out);
@@ -206,7 +266,10 @@ fn put_id(id: u64, out: &mut Vec<u8>) {
     encode_varint(id, out);
 }
 
-/// An event without attributes.
+/// Appends an event without attributes.
+///
+/// `name` must be shorter than 128 bytes, since its length is counted as one byte. All lifecycle
+/// events are.
 fn put_event(name: &str, unix: u64, out: &mut Vec<u8>) {
     put_head(11, (1 + size_of::<u64>()) + (2 + name.len()), out);
     put_fixed64(1, unix, out);
@@ -229,7 +292,7 @@ mod tests {
     fn record(id: u64, end: SpanEnd) -> TaskRecord {
         let options = Options::of(TaskKind::Async);
         let path = kind::intern_path(kind::ROOT_PATH, "encoded");
-        let kind = kind::intern(path, "task", Location::caller(), &options).kind;
+        let kind = kind::intern(path, "task", Location::caller(), &options, || "").kind;
         TaskRecord {
             ids: Ids {
                 trace: u128::from(id),
@@ -248,7 +311,7 @@ mod tests {
         }
     }
 
-    /// As a collector reads them.
+    /// Decodes the request as a collector does, and returns its spans.
     fn read(records: Vec<TaskRecord>) -> Vec<Span> {
         let context = Writing {
             resource: &Resource::default(),
@@ -282,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_names_of_any_length_are_read_as_they_were() {
+    fn ids_and_names_of_any_length_survive_the_encoding() {
         let name: &'static str = "t".repeat(300).leak();
         for id in [1, 127, 128, 1 << 35, i64::MAX as u64] {
             let records = [name, "short", ""].map(|thread| TaskRecord {
@@ -308,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rare_is_of_its_span_alone() {
+    fn links_errors_and_parents_belong_to_their_own_span() {
         let cause = Ids { trace: 3, span: 4 };
         let completed = SpanEnd::Ended(TaskOutcome::Completed);
         let failed = SpanEnd::Ended(TaskOutcome::Failed);

@@ -1,17 +1,33 @@
-//! The end: spans of the shutdown and of those that never ended, the numbers of the report, and then all that waits, within
-//! a budget. What is lost by then is said in the report.
+//! The flush at the end of a run.
+//!
+//! It pushes the spans of the shutdown and of the tasks that are still alive, then the numbers of
+//! the report, and sends all queues within a budget. The report says for each signal what was
+//! delivered and what was lost.
+//!
+//! The order in time, within the budget of the flush, by default one second. It is a part of the
+//! shutdown's deadline, and less if that is near. All signals are sent at the same time.
+//!
+//! ```text
+//! run: push lingering tasks ─► shutdown spans ─► last_shutdown_* ─► ask all pipes
+//!                                                                      │ until − 50 ms: deadline
+//! replies, one for each signal ◄───────────────────────────────────────┘
+//!   └ until − 25 ms: a signal without a reply is reported as timed out
+//! ```
+//!
+//! Everything that is to be sent is pushed before the pipes are asked, since they stop at the last
+//! record. A full queue refuses these records like any others.
 
-use super::super::exports::{SIGNALS, Signal};
-use super::super::family::Families;
-use super::super::past;
 use super::Telemetry;
 use super::pipe::{Flushing, Sent};
 use super::record::{SpanRecord, flags, text, unix_nanos};
+use crate::control::exit_hook::ExitHook;
 use crate::registry::observer::Ids;
 use crate::registry::root::Root;
 use crate::report::{Flush, FlushResult, Outcome, Reason, Report, Timing};
-use crate::shutdown::ending::Ending;
 use crate::state::LastShutdown;
+use crate::telemetry::metrics::exports::{Lost, SIGNALS, Signal};
+use crate::telemetry::metrics::family::Families;
+use crate::telemetry::metrics::last_run;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Gauge, Metric, NumberDataPoint, number_data_point};
@@ -23,26 +39,37 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// For a signal. They go out at the same time.
-const BUDGET: Duration = Duration::from_secs(1);
-/// From that to the report.
+/// The part of the budget that is kept for the replies of the exporters. Half of it is for the
+/// replies to arrive, the other half to return before `until`.
 const RESERVE: Duration = Duration::from_millis(50);
 
-/// The end of what one runtime exports.
+/// The exit hook that flushes the telemetry of one runtime.
 #[derive(Debug)]
 pub(crate) struct Flusher {
+    /// The exporter, which other runtimes may share.
     telemetry: Telemetry,
+    /// The root of the runtime: its live tasks are the lingering ones.
     root: Arc<Root>,
+    /// The version of the service. It goes into `last_shutdown_info`.
     version: String,
+    /// The time at which the shutdown began. `None` if the shutdown did not announce it; then it is
+    /// computed from the report.
     begun: Mutex<Option<SystemTime>>,
+    /// True once the flush was requested. Without one, dropping the hook detaches the runtime. It
+    /// is set before the flush is requested, so the runtime is detached once and not twice.
     ended: AtomicBool,
+    /// The numbers of lost records when the runtime was attached. An exporter may be older.
+    lost_before: Lost,
 }
 
 // === impl Flusher ===
 
 impl Flusher {
+    /// Called once the exporter has counted the runtime: the new hook must be dropped or run for it
+    /// to be uncounted.
     pub(super) fn new(telemetry: Telemetry, root: Arc<Root>, version: &str) -> Self {
         Self {
+            lost_before: telemetry.exports().lost(),
             telemetry,
             root,
             version: version.to_owned(),
@@ -51,7 +78,14 @@ impl Flusher {
         }
     }
 
-    /// Sends all that waits, and says what came of it.
+    /// Sends everything in the queues and returns the result of each signal that had something to
+    /// send.
+    ///
+    /// An exporter that does not reply until shortly before `until` is reported as timed out.
+    /// Blocks the calling thread until then at the latest.
+    ///
+    /// The replies come in any order. The time of each is that from the request to its reply.
+    /// Afterwards the exporter of the remaining runtimes returns to its usual pace.
     fn flush(&self, until: Instant) -> Vec<Flush> {
         let begun = Instant::now();
         let until = until.checked_sub(RESERVE).unwrap_or(until);
@@ -88,6 +122,15 @@ impl Flusher {
         rows.collect()
     }
 
+    /// Pushes the span `headcount.shutdown` and its children `drain`, `cancel`, `close` and
+    /// `flush`.
+    ///
+    /// The layers have no times of their own in the report, only durations. Their spans are laid
+    /// one after the other from the end of the wait before the drain. The ids of the children are
+    /// those of the parent plus 1 to 4.
+    ///
+    /// An outcome that left something alive, and a required task that failed, give the parent the
+    /// status ERROR.
     fn push_shutdown(&self, report: &Report) {
         let now = SystemTime::now();
         let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +174,7 @@ impl Flusher {
             span: trace.span.wrapping_add(4).max(1),
             ..trace
         };
-        // What is sent cannot tell how long the sending took.
+        // The span is sent in the flush that it describes, so it ends when the flush begins.
         inner.push_span(written(span(
             "flush",
             own,
@@ -143,21 +186,28 @@ impl Flusher {
     }
 }
 
-impl Ending for Flusher {
+impl ExitHook for Flusher {
     fn name(&self) -> &'static str {
         "telemetry"
     }
 
     fn budget(&self) -> Duration {
-        BUDGET
+        self.telemetry.flush_budget()
     }
 
+    /// Takes a lock that only `run` takes otherwise, which comes later, so it does not block.
     fn begun(&self, _: &Reason) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = Some(SystemTime::now());
     }
 
-    fn end(&self, report: &Report, until: Instant) -> Vec<Flush> {
+    /// Reads a few atomics.
+    fn account(&self, report: &mut Report) {
+        report.lost_records = self.telemetry.exports().lost_since(&self.lost_before);
+    }
+
+    /// Runs on the thread of the hook, once.
+    fn run(&self, report: &Report, until: Instant) -> Vec<Flush> {
         self.telemetry.0.push_lingering(&self.root);
         self.push_shutdown(report);
         self.telemetry
@@ -168,6 +218,7 @@ impl Ending for Flusher {
 }
 
 impl Drop for Flusher {
+    /// The runtime failed to start, or was dropped without a shutdown. Nothing is flushed then.
     fn drop(&mut self) {
         if !self.ended.load(Ordering::SeqCst) {
             self.telemetry.leave();
@@ -176,10 +227,13 @@ impl Drop for Flusher {
 }
 
 impl Telemetry {
-    /// The numbers of how a run ended, which nobody may come to scrape.
+    /// Pushes the metrics `last_shutdown_*` of a run, which may end before the next scrape.
+    ///
+    /// It is also called at a start, for a previous run that could not push its own. The names,
+    /// labels and values are those of `/metrics`; all are sent as gauges.
     pub(crate) fn push_last(&self, last: &LastShutdown) {
         let mut families = Families::default();
-        past::write(last, &mut families);
+        last_run::write(last, &mut families);
         let now = unix_nanos(SystemTime::now());
         for family in families.into_families() {
             let points = family.get_metric().iter().map(|metric| NumberDataPoint {
@@ -202,6 +256,7 @@ impl Telemetry {
     }
 }
 
+/// Returns the labels of a sample as attributes.
 fn labels(metric: &prometheus::proto::Metric) -> Vec<KeyValue> {
     let labels = metric.get_label().iter();
     labels
@@ -209,7 +264,7 @@ fn labels(metric: &prometheus::proto::Metric) -> Vec<KeyValue> {
         .collect()
 }
 
-/// What a flush says of a signal; nothing where there was nothing to send.
+/// Returns the result of one signal; `None` if there was nothing to send.
 fn row(signal: Signal, sent: &Sent, took: Duration) -> Option<Flush> {
     let result = match (sent.delivered, sent.lost) {
         (0, 0) => return None,
@@ -220,6 +275,9 @@ fn row(signal: Signal, sent: &Sent, took: Duration) -> Option<Flush> {
     Some(Flush::new(signal.word(), result, sent.text(signal), took))
 }
 
+/// Returns the attributes of the span of a layer.
+///
+/// The budget is text with a unit, such as `5s`. `cut` is text too.
 fn layer_attributes(timing: &Timing) -> Vec<KeyValue> {
     let budget = format!("{:?}", timing.budget);
     vec![
@@ -231,10 +289,12 @@ fn layer_attributes(timing: &Timing) -> Vec<KeyValue> {
     ]
 }
 
+/// Returns a span as a record.
 fn written(span: Span) -> SpanRecord {
     SpanRecord::Written(Box::new(span))
 }
 
+/// Returns a span of the shutdown.
 fn span(
     name: &str,
     own: Ids,

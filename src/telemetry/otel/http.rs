@@ -1,191 +1,127 @@
-//! Requests to a collector: one after the other, on a connection that is driven by hand on the thread that asks.
+//! The client of one collector: one request at a time, on a connection that the next one reuses.
 //!
-//! No pool, no proxy, no redirects, no retry. Dropping the future gives it up at any point; a name that the resolver does
-//! not answer leaves a thread of the runtime's pool in it, which nobody can end.
+//! It adds to `http_client` the headers of OTLP, gzip, the reading of `Retry-After`, and the
+//! decision of which failures may pass. It makes no retries: `pipe.rs` does.
+//!
+//! The protocol is `http/protobuf`: <https://opentelemetry.io/docs/specs/otlp/#otlphttp>.
 
+use crate::http_client::{self, Client, Connection, Step, Trust, Unanswered, Url, UrlError, words};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use hyper::http::response::Parts;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, StatusCode};
 use std::fmt;
-use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::io::Write as _;
+use std::ops::Deref;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio::time::Instant;
 
-/// No answer of a collector is longer than this.
+/// The largest body of an answer that is read, in bytes.
+///
+/// An OTLP answer is a few bytes: a count and a message. A longer body is a failure of transport,
+/// and the request is retried.
 const ANSWER: usize = 1024 * 1024;
 
-/// Where a signal goes.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Target {
-    is_https: bool,
-    /// For the `Host` header.
-    authority: String,
-    host: String,
-    port: u16,
-    path: String,
-    pub(super) headers: Vec<(String, String)>,
-    /// Whether bodies are compressed.
-    pub(super) is_gzip: bool,
-    /// Who may vouch for the server; without, whoever the machine trusts.
-    pub(super) trusted: Option<Trusted>,
-}
+/// Names and values of headers. The values may be credentials, so `Debug` shows only the names.
+#[derive(Clone, Default)]
+pub(super) struct Headers(pub(super) Vec<(String, String)>);
 
-/// Those that a file names.
+/// The destination of a signal: URL, headers, compression and trusted certificates.
 #[derive(Debug, Clone)]
-pub(super) struct Trusted(Arc<ClientConfig>);
-
-/// What the next request to the same target may use. A connection costs both sides more than a request does.
-pub(super) struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// Ends with the connection. Driven while an answer is waited for.
-    driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+pub(super) struct Target {
+    /// The whole URL, with the path of the signal.
+    url: Url,
+    /// Headers of the settings. They may replace those of a request, even `Content-Type` and
+    /// `Host`.
+    pub(super) headers: Headers,
+    /// True if bodies are compressed with gzip.
+    pub(super) is_gzip: bool,
+    /// The trusted root certificates; the roots of the system if `None`.
+    pub(super) trusted: Option<Trust>,
 }
 
-/// Why a request was not a success.
+/// A client of the collector at a target.
+pub(super) struct Collector {
+    target: Target,
+    /// It keeps an unfinished name lookup between requests.
+    client: Client,
+    /// The connection of the last request, which the next request reuses; `None` if there was none or
+    /// it failed. Opening a connection costs both sides more than a request.
+    kept: Option<Connection>,
+}
+
+/// The reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// No answer came.
+    /// The connection failed: no answer, or only a part of one. The text says why, in the words of
+    /// the report.
     Transport(String),
-    /// The answer was no success; after so long the sender may try again.
+    /// The status code of the answer was no success. The duration is that of its `Retry-After`
+    /// header, if it has one in seconds.
     Status(u16, Option<Duration>),
-    /// The answer was no OTLP.
+    /// The body of the answer was not OTLP. The status was a success, so the other end is a server,
+    /// but probably not a collector.
     NotOtlp,
-    /// It took too long.
+    /// No answer came within the timeout. `pipe.rs` makes this one; a [`Collector`] has no clock.
     TimedOut,
+}
+
+// === impl Headers ===
+
+impl Deref for Headers {
+    type Target = Vec<(String, String)>;
+
+    fn deref(&self) -> &Vec<(String, String)> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.iter().map(|(name, _)| name))
+            .finish()
+    }
 }
 
 // === impl Target ===
 
 impl Target {
-    /// Reads an address; `append` is put behind its path. The error says what is wrong with it.
+    /// Parses a URL and appends `append` to its path. The error is the fault of the URL.
+    ///
+    /// Slashes at the end of the URL's path are removed before `append` is added. A query in the
+    /// URL stays in the path, so `append` follows it. Headers, compression and trust are set by the
+    /// caller.
     pub(super) fn parse(text: &str, append: Option<&str>) -> Result<Self, &'static str> {
-        let uri: Uri = text.parse().map_err(|_| "it is no URL")?;
-        let is_https = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            Some(_) => return Err("its scheme is neither http nor https"),
-            None => return Err("it has no scheme"),
-        };
-        let authority = uri.authority().ok_or("it names no host")?;
-        if authority.as_str().contains('@') {
-            return Err("user and password belong into a header");
+        let mut url: Url = text.parse().map_err(fault)?;
+        if let Some(append) = append {
+            url.path = format!("{}{append}", url.path.trim_end_matches('/'));
         }
-        let host = authority.host();
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self {
-            is_https,
-            authority: authority.as_str().to_owned(),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: authority
-                .port_u16()
-                .unwrap_or(if is_https { 443 } else { 80 }),
-            path: match append {
-                Some(append) => format!("{}{append}", path.trim_end_matches('/')),
-                None => path.to_owned(),
-            },
-            headers: Vec::new(),
+            url,
+            headers: Headers::default(),
             is_gzip: false,
             trusted: None,
         })
     }
 
-    /// Sends a body and gives that of the answer; `kept` is the connection of the last request, and of the next one.
-    pub(super) async fn post(
-        &self,
-        body: Bytes,
-        kept: &mut Option<Connection>,
-    ) -> Result<Bytes, Failure> {
-        let body = if self.is_gzip { gzip(&body) } else { body };
-        if let Some(connection) = kept.take() {
-            match self.send(connection, body.clone(), kept).await {
-                // The collector may have closed it meanwhile, which says nothing of a new one.
-                Err(Failure::Transport(_)) => {}
-                answered => return answered,
-            }
-        }
-        let connection = self.open().await?;
-        self.send(connection, body, kept).await
-    }
-
-    async fn open(&self) -> Result<Connection, Failure> {
-        let stream = self.connect().await?;
-        // A request is one write, and nothing follows it.
-        stream.set_nodelay(true).ok();
-        if !self.is_https {
-            return Connection::shake(stream).await;
-        }
-        let name = ServerName::try_from(self.host.clone());
-        let name = name.map_err(|_| Failure::Transport("no name for TLS".to_owned()))?;
-        let stream = self.tls().connect(name, stream).await;
-        Connection::shake(stream?).await
-    }
-
-    fn tls(&self) -> TlsConnector {
-        static NATIVE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-        TlsConnector::from(match &self.trusted {
-            Some(Trusted(config)) => Arc::clone(config),
-            // Those that cannot be read verify nothing.
-            None => Arc::clone(NATIVE.get_or_init(|| {
-                let mut roots = RootCertStore::empty();
-                let found = rustls_native_certs::load_native_certs().certs;
-                roots.add_parsable_certificates(found);
-                Arc::new(trusting(roots))
-            })),
-        })
-    }
-
-    async fn connect(&self) -> io::Result<TcpStream> {
-        if let Ok(address) = self.host.parse::<IpAddr>() {
-            return TcpStream::connect((address, self.port)).await;
-        }
-        let host = (self.host.clone(), self.port);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "on the exporting thread's runtime"
-        )]
-        let addresses = tokio::task::spawn_blocking(move || lookup(host)).await;
-        let addresses = addresses.map_err(io::Error::other)??;
-        TcpStream::connect(&*addresses).await
-    }
-
-    async fn send(
-        &self,
-        mut connection: Connection,
-        body: Bytes,
-        kept: &mut Option<Connection>,
-    ) -> Result<Bytes, Failure> {
-        let request = self.request(body)?;
-        let (head, body) = connection.exchange(request).await?;
-        if head.status.is_success() {
-            *kept = Some(connection);
-            return Ok(body);
-        }
-        let wait = head.headers.get(RETRY_AFTER);
-        let wait = wait.and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
-        Err(Failure::Status(
-            head.status.as_u16(),
-            wait.map(Duration::from_secs),
-        ))
-    }
-
-    fn request(&self, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = Request::post(&*self.path)
-            .header(HOST, &*self.authority)
+    /// Creates the request for a body. With gzip it compresses the body, at each attempt anew;
+    /// without, it shares the bytes.
+    ///
+    /// It fails only for a path that hyper refuses. A settings header replaces one with the same
+    /// name.
+    fn request(&self, body: &Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+        let body = if self.is_gzip {
+            gzip(body)
+        } else {
+            body.clone()
+        };
+        let mut request = Request::post(&*self.url.path)
+            .header(HOST, &*self.url.authority)
             .header(CONTENT_TYPE, "application/x-protobuf")
             .header(USER_AGENT, concat!("headcount/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
@@ -194,8 +130,8 @@ impl Target {
             let gzip = HeaderValue::from_static("gzip");
             request.headers_mut().insert(CONTENT_ENCODING, gzip);
         }
-        for (name, value) in &self.headers {
-            // One that cannot be sent is not.
+        for (name, value) in self.headers.iter() {
+            // A header with an invalid name or value is skipped.
             if let (Ok(name), Ok(value)) =
                 (HeaderName::try_from(name), HeaderValue::try_from(value))
             {
@@ -208,60 +144,117 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_https { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority, self.path)
+        let scheme = if self.url.server.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        write!(f, "{scheme}://{}{}", self.url.authority, self.url.path)
     }
 }
 
-// === impl Connection ===
+/// Words the fault of a URL.
+fn fault(error: UrlError) -> &'static str {
+    match error {
+        UrlError::Invalid => "it is not a valid URL",
+        UrlError::NoScheme => "the scheme is missing",
+        UrlError::Scheme => "the scheme is neither http nor https",
+        UrlError::NoHost => "the host is missing",
+        UrlError::Credentials => "credentials belong in a header, not in the URL",
+        UrlError::Port => "the port is invalid",
+        UrlError::Address => "the host or the port is invalid",
+        UrlError::NotForTls => "the host is not a valid name for TLS",
+    }
+}
 
-impl Connection {
-    async fn shake(
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Self, Failure> {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let driver = async {
-            connection.await.ok();
-        };
-        Ok(Self {
-            sender,
-            driver: Some(Box::pin(driver)),
-        })
+// === impl Collector ===
+
+impl Collector {
+    /// Opens no connection.
+    pub(super) fn new(target: Target) -> Self {
+        Self {
+            client: Client::new(&target.url, target.trusted.clone()),
+            target,
+            kept: None,
+        }
     }
 
-    /// The head of the answer, and its body if it is a success: afterwards the connection may be used again.
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), Failure> {
-        let (sender, driver) = (&mut self.sender, &mut self.driver);
-        let exchange = async {
-            sender.ready().await?;
-            let answer = sender.send_request(request).await?;
-            let (head, body) = answer.into_parts();
-            if !head.status.is_success() {
-                return Ok((head, Bytes::new()));
+    /// Closes the connection that is kept for the next request. The server sees the end of the
+    /// stream. Does nothing if there is none.
+    pub(super) fn close(&mut self) {
+        self.kept = None;
+    }
+
+    /// Sends a body and returns the body of the answer. Keeps the connection if it succeeds.
+    ///
+    /// A collector may close an idle connection at any time. If the kept one turns out to be closed
+    /// before the request was sent, a new one is opened for it. A request that was sent and not
+    /// answered is a failure: the collector may have processed it, and sending it again at once would
+    /// duplicate its records without counting an attempt.
+    ///
+    /// `deadline` divides the time among the addresses of the collector. The caller must apply it to
+    /// the whole.
+    ///
+    /// # Cancel safety
+    ///
+    /// The kept connection is taken out before it is used. If the future is dropped, the connection is
+    /// closed with it, and the next call opens another one.
+    pub(super) async fn post(&mut self, body: &Bytes, deadline: Instant) -> Result<Bytes, Failure> {
+        let mut request = self.target.request(body)?;
+        if let Some(mut connection) = self.kept.take() {
+            match connection.send(request).await {
+                Err(Unanswered {
+                    unsent: Some(again),
+                    ..
+                }) => request = *again,
+                answer => return self.finish(connection, answer).await,
             }
-            let body = Limited::new(body, ANSWER).collect().await;
-            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-                Ok(error) => Failure::from(*error),
-                Err(error) => Failure::Transport(error.to_string()),
-            })?;
-            Ok((head, body.to_bytes()))
-        };
-        // The connection ends after the exchange, or before it, by an error that the exchange tells.
-        let driven = async {
-            if let Some(open) = driver {
-                open.await;
-                *driver = None;
-            }
-            std::future::pending::<()>().await;
-        };
-        first(exchange, driven).await
+        }
+        // The timeout of a request has the same text at every step.
+        let step = &mut Step::Resolving;
+        let mut connection = self.client.open(deadline, step).await?;
+        let answer = connection.send(request).await;
+        self.finish(connection, answer).await
+    }
+
+    /// Reads the answer, and keeps the connection after a success.
+    ///
+    /// After a failure the connection is dropped. That includes a status that is no success, since
+    /// its body was not read.
+    ///
+    /// `Retry-After` is read as whole seconds. Its other form, a date, is ignored.
+    async fn finish(
+        &mut self,
+        mut connection: Connection,
+        answer: Result<Response<Incoming>, Unanswered>,
+    ) -> Result<Bytes, Failure> {
+        let answer = answer.map_err(|unanswered| unanswered.failure)?;
+        let status = answer.status();
+        if !status.is_success() {
+            let wait = answer.headers().get(RETRY_AFTER);
+            let wait = wait.and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
+            let wait = wait.map(Duration::from_secs);
+            return Err(Failure::Status(status.as_u16(), wait));
+        }
+        let body = connection.read(answer.into_body(), ANSWER).await;
+        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => Failure::Transport(cause(&error)),
+            Err(error) => Failure::Transport(error.to_string()),
+        })?;
+        self.kept = Some(connection);
+        Ok(body)
     }
 }
 
 // === impl Failure ===
 
 impl Failure {
-    /// Whether the same may succeed later: <https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes>.
+    /// Returns whether a retry may succeed:
+    /// <https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes>.
+    ///
+    /// A request that got no answer is retried too, although the collector may have processed it: the
+    /// protocol prefers a duplicate to a loss
+    /// (<https://opentelemetry.io/docs/specs/otlp/#duplicate-data>).
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Transport(_) | Self::TimedOut => true,
@@ -270,21 +263,25 @@ impl Failure {
         }
     }
 
-    /// Whether the collector answered, and was too busy.
+    /// Returns whether the collector answered that it is overloaded or out of service.
+    ///
+    /// During a flush only such a collector is asked again.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self, Self::Status(..)) && self.is_passing()
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Transport(words(&error))
-    }
-}
-
-impl From<hyper::Error> for Failure {
-    fn from(error: hyper::Error) -> Self {
-        Self::Transport(cause(&error))
+impl From<http_client::Failure> for Failure {
+    /// Words the failure for the report. The step is lost: the text of the error names it well
+    /// enough.
+    fn from(failure: http_client::Failure) -> Self {
+        Self::Transport(match failure {
+            http_client::Failure::Resolve(error)
+            | http_client::Failure::Connect { error, .. }
+            | http_client::Failure::Tls(error) => words(&error),
+            http_client::Failure::NoRoots(text) => text,
+            http_client::Failure::Http(error) => cause(&error),
+        })
     }
 }
 
@@ -306,48 +303,21 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Quickly rather than small: the names in a request are many times the same.
+/// Compresses a body at the fastest level: the names in a request repeat so often that it is
+/// enough. It runs on the exporting thread and allocates the compressed body.
 fn gzip(body: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).expect("a vector takes all");
-    encoder.finish().expect("a vector takes all").into()
+    encoder
+        .write_all(body)
+        .expect("a write to a vector does not fail");
+    encoder
+        .finish()
+        .expect("a write to a vector does not fail")
+        .into()
 }
 
-/// Asks the system's resolver, which may take as long as it likes.
-fn lookup(host: (String, u16)) -> io::Result<Vec<SocketAddr>> {
-    #[cfg(test)]
-    if host.0 == super::tests::HANGS {
-        loop {
-            std::thread::park();
-        }
-    }
-    Ok(host.to_socket_addrs()?.collect())
-}
-
-/// What `work` gives, while `beside` runs as long.
-async fn first<T>(work: impl Future<Output = T>, beside: impl Future<Output = ()>) -> T {
-    let (mut work, mut beside) = (std::pin::pin!(work), std::pin::pin!(beside));
-    std::future::poll_fn(|cx| {
-        if let std::task::Poll::Ready(done) = work.as_mut().poll(cx) {
-            return std::task::Poll::Ready(done);
-        }
-        // It never gives anything.
-        let _pending = beside.as_mut().poll(cx);
-        work.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// An error of the system, without its number.
-fn words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// The innermost error: hyper's own says less.
+/// Returns the text of the innermost error, which says more than that of hyper. An I/O error is
+/// worded by `words`, and a parse error means that the other end speaks another protocol.
 fn cause(error: &hyper::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -357,33 +327,6 @@ fn cause(error: &hyper::Error) -> String {
         Some(error) => words(error),
         None if error.is_parse() => "the answer was not HTTP".to_owned(),
         None => innermost.to_string(),
-    }
-}
-
-fn trusting(roots: RootCertStore) -> ClientConfig {
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
-}
-
-// === impl Trusted ===
-
-impl Trusted {
-    /// The certificates of a file in PEM form; `None` when there is none that can be used.
-    pub(super) fn read(path: &str) -> Option<Self> {
-        let found = rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None);
-        let mut roots = RootCertStore::empty();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        (added > 0).then(|| Self(Arc::new(trusting(roots))))
-    }
-}
-
-impl PartialEq for Trusted {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

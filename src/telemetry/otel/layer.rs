@@ -1,10 +1,30 @@
-//! The layers for a `tracing` subscriber: spans that hang on those of tasks, and events as log records.
+//! The `tracing` layers of an exporter: spans nested under those of tasks, and events as log
+//! records.
+//!
+//! The span layer is `tracing_opentelemetry` with a span processor that pushes finished spans into
+//! the queue. The log layer turns each event into a log record with the ids of the span or the task
+//! that it belongs to. An event in a task but outside any span of `tracing` is also added to the
+//! span of the task.
+//!
+//! The place of a span or event of `tracing`:
+//!
+//! | the thread is in | span | event |
+//! |---|---|---|
+//! | no task | as `tracing` nests it | log record, of the active span if there is one |
+//! | a task without a span | not recorded | log record without ids |
+//! | a short task | child of the task | log record; also in the task's span |
+//! | a long-lived task | own trace, linked to the task | log record of the task; also in its span |
+//! | a span within a task | child of that span | log record of that span |
+//!
+//! Both layers run on the thread that logs, and push into a queue without waiting. They have no
+//! batch, no timer and no thread.
 
-use super::super::tasks::ROOT;
 use super::Inner;
 use super::record::{self, event as span_event};
-use crate::registry::observer::{Current, Ids, current, log_in_task};
+use super::spans::task_span::log_in_task;
+use crate::registry::observer::{Current, Ids, current};
 use crate::task::TaskId;
+use crate::telemetry::metrics::tasks::ROOT;
 use opentelemetry::trace::{Span as _, SpanContext, TraceContextExt};
 use opentelemetry::{Context as OtelContext, InstrumentationScope, trace::TracerProvider as _};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -23,34 +43,56 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What headcount logs of tasks and of itself.
+/// The prefix of the targets of headcount.
+///
+/// The log layer takes these at DEBUG.
 const OWN: &str = "headcount::";
-/// In it an event names its task.
+/// The target of events about one task, which carry its id in the field `id`. The span may be that
+/// of another task than the one in which the event is logged.
 const TASKS: &str = "headcount::task";
+/// The target of events about the shutdown, which belong to its span.
 const SHUTDOWN: &str = "headcount::shutdown";
 
-/// Takes the spans of `tracing` that are over.
+/// A span processor that pushes finished spans of `tracing` into the queue.
+///
+/// The reference is weak: a tracer that outlives the exporter does not keep its queues. Finished
+/// spans are dropped then.
 #[derive(Debug)]
 struct Taken(Weak<Inner>);
 
-/// Which spans of `tracing` are exported.
+/// The filter of the span layer.
+///
+/// It makes the spans below INFO, and those in a task without a span, cost nothing but the check.
 struct Sampled;
 
-/// Makes log records of events.
+/// A layer that turns events into log records.
+///
+/// It keeps the exporter alive, so its queue still takes records between two runtimes.
 struct Logs(Arc<Inner>);
 
-/// Which events become log records.
+/// The filter of the log layer.
+///
+/// It depends on the metadata alone, so `tracing` evaluates it once for each call site.
 struct Logged;
 
-/// Reads the fields of an event.
+/// A visitor that collects the fields of an event.
 #[derive(Default)]
 struct Fields {
+    /// The field `message`.
     message: Option<String>,
+    /// The field `id`, which is a task id under the target [`TASKS`].
+    ///
+    /// Only an unsigned field is taken for it.
     task: Option<u64>,
+    /// The other fields, and `id`. Each is an allocation or two; an event is built only after the
+    /// filter has taken it.
     attributes: Vec<KeyValue>,
 }
 
-/// The two layers.
+/// Returns both layers, each with its filter.
+///
+/// The sampler has the same ratio as that of tasks. It decides only for spans outside of any task
+/// and for traces that begin in a long-lived task: all others follow their parent.
 pub(super) fn layers<S>(inner: &Arc<Inner>) -> impl Layer<S> + Send + Sync + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -71,8 +113,9 @@ where
 // === impl Taken ===
 
 impl SpanProcessor for Taken {
+    /// Called by the SDK when it starts a sampled span.
     fn on_start(&self, span: &mut Span, parent: &OtelContext) {
-        // An iteration of a long-lived task begins a trace; the link says of which task.
+        // A span without a parent in a long-lived task begins a trace; the link names the task.
         if let Current::LongLived(task) = current()
             && !parent.has_active_span()
         {
@@ -80,12 +123,15 @@ impl SpanProcessor for Taken {
         }
     }
 
+    /// Called on the thread that closes the span. A span that is open when the process ends never
+    /// gets here.
     fn on_end(&self, span: SpanData) {
         if let Some(inner) = self.0.upgrade() {
             inner.push_span(record::SpanRecord::Made(Box::new(span)));
         }
     }
 
+    /// Does nothing: the flush at the end of a run sends the queue.
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }
@@ -98,11 +144,14 @@ impl SpanProcessor for Taken {
 // === impl Sampled ===
 
 impl<S> Filter<S> for Sampled {
+    /// Reads the task of the thread, so the result differs between calls at one call site.
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        // An event is a part of its span, if that is exported.
+        // Events need no check: an event is a part of its span, if that is exported.
         *metadata.level() <= Level::INFO && current() != Current::Unsampled
     }
 
+    /// `sometimes`, because the answer for a call site depends on the task. `never` lets `tracing`
+    /// skip the call site without asking again.
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
         if *metadata.level() <= Level::INFO {
             Interest::sometimes()
@@ -119,7 +168,8 @@ impl<S> Filter<S> for Sampled {
 // === impl Logged ===
 
 impl Logged {
-    /// Of headcount itself more: what becomes of tasks is not for a terminal.
+    /// Returns whether an event becomes a log record: at INFO and above, for headcount itself at
+    /// DEBUG and above. The lifecycle of tasks is at DEBUG because it is not for a terminal.
     fn takes(metadata: &Metadata<'_>) -> bool {
         let most = match metadata.target().starts_with(OWN) {
             true => Level::DEBUG,
@@ -150,6 +200,10 @@ impl<S> Filter<S> for Logged {
 // === impl Logs ===
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
+    /// Turns the event into a log record, and in a task also into an event of its span.
+    ///
+    /// It allocates for each field and for the record. It must not log: the event would come back
+    /// here.
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields::default();
@@ -158,7 +212,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
             fields.name_root();
         }
         let now = record::unix_nanos(SystemTime::now());
-        // Events in a span are the span's already.
+        // An event in a span of `tracing` is already a part of that span.
         if is_in_task_alone() {
             log_in_task(|| {
                 let name = fields.message.as_deref().unwrap_or(metadata.name());
@@ -196,14 +250,18 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Logs {
             },
             ..LogRecord::default()
         });
-        // A trace that lasts says so while it does.
+        // Events with a name are exported at once. So the start of a long-lived task is visible
+        // while the task runs.
         if is_named {
             self.0.logs.hasten();
         }
     }
 }
 
-/// Whether this thread is in a task, and in no span of `tracing` in it.
+/// Returns whether this thread polls a task with a span, and is in no span of `tracing` inside it.
+///
+/// In a short task the context of the task itself is active then, in a long-lived one an empty
+/// context.
 fn is_in_task_alone() -> bool {
     let active = OtelContext::map_current(|context| {
         let span = context.span().span_context().span_id();
@@ -217,7 +275,9 @@ fn is_in_task_alone() -> bool {
 }
 
 impl Logs {
-    /// To which span an event belongs.
+    /// Returns the span that an event belongs to: that of the task it names, of the shutdown, the
+    /// active one, or that of the long-lived task being polled. `None` outside of all of them. For
+    /// an event about a task, the stripes of the live spans are searched under their locks.
     fn ids(&self, metadata: &Metadata<'_>, fields: &Fields) -> Option<Ids> {
         match (metadata.target(), fields.task) {
             (TASKS, Some(task)) => return Some(self.0.ids_of_task(TaskId(task))),
@@ -235,6 +295,10 @@ impl Logs {
     }
 }
 
+/// Returns the severity number of a level.
+///
+/// The numbers are those of
+/// <https://opentelemetry.io/docs/specs/otel/logs/data-model/#field-severitynumber>.
 fn severity(level: Level) -> SeverityNumber {
     match level {
         Level::TRACE => SeverityNumber::Trace,
@@ -248,11 +312,15 @@ fn severity(level: Level) -> SeverityNumber {
 // === impl Fields ===
 
 impl Fields {
+    /// Adds a field as an attribute.
     fn add(&mut self, field: &Field, value: Value) {
         self.attributes.push(record::pair(field.name(), value));
     }
 
-    /// The group of tasks that are in none has the name that spans and metrics give it.
+    /// Replaces an empty `group` by `/`, the name that spans and metrics give to tasks outside any
+    /// group.
+    ///
+    /// Only for events of headcount: in those of the program a field `group` may mean anything.
     fn name_root(&mut self) {
         let nameless = record::text("group", "");
         for attribute in &mut self.attributes {
@@ -264,6 +332,7 @@ impl Fields {
 }
 
 impl Visit for Fields {
+    /// A message with arguments arrives here, as `fmt::Arguments`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         match field.name() {
@@ -279,6 +348,7 @@ impl Visit for Fields {
         }
     }
 
+    /// A value above `i64::MAX`, which OTLP cannot express, becomes that.
     fn record_u64(&mut self, field: &Field, value: u64) {
         if field.name() == "id" {
             self.task = Some(value);

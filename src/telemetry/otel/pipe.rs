@@ -1,10 +1,33 @@
-//! One signal on its way out: takes what waits, sends it, tries again where that may help, and counts.
+//! The export of one signal: takes records from the queue, sends them, retries, and counts the
+//! result.
+//!
+//! A request starts when the queue has enough records for one, when something asks for haste, or
+//! when `delay` is over. During a flush everything in the queue is sent and the deadline of the
+//! flush replaces the usual timeout. The result then goes to the flushing thread.
+//!
+//! There are three pipes, for traces, logs and metrics. They run on one thread as one joined
+//! future, so encoding is never parallel, but a collector that hangs for one signal does not delay
+//! the others. A round of a pipe:
+//!
+//! ```text
+//! wait ─► batch from the queue ─► encode ─► post ─► answer ─► delivered, or refused in part
+//!  ▲         ▲     │ empty                   │ fails
+//!  │         │     ▼                         ├ passing ─► back off ─► post, at most 5 times
+//!  └─────────┼── length of the queue         └ final ───► the batch is lost and counted
+//!            └── until the queue is empty
+//! ```
+//!
+//! A batch is encoded once. All its attempts send the same bytes, so a collector that recognizes
+//! duplicates can do so.
+//!
+//! Lost records are not put back into the queue, which would fill it with the records that fail.
+//! They are counted as dropped, and the text of the failure is shown only in a report.
 
-use super::super::exports::{Drop as Why, Exports, SIGNALS, Signal};
 use super::exemplars::Exemplars;
-use super::http::{Connection, Failure, Target};
+use super::http::{Collector, Failure};
 use super::queue::Queue;
 use super::record::Moment;
+use crate::telemetry::metrics::exports::{Drop as Why, Exports, SIGNALS, Signal};
 use hyper::body::Bytes;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use std::sync::Arc;
@@ -13,86 +36,135 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Between attempts: doubled each time.
+/// The pause before the second attempt; it doubles with each further one.
+///
+/// With [`ATTEMPTS`] the pauses are 0.5, 1, 2 and 4 s.
 const BACKOFF: Duration = Duration::from_millis(500);
-/// The same when the process ends.
+/// The shortest pause between attempts during a flush.
+///
+/// The flush has a budget of one second, so the usual pause would use it up.
 const LAST_BACKOFF: Duration = Duration::from_millis(100);
-/// How often a request is made before its records are given up.
+/// The number of attempts before the records of a request are dropped.
+///
+/// A batch of a collector that is down holds its pipe for 7.5 s of pauses, or longer if attempts
+/// time out. Meanwhile the queue takes new records, and refuses them once it is full.
 const ATTEMPTS: u32 = 5;
-/// Longer than this nobody waits because a collector says so.
+/// The longest pause between attempts, even if the collector asks for more with `Retry-After`.
+///
+/// A collector that asks for an hour would otherwise stop the export for that long.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How a signal's records become bytes, and what an answer says.
+/// The encoding of the records of a signal, and of the answer to them.
 pub(super) struct Form<T> {
+    /// Encodes records as the body of a request.
+    ///
+    /// Called on the exporting thread. It consumes the records, so their memory is freed before the
+    /// request is sent.
     pub(super) write: fn(Vec<T>, &Writing<'_>) -> Bytes,
-    /// How many records were refused; `None` when that is no answer.
+    /// Returns how many records the collector refused; `None` if the answer is not OTLP. An empty
+    /// body is a valid answer, by which nothing was refused.
     pub(super) refused: fn(Bytes) -> Option<u64>,
 }
 
-/// What records are written with.
+/// The context of encoding a request.
 pub(super) struct Writing<'a> {
+    /// One value for all requests of an exporter.
     pub(super) resource: &'a Resource,
+    /// The moment that converts clock readings into Unix times. It is taken anew for each request,
+    /// so a system clock that was set affects only the records encoded before.
     pub(super) now: Moment,
+    /// Collects exemplars from the spans that are encoded.
     pub(super) exemplars: &'a Exemplars,
 }
 
-/// The way of one signal.
+/// The exporter of one signal.
 pub(super) struct Pipe<T> {
+    /// The index of its counters in [`Exports`].
     pub(super) signal: Signal,
+    /// Shared with the workers that push.
     pub(super) queue: Arc<Queue<T>>,
-    pub(super) target: Target,
-    /// For the next request, unless there is none for a while.
-    pub(super) connection: Option<Connection>,
-    /// Nothing is sent.
+    /// It keeps the connection of the last request until the queue is empty.
+    pub(super) collector: Collector,
+    /// True if requests are encoded but not sent. They count as delivered.
     pub(super) discard: bool,
     pub(super) form: Form<T>,
     pub(super) resource: Arc<Resource>,
+    /// The timeout of one request. It covers lookup, connection, TLS and the answer. Default: 10 s.
     pub(super) timeout: Duration,
+    /// The longest time that a record waits for others. It is 5 s for spans, and at most
+    /// [`LOG_DELAY`](super::settings::LOG_DELAY) for logs and metrics.
     pub(super) delay: Duration,
     pub(super) exports: Arc<Exports>,
     pub(super) exemplars: Arc<Exemplars>,
+    /// Announces a flush. The exporter ends when its sender is dropped.
+    ///
+    /// A `watch` channel keeps only the last value. If two runtimes flush at the same moment, the
+    /// first request may be replaced before a pipe has seen it. Its reply channel is then closed,
+    /// and that runtime reports the signal as timed out, although the flush of the other one sends
+    /// its records.
     pub(super) hurry: watch::Receiver<Hurry>,
 }
 
-/// Whether all that waits must go.
+/// The flush that all exporters are asked for, if there is one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hurry(pub(super) Option<Flushing>);
 
-/// A flush under way.
+/// A flush.
 #[derive(Debug, Clone)]
 pub(super) struct Flushing {
+    /// The deadline of the flush. No request runs beyond it.
     pub(super) until: Instant,
-    /// Nothing comes after it.
+    /// True if the exporter ends after it. That is the flush of the last runtime which uses the
+    /// exporter.
     pub(super) last: bool,
+    /// The channel for the result of each signal. It has room for all of them. So sending never
+    /// blocks the exporting thread.
     pub(super) reply: SyncSender<(Signal, Sent)>,
 }
 
-/// What a flush came to.
+/// The result of a flush.
+///
+/// It also counts the records of an export that was under way when the flush began.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sent {
+    /// The records that the collector accepted.
+    ///
+    /// Records without an answer are not among them, although the collector may have processed
+    /// them.
     pub(super) delivered: u64,
+    /// The records that were dropped.
+    ///
+    /// Records that the queue refused are not among them: they were counted when they were pushed.
     pub(super) lost: u64,
+    /// The reason why the last records were dropped.
     pub(super) why: Option<String>,
 }
 
 // === impl Pipe ===
 
 impl<T> Pipe<T> {
-    /// Exports until the last flush, or until nobody is left who could ask for one.
+    /// Exports until the last flush, or until the sender of `hurry` is dropped.
+    ///
+    /// The sender of `hurry` is dropped when the last runtime ends, with or without a flush.
+    /// `changed` still returns a value that was not seen before it reports the closed channel, so
+    /// the last flush is not missed.
+    ///
+    /// Without a flush, records stay in the queue. The next runtime that uses the exporter starts a
+    /// thread that sends them.
     pub(super) async fn run(mut self) {
         while let Ok(mut flushing) = self.wait().await {
             let mut sent = Sent::default();
             self.begin_anew(&flushing);
             self.send_all(&mut sent).await;
-            // An error is a change too: the sender goes with the last flush.
+            // An error counts as a change: the sender is dropped together with the last flush.
             if flushing.is_none() && self.hurry.has_changed().unwrap_or(true) {
-                // It began while we were sending, and counts what became of that.
+                // The flush began during the export, so its result includes that export.
                 flushing = self.hurry.borrow_and_update().0.clone();
                 self.begin_anew(&flushing);
                 self.send_all(&mut sent).await;
             }
             let Some(flushing) = flushing else { continue };
-            // Nobody may be waiting any more.
+            // The flushing thread may have given up.
             flushing.reply.try_send((self.signal, sent)).ok();
             if flushing.last {
                 return;
@@ -100,14 +172,21 @@ impl<T> Pipe<T> {
         }
     }
 
-    /// What has to go in a second does not wait for an answer on a connection whose other side may be gone without a word.
+    /// Closes the connection before a flush. Its peer may be gone without notice, and a flush has
+    /// no time to find out.
+    ///
+    /// A new connection costs one handshake. A dead one would cost the whole budget.
     fn begin_anew(&mut self, flushing: &Option<Flushing>) {
         if flushing.is_some() {
-            self.connection = None;
+            self.collector.close();
         }
     }
 
-    /// Until there is something to do; the flush, when it is one.
+    /// Waits until there is something to send. Returns the flush, if one is the reason.
+    ///
+    /// It is biased towards the flush: if several reasons are true at once, the flush is not
+    /// delayed by a round for the others. `delay` begins anew at each call, so it bounds the wait
+    /// since the end of the last round.
     async fn wait(&mut self) -> Result<Option<Flushing>, watch::error::RecvError> {
         tokio::select! {
             biased;
@@ -119,6 +198,13 @@ impl<T> Pipe<T> {
         }
     }
 
+    /// Sends all records in the queue. A connection that was idle for a whole round is closed.
+    ///
+    /// It ends only when `take` finds the queue empty. Records that are pushed meanwhile are sent
+    /// too, so under constant load it may not end before a flush is asked for; the flush ends its
+    /// requests by the deadline and then drains the queue quickly, as losses.
+    ///
+    /// The metric of the queue length is set here and nowhere else.
     async fn send_all(&mut self, sent: &mut Sent) {
         let mut is_idle = true;
         loop {
@@ -130,12 +216,16 @@ impl<T> Pipe<T> {
             self.send(records, sent).await;
         }
         if is_idle {
-            self.connection = None;
+            self.collector.close();
         }
         let waiting = self.queue.len() as u64;
         self.exports.set_queued(self.signal, waiting);
     }
 
+    /// Sends one batch, with retries, and counts the result.
+    ///
+    /// Holds the whole batch in memory, encoded, until it is delivered or given up. Each failed
+    /// attempt counts once in the failed exports, each record once in the dropped ones.
     async fn send(&mut self, records: Vec<T>, sent: &mut Sent) {
         let count = records.len() as u64;
         let writing = Writing {
@@ -146,7 +236,7 @@ impl<T> Pipe<T> {
         let body = (self.form.write)(records, &writing);
         let mut backoff = BACKOFF;
         for attempt in 1.. {
-            let failure = match self.post(body.clone()).await {
+            let failure = match self.post(&body).await {
                 Ok(answer) => match (self.form.refused)(answer) {
                     Some(refused) => {
                         self.delivered(count, refused.min(count), sent);
@@ -167,6 +257,10 @@ impl<T> Pipe<T> {
         }
     }
 
+    /// Counts a delivered request, of which the collector may have refused some records.
+    ///
+    /// A partial success is a delivered request by the protocol, and must not be retried:
+    /// <https://opentelemetry.io/docs/specs/otlp/#partial-success-1>.
     fn delivered(&self, count: u64, refused: u64, sent: &mut Sent) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         self.exports
@@ -179,6 +273,10 @@ impl<T> Pipe<T> {
         }
     }
 
+    /// Counts the records of a request that was given up.
+    ///
+    /// The reason is `shutdown` if a flush is in progress, and `refused` otherwise, even if no
+    /// collector was reached.
     fn lost(&self, count: u64, failure: &Failure, sent: &mut Sent) {
         let ends = self.hurry.borrow().0.is_some();
         let why = if ends { Why::Shutdown } else { Why::Refused };
@@ -187,14 +285,21 @@ impl<T> Pipe<T> {
         sent.why = Some(failure.to_string());
     }
 
-    /// One request, as long as it may take at the moment.
-    async fn post(&mut self, body: Bytes) -> Result<Bytes, Failure> {
+    /// Sends one request. The timeout shrinks to the deadline of a flush, even if the flush begins
+    /// while the request is running.
+    ///
+    /// On a timeout the future of the request is dropped, and with it the connection. A lookup that
+    /// is still blocked stays with the client, for the next attempt.
+    ///
+    /// The answer comes first in the biased select: one that arrives together with the deadline
+    /// counts as delivered.
+    async fn post(&mut self, body: &Bytes) -> Result<Bytes, Failure> {
         if self.discard {
             return Ok(Bytes::new());
         }
         let mut hurry = self.hurry.clone();
         let usual = Instant::now() + self.timeout;
-        let mut posted = std::pin::pin!(self.target.post(body, &mut self.connection));
+        let mut posted = std::pin::pin!(self.collector.post(body, usual));
         loop {
             let flushing = hurry
                 .borrow_and_update()
@@ -206,13 +311,21 @@ impl<T> Pipe<T> {
                 biased;
                 done = &mut posted => return done,
                 () = sleep_until(until) => return Err(Failure::TimedOut),
-                // From there on less time is left.
+                // A flush began: the loop computes the shorter deadline.
                 Ok(()) = hurry.changed() => {}
             }
         }
     }
 
-    /// Waits before the next attempt; false when there is no time for one.
+    /// Waits before the next attempt; returns false if there must be none.
+    ///
+    /// During a flush only an overloaded collector is asked again, and only if the pause ends
+    /// before the deadline.
+    ///
+    /// Outside a flush it always returns true: the number of attempts is the only bound. A flush
+    /// that begins during the pause ends it at once. The next attempt is then made under the
+    /// deadline of the flush, and a further pause follows only if the collector said that it is
+    /// busy.
     async fn back_off(&self, failure: &Failure, backoff: &mut Duration) -> bool {
         let asked = match failure {
             Failure::Status(_, asked) => asked.unwrap_or_default(),
@@ -221,7 +334,8 @@ impl<T> Pipe<T> {
         let mut hurry = self.hurry.clone();
         let flushing = hurry.borrow_and_update().0.clone();
         if let Some(flushing) = flushing {
-            // Who does not answer will not within this second; who is busy might.
+            // A collector that did not answer will not do so within this second; one that is
+            // overloaded may recover.
             let again = Instant::now() + asked.max(LAST_BACKOFF);
             if !failure.is_busy() || again >= flushing.until {
                 return false;
@@ -233,7 +347,7 @@ impl<T> Pipe<T> {
         *backoff *= 2;
         tokio::select! {
             () = sleep(wait) => {}
-            // One more attempt, and a last one.
+            // A flush began: the next attempt is the last one.
             Ok(()) = hurry.changed() => {}
         }
         true
@@ -243,7 +357,10 @@ impl<T> Pipe<T> {
 // === impl Sent ===
 
 impl Sent {
-    /// "12 spans not delivered: connection refused".
+    /// Returns the result in words, such as "12 spans not delivered: connection refused".
+    ///
+    /// It is the text of a row in the report. `why` is that of the last loss, if several batches
+    /// were lost for different reasons.
     pub(super) fn text(&self, signal: Signal) -> String {
         let noun = ["span", "log record", "metric"][signal as usize];
         let some = |count: u64| match count {
@@ -262,6 +379,7 @@ impl Sent {
 }
 
 impl Signal {
+    /// Returns the word for the signal in metrics and reports.
     pub(super) fn word(self) -> &'static str {
         SIGNALS[self as usize]
     }

@@ -1,6 +1,13 @@
-//! The records that are exported, and how OTLP writes them.
+//! The span records of tasks, and constructors for the OTLP types that they become.
 //!
-//! A task's end leaves a small record; names and attributes are put to it on the exporting thread.
+//! The end of a task leaves only a small record, so that it costs the work side little. Names and
+//! attributes are added on the exporting thread.
+//!
+//! The division of labour: a worker copies ids, clock readings and the address of the kind, and
+//! allocates only for an error text or logged events. The exporting thread turns readings into Unix
+//! times, names into attributes and all of it into bytes (`encode.rs`).
+//!
+//! A kind is never freed, so a record may refer to it after its runtime has ended.
 
 use crate::registry::clock;
 use crate::registry::kind::Kind;
@@ -16,59 +23,84 @@ use opentelemetry_sdk::trace::SpanData;
 use std::mem;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How a task's span ends.
+/// The end of the span of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SpanEnd {
+    /// The task ended with this outcome.
     Ended(TaskOutcome),
-    /// It had not ended when the process did.
+    /// The task was still alive when the process ended. Made by the flush, for each task of the
+    /// root.
     Lingering,
 }
 
-/// The span of a task that is over.
+/// The span of a task that has ended, or never will.
 #[derive(Debug)]
 pub(super) struct TaskRecord {
+    /// The ids that the span had while the task ran, so that its children refer to it.
     pub(super) ids: Ids,
+    /// The parent, or the span that the trace is linked to.
     pub(super) origin: Origin,
+    /// The attribute `headcount.task.id`.
     pub(super) id: TaskId,
+    /// Group, name, spawn site and options of the task.
     pub(super) kind: &'static Kind,
-    /// Readings of the clock.
+    /// The clock readings: spawn, first poll, request to drain, and end.
     pub(super) started: u64,
+    /// The first poll; `None` if the task was never polled, or had no span to note it.
     pub(super) polled: Option<u64>,
+    /// The request to drain; `None` if there was none.
     pub(super) told: Option<u64>,
+    /// The end; for a task that lingers the time of the flush.
     pub(super) ended: u64,
     pub(super) end: SpanEnd,
+    /// The name of the thread on which the task ended; empty if it is not known.
     pub(super) thread: &'static str,
+    /// The parts that few records have; boxed to keep the others small. If it is `None`, the events
+    /// of the span are the lifecycle alone, which the encoder writes without building them first.
     pub(super) rare: Option<Box<Rare>>,
 }
 
-/// What the records of few tasks have.
+/// The parts of a record that few tasks have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
+    /// The text of the error or the panic.
     pub(super) error: Option<Box<str>>,
-    /// What was logged in the task, and in no span of it.
+    /// Events logged in the task and outside any span of `tracing` in it. At most 128; see
+    /// `task_span.rs`.
     pub(super) events: Vec<Event>,
 }
 
-/// A span that waits.
+/// A span that is waiting to be exported.
 #[derive(Debug)]
 pub(super) enum SpanRecord {
-    // No box: it would be made on a worker and freed on the exporting thread, and both fight for the worker's heap.
+    // Not boxed: a box would be allocated on a worker and freed on the exporting thread, and both
+    // would contend for the heap of the worker.
     Task(TaskRecord),
-    /// Of `tracing`.
+    /// A span of `tracing`.
     Made(Box<SpanData>),
+    /// A span in its final form: of the shutdown and its layers.
     Written(Box<Span>),
 }
 
-/// One moment by both clocks, by which readings become times.
+/// A moment on both clocks, which converts clock readings into Unix times.
+///
+/// One moment serves all records of a request, so their order is that of the clock readings,
+/// however the system clock was set between them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
+    /// The reading of the clock. It has no unit; see [`clock`].
     raw: u64,
+    /// The Unix time in nanoseconds.
     unix: u64,
 }
 
 // === impl Moment ===
 
 impl Moment {
+    /// Reads both clocks.
+    ///
+    /// The readings are taken one after the other. If the thread is interrupted in between, all
+    /// times of the request are late by the interruption.
     pub(super) fn now() -> Self {
         Self {
             raw: clock::raw(),
@@ -76,7 +108,8 @@ impl Moment {
         }
     }
 
-    /// The Unix time of a reading, in nanoseconds.
+    /// Returns the Unix time of a clock reading, in nanoseconds. The system clock may have been set
+    /// in between; the result is relative to this moment.
     pub(super) fn unix(self, raw: u64) -> u64 {
         if raw <= self.raw {
             let before = clock::nanos_between(raw, self.raw);
@@ -90,7 +123,11 @@ impl Moment {
 // === impl TaskRecord ===
 
 impl TaskRecord {
-    /// What it has in common with all that are of its kind and end so.
+    /// Returns the part of the span that all tasks of the same kind and with the same end have in
+    /// common. The encoder writes it once.
+    ///
+    /// It has no ids, times or events. Concatenated with a message of these, it decodes to the
+    /// whole span.
     pub(super) fn shared(&self) -> Span {
         let path = report::path(self.kind.group(), self.kind.name);
         Span {
@@ -101,7 +138,7 @@ impl TaskRecord {
         }
     }
 
-    /// What only few have.
+    /// Returns the links and the status, if the span has any.
     pub(super) fn rare_parts(&self) -> Option<Span> {
         let links: Vec<_> = match self.origin {
             Origin::Root(Some(cause)) => vec![link(cause)],
@@ -115,6 +152,10 @@ impl TaskRecord {
         })
     }
 
+    /// Returns the attributes that depend only on the kind and the end.
+    ///
+    /// The names `headcount.*` are those of this crate. `code.*` and `error.type` are those of
+    /// <https://opentelemetry.io/docs/specs/semconv/>.
     fn attributes(&self) -> Vec<KeyValue> {
         let kind = self.kind;
         let mut attributes = Vec::with_capacity(7);
@@ -130,6 +171,10 @@ impl TaskRecord {
         attributes
     }
 
+    /// Returns the status ERROR with the error text, for an end that is an error.
+    ///
+    /// A task without an error keeps the status UNSET, as the specification asks of
+    /// instrumentation: <https://opentelemetry.io/docs/specs/otel/trace/api/#set-status>.
     fn status(&self) -> Option<Status> {
         self.end.error().map(|_| Status {
             code: StatusCode::Error.into(),
@@ -141,11 +186,15 @@ impl TaskRecord {
         })
     }
 
+    /// Returns the text of the error or the panic; `None` if there is none or the end is no error.
     fn error(&self) -> Option<&str> {
         self.rare.as_ref()?.error.as_deref()
     }
 
-    /// Its lifecycle: names, and readings of the clock.
+    /// Returns the lifecycle events in the order of their times, as names and clock readings.
+    ///
+    /// At most three: started, draining, and the end. A task can be told to drain before its first
+    /// poll, so the first two are compared.
     pub(super) fn lifecycle(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let polled = self.polled.map(|at| ("headcount.task.started", at));
         let told = self.told.map(|at| ("headcount.task.draining", at));
@@ -157,7 +206,11 @@ impl TaskRecord {
         first.into_iter().chain(second).chain([last])
     }
 
-    /// The same with what was logged in it, in order.
+    /// Returns the lifecycle events and the logged events, sorted by time. The last lifecycle event
+    /// carries the error text as `exception.message`.
+    ///
+    /// Takes the logged events out of the record. The sort is stable: of events with one time, a
+    /// logged one comes before those of the lifecycle.
     pub(super) fn all_events(&mut self, now: Moment) -> Vec<Event> {
         let rare = self.rare.as_mut();
         let mut events = rare.map_or_else(Vec::new, |rare| mem::take(&mut rare.events));
@@ -173,10 +226,12 @@ impl TaskRecord {
 // === impl SpanEnd ===
 
 impl SpanEnd {
-    /// How many there are.
+    /// The number of different ends.
+    ///
+    /// The encoder has that many caches for each kind.
     pub(super) const COUNT: usize = TaskOutcome::Cancelled as usize + 2;
 
-    /// Below their count.
+    /// Returns an index below [`COUNT`](Self::COUNT).
     pub(super) fn number(self) -> usize {
         match self {
             Self::Ended(outcome) => outcome as usize,
@@ -184,6 +239,7 @@ impl SpanEnd {
         }
     }
 
+    /// Returns the value of `headcount.task.outcome`.
     fn word(self) -> &'static str {
         match self {
             Self::Ended(outcome) => outcome.as_str(),
@@ -191,6 +247,7 @@ impl SpanEnd {
         }
     }
 
+    /// Returns the name of the lifecycle event.
     fn event(self) -> &'static str {
         match self {
             Self::Ended(TaskOutcome::Completed | TaskOutcome::Failed) => "headcount.task.finished",
@@ -200,7 +257,8 @@ impl SpanEnd {
         }
     }
 
-    /// The value of `error.type`.
+    /// Returns the value of `error.type`; `None` if the end is no error. A cancelled task is none.
+    /// Cancelling is how a service stops its tasks, so it must not raise the rate of errors.
     fn error(self) -> Option<&'static str> {
         match self {
             Self::Ended(TaskOutcome::Failed) => Some("error"),
@@ -211,7 +269,7 @@ impl SpanEnd {
     }
 }
 
-/// As metrics name it.
+/// Returns the group of a kind as metrics name it: `/` outside any group.
 pub(super) fn group(kind: &Kind) -> &'static str {
     match kind.group() {
         "" => "/",
@@ -219,12 +277,16 @@ pub(super) fn group(kind: &Kind) -> &'static str {
     }
 }
 
+/// Returns the Unix time in nanoseconds; 0 for a time before 1970.
 pub(super) fn unix_nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Sampled, and whether the parent is known to be of another process.
+/// Returns the flags of a span: sampled, and whether the parent is in another process.
+///
+/// Bit 0 is the sampled flag of <https://www.w3.org/TR/trace-context/#trace-flags>: only sampled
+/// spans are exported. Without the mask bit a receiver could not tell "local" from "not known".
 pub(super) fn flags(is_remote: bool) -> u32 {
     let mut flags = 1 | SpanFlags::ContextHasIsRemoteMask as u32;
     if is_remote {
@@ -233,6 +295,7 @@ pub(super) fn flags(is_remote: bool) -> u32 {
     flags
 }
 
+/// Returns a link to a sampled span of this process.
 pub(super) fn link(to: Ids) -> Link {
     Link {
         trace_id: to.trace_bytes(),
@@ -242,6 +305,7 @@ pub(super) fn link(to: Ids) -> Link {
     }
 }
 
+/// Returns a span event without attributes, at a Unix time in nanoseconds.
 pub(super) fn event(name: &str, unix: u64) -> Event {
     Event {
         time_unix_nano: unix,
@@ -250,10 +314,12 @@ pub(super) fn event(name: &str, unix: u64) -> Event {
     }
 }
 
+/// Returns a string attribute.
 pub(super) fn text(key: &str, value: impl Into<String>) -> KeyValue {
     pair(key, Value::StringValue(value.into()))
 }
 
+/// Returns an integer attribute; a value above `i64::MAX` becomes that.
 pub(super) fn number(key: &str, value: u64) -> KeyValue {
     pair(
         key,
@@ -261,6 +327,7 @@ pub(super) fn number(key: &str, value: u64) -> KeyValue {
     )
 }
 
+/// Returns an attribute.
 pub(super) fn pair(key: &str, value: Value) -> KeyValue {
     KeyValue {
         key: key.to_owned(),

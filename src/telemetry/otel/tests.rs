@@ -1,19 +1,18 @@
-//! What cannot be planted from outside.
+//! Tests of faults that cannot be caused from outside the crate.
 
 use super::Telemetry;
 use crate::Runtime;
+use crate::http_client::HANGS;
 use crate::registry::kind::{self, Options};
 use crate::registry::observer::Observer;
 use crate::registry::root::Root;
-use crate::registry::tracked::{Entered, Row};
+use crate::registry::tracked::Spawned;
 use crate::task::{TaskKind, TaskOutcome};
 use std::panic::Location;
 use std::sync::Arc;
 
-/// A name that the resolver of the tests never answers.
-pub(super) const HANGS: &str = "hangs.test";
-
-/// What a flush says of the telemetry of a service that does nothing.
+/// Returns the results of the flush of a service that does nothing. Its collector has a name that
+/// never resolves.
 fn flushed() -> Vec<String> {
     let telemetry = Telemetry::builder().endpoint(&format!("http://{HANGS}:4318"));
     let telemetry = telemetry.build().expect("the address is one");
@@ -22,17 +21,17 @@ fn flushed() -> Vec<String> {
         .signals(false)
         .telemetry(&telemetry)
         .build();
-    let report = runtime.expect("threads can be had").run(async |_| {});
+    let report = runtime.expect("threads can be started").run(async |_| {});
     report.flush.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn a_resolver_that_hangs_does_not_hold_the_shutdown() {
+fn a_hanging_resolver_does_not_delay_the_shutdown() {
     let exact = [
         "6 spans not delivered: no answer in time",
         "7 metrics not delivered: no answer in time",
     ];
-    // On a busy machine the exporting thread may not be woken in time to say what it has not sent.
+    // On a busy machine the exporting thread may wake up too late to report what it has not sent.
     for _ in 0..20 {
         let said = flushed();
         if said == exact {
@@ -44,12 +43,13 @@ fn a_resolver_that_hangs_does_not_hold_the_shutdown() {
         };
         assert!(!said.is_empty() && said.iter().all(is_late), "{said:?}");
     }
-    panic!("it is never known of each record");
+    panic!("the results never name the number of records");
 }
 
-/// The end of a task whose runtime is gone, and of one whose runtime lives: on a thread that knows of neither.
+/// Ends a task of a live runtime, and one of a runtime that is gone, on a thread that has seen
+/// neither root.
 #[test]
-fn a_task_that_outlives_its_runtime_is_told_of_all_the_same() {
+fn a_task_that_outlives_its_runtime_still_leaves_a_span() {
     let telemetry = Telemetry::builder().endpoint("http://127.0.0.1:9");
     let telemetry = telemetry.build().expect("the address is one");
     let inner = &telemetry.0;
@@ -61,18 +61,37 @@ fn a_task_that_outlives_its_runtime_is_told_of_all_the_same() {
             long_lived: true,
             ..Options::of(TaskKind::Async)
         };
-        let found = kind::intern(kind::ROOT_PATH, "outlives", Location::caller(), &options);
-        let entered = Entered::start(found, root.scope);
-        let (entered, span) = entered.observed(&*observer, None);
-        let id = entered.id();
-        let mut row = Row::new(entered, span);
+        let found = kind::intern(
+            kind::ROOT_PATH,
+            "outlives",
+            Location::caller(),
+            &options,
+            || "",
+        );
+        let spawned = Spawned::start(found, root.scope);
+        let (spawned, span) = spawned.observed(&*observer, None);
+        let id = spawned.id();
+        let mut registration = spawned.into_registration(span);
         assert!(inner.hanging.get(id).is_some(), "it lives");
         let kept = (!is_gone).then_some(root);
         std::thread::scope(|scope| {
-            scope.spawn(move || row.end(TaskOutcome::Completed));
+            scope.spawn(move || registration.end(TaskOutcome::Completed));
         });
         drop(kept);
         assert_eq!(inner.spans.len(), told, "gone: {is_gone}");
         assert!(inner.hanging.get(id).is_none(), "gone: {is_gone}");
+    }
+}
+
+/// Debug output ends in logs, and the values of headers are often credentials.
+#[test]
+fn debug_output_names_a_header_and_hides_its_value() {
+    let builder = Telemetry::builder().header("authorization", "Bearer secret");
+    let builder = builder.endpoint("http://127.0.0.1:4318");
+    let before = format!("{builder:?}");
+    let after = format!("{:?}", builder.build().expect("the address is one"));
+    for shown in [before, after] {
+        assert!(shown.contains("authorization"), "{shown}");
+        assert!(!shown.contains("secret"), "{shown}");
     }
 }

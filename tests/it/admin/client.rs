@@ -1,11 +1,11 @@
-//! A client that says exactly what it is told to.
+//! A client that sends exactly the given bytes.
 
 use headcount::{Builder, Runtime, TaskGroup};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Far more than anything here takes on a busy machine.
+/// Far longer than anything here takes, even on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(60);
 
 pub(super) struct Client {
@@ -13,7 +13,7 @@ pub(super) struct Client {
     pub(super) tasks: TaskGroup,
 }
 
-/// What was answered.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -21,7 +21,7 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-/// Runs `look` while a service with an admin server runs.
+/// Runs `look` while a service with an admin server is running.
 pub(super) fn with_admin<T>(
     settings: impl FnOnce(Builder) -> Builder,
     look: impl FnOnce(&Client) -> T,
@@ -34,7 +34,7 @@ pub(super) fn with_admin<T>(
     let builder = builder.admin(SocketAddr::from(([127, 0, 0, 1], 0)));
     let runtime = settings(builder)
         .build()
-        .expect("threads and ports are to be had");
+        .expect("threads and ports are available");
     let address = runtime.admin_address().expect("it was asked for");
     let mut seen = None;
     runtime.run(async |tasks| {
@@ -66,7 +66,7 @@ impl Client {
         self.ask("GET", path, "host: localhost\r\n")
     }
 
-    /// With these headers, each with its end of line.
+    /// Sends a request with these headers, each with its line ending.
     #[track_caller]
     pub(super) fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
         self.send(format!("{method} {path} HTTP/1.1\r\n{headers}\r\n").as_bytes())
@@ -88,10 +88,10 @@ impl Client {
     }
 }
 
-/// What comes until the end; `None` when nothing does.
-pub(super) fn answer(stream: &mut TcpStream) -> Option<Answer> {
+/// Reads until the end of the stream; returns `None` if nothing comes.
+pub(super) fn answer(stream: &mut impl Read) -> Option<Answer> {
     let mut bytes = Vec::new();
-    // A server that closes while more is coming resets the connection after its answer.
+    // A server that closes while more data arrives resets the connection after its answer.
     stream.read_to_end(&mut bytes).ok();
     let text = String::from_utf8(bytes).expect("it answers UTF-8");
     let (head, body) = text.split_once("\r\n\r\n")?;

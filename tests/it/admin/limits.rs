@@ -1,11 +1,11 @@
-//! Clients that are slow, many, or say too much.
+//! Tests with clients that are slow, numerous, or send too much.
 
-use super::client::{answer, with_admin};
+use super::client::{Client, answer, with_admin};
 use std::io::Write;
 use std::net::TcpStream;
 
 #[test]
-fn a_client_that_never_ends_its_request_is_shown_the_door_and_holds_nobody_up() {
+fn a_client_that_never_ends_its_request_is_disconnected_and_delays_no_other() {
     with_admin(
         |builder| builder,
         |client| {
@@ -14,7 +14,7 @@ fn a_client_that_never_ends_its_request_is_shown_the_door_and_holds_nobody_up() 
                 .expect("it reads");
             let mut silent = client.connect();
             assert_eq!(client.get("/livez").status, 200);
-            // Each ends by itself, without an answer or with a short one.
+            // Each connection ends by itself, without an answer or with a short one.
             let said = [answer(&mut slow), answer(&mut silent)];
             for said in said.into_iter().flatten() {
                 assert_eq!(said.status, 408, "{said:?}");
@@ -25,27 +25,44 @@ fn a_client_that_never_ends_its_request_is_shown_the_door_and_holds_nobody_up() 
 }
 
 #[test]
-fn connections_beyond_the_bound_are_told_so_and_the_next_is_served_when_some_have_gone() {
+fn idle_connections_give_way_to_any_request() {
     with_admin(
         |builder| builder,
         |client| {
-            let silent: Vec<TcpStream> = (0..64).map(|_| client.connect()).collect();
-            let mut one_more = client.connect();
-            let refused = answer(&mut one_more).expect("it is told");
+            let mut silent: Vec<TcpStream> = (0..100).map(|_| client.connect()).collect();
+            for path in ["/livez", "/readyz", "/metrics", "/api/tasks"] {
+                assert_eq!(client.get(path).status, 200, "{path}");
+            }
+            assert!(answer(&mut silent[0]).is_none(), "the oldest is closed");
+        },
+    );
+}
+
+/// Returns a connection on which a request was answered. It occupies its place until it is closed.
+fn answered(client: &Client) -> TcpStream {
+    let mut stream = client.connect();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .expect("it reads");
+    assert_eq!(answer(&mut stream).expect("it is told").status, 200);
+    stream
+}
+
+#[test]
+fn an_address_whose_places_are_all_in_use_is_refused_and_its_probes_are_not() {
+    with_admin(
+        |builder| builder,
+        |client| {
+            let mut kept: Vec<TcpStream> = (0..32).map(|_| answered(client)).collect();
+            let refused = client.get("/api/tasks");
             assert_eq!(refused.status, 503);
             assert_eq!(refused.header("retry-after"), Some("1"));
             assert_eq!(refused.body, "too many connections\n");
-            drop(silent);
-            loop {
-                let mut stream = client.connect();
-                // It may be refused, and closed, before this is written.
-                stream
-                    .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                    .ok();
-                if answer(&mut stream).is_some_and(|answer| answer.status == 200) {
-                    break;
-                }
+            for path in ["/livez", "/readyz"] {
+                assert_eq!(client.get(path).status, 200, "{path}");
             }
+            kept.clear();
+            while client.get("/api/tasks").status != 200 {}
         },
     );
 }
@@ -77,7 +94,10 @@ fn a_request_with_a_body_is_refused() {
                 let headers = format!("host: localhost\r\n{headers}");
                 let answer = client.ask("GET", "/livez", &headers);
                 assert_eq!(answer.status, 413, "{headers}");
-                assert_eq!(answer.body, "{\"error\":\"a request has no body here\"}");
+                assert_eq!(
+                    answer.body,
+                    "{\"error\":\"request bodies are not allowed\"}"
+                );
             }
             let none = client.ask("GET", "/livez", "host: localhost\r\ncontent-length: 0\r\n");
             assert_eq!(none.status, 200);
@@ -86,7 +106,7 @@ fn a_request_with_a_body_is_refused() {
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn a_request_that_is_not_http_is_refused() {
     with_admin(
         |builder| builder,
         |client| {

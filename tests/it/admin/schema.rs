@@ -1,9 +1,9 @@
-//! As much of JSON Schema as `openapi.json` uses, and not more: an unknown keyword is an error, so that no rule of the
-//! document is passed over.
+//! The part of JSON Schema that `openapi.json` uses. An unknown keyword is an error, so that no
+//! rule of the document is skipped.
 
 use serde_json::Value;
 
-/// What is wrong with a value, by its place.
+/// Returns the violations of the schema in a value, with their locations.
 pub(super) fn problems(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     check(document, schema, value, "$", &mut found);
@@ -119,7 +119,7 @@ fn is(value: &Value, kind: &str) -> bool {
 }
 
 #[test]
-fn what_does_not_fit_is_found() {
+fn violations_of_the_schema_are_found() {
     let document: Value = serde_json::from_str(
         r##"{"a": {"type": "object", "additionalProperties": false, "required": ["n", "l"],
             "properties": {"n": {"type": ["integer", "null"], "minimum": 0},

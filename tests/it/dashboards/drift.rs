@@ -1,4 +1,5 @@
-//! Three that must agree: what `/metrics` prints, what dashboards and rules ask for, and what `docs/metrics.md` says.
+//! Tests that three sources agree: the metrics that `/metrics` prints, those that dashboards and
+//! rules query, and those in `docs/metrics.md`.
 
 use super::promql::{OWN, grouped, selectors};
 use super::{all, files, list, text, word};
@@ -8,10 +9,10 @@ use headcount::{Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-/// Labels by the name of a sample.
+/// The labels of each sample name.
 type Printed = BTreeMap<String, BTreeSet<String>>;
 
-/// What `/metrics` prints and nobody asks for, each with the reason.
+/// Metrics that `/metrics` prints and nothing queries, each with the reason.
 const NOT_ASKED_FOR: &[(&str, &str)] = &[(
     "process_virtual_memory_bytes",
     "says nothing of a service: allocators reserve far more than they use",
@@ -20,25 +21,25 @@ const NOT_ASKED_FOR: &[(&str, &str)] = &[(
 /// Labels that Prometheus and the rules put on alerts.
 const OF_ALERTS: [&str; 4] = ["alertname", "alertstate", "severity", "cause"];
 
-/// An expression, and where it stands.
+/// An expression, and its location.
 struct Asked {
     place: String,
     expr: String,
-    /// What its legends name.
+    /// Labels that the legends use.
     shown: Vec<String>,
 }
 
-/// What a runtime prints that has all that metrics can have.
+/// Returns the metrics of a runtime that has all of them.
 fn printed() -> Printed {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let build = |telemetry: &Telemetry| {
         let builder = Runtime::builder().print(false).signals(false);
         let builder = builder.state_folder(folder.path()).telemetry(telemetry);
         let builder = builder.textfile(folder.path().join("end.prom"));
-        builder.build().expect("threads are to be had")
+        builder.build().expect("threads are available")
     };
     build(&nowhere()).run(async |_| {});
-    // What became of the report is added to it when all is done.
+    // The state of the report is added to it at the very end.
     let saved = || fs::read_to_string(folder.path().join("report.json"));
     wait_until(
         || saved().is_ok_and(|report| report.contains("textfile")),
@@ -64,13 +65,13 @@ fn printed() -> Printed {
     samples(&last)
 }
 
-/// Where nobody listens.
+/// Returns telemetry to an address without a listener.
 fn nowhere() -> Telemetry {
     let telemetry = Telemetry::builder().endpoint("http://127.0.0.1:9");
     telemetry.build().expect("it is an endpoint")
 }
 
-#[expect(clippy::disallowed_methods, reason = "an untracked task is to be seen")]
+#[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
 async fn untracked(tasks: &TaskGroup) {
     tasks.spawn("tracked", async {}).await.ok();
     tokio::spawn(async {}).await.ok();
@@ -90,7 +91,7 @@ fn samples(text: &str) -> Printed {
     found
 }
 
-/// The family of a sample.
+/// Returns the metric family of a sample.
 fn family(name: &str) -> &str {
     let ends = ["_bucket", "_sum", "_count"];
     ends.iter()
@@ -124,7 +125,7 @@ fn in_dashboards() -> Vec<Asked> {
     found
 }
 
-/// The rules, and the names that they record.
+/// Returns the rules, and the names that they record.
 fn in_rules() -> (Vec<Asked>, BTreeSet<String>) {
     let mut found = Vec::new();
     let mut recorded = BTreeSet::new();
@@ -159,7 +160,7 @@ fn in_rules() -> (Vec<Asked>, BTreeSet<String>) {
     (found, recorded)
 }
 
-/// What is asked for and not there, names and labels.
+/// Returns the names and labels that are queried but do not exist.
 fn unknown(asked: &Asked, printed: &Printed, recorded: &BTreeSet<String>) -> Vec<String> {
     let mut wrong = Vec::new();
     let common = ["job", "instance", "__name__"];
@@ -200,7 +201,7 @@ fn unknown(asked: &Asked, printed: &Printed, recorded: &BTreeSet<String>) -> Vec
     wrong
 }
 
-/// The names in a text, whether in a selector or in quotes.
+/// Returns the metric names in a text, whether in a selector or in quotes.
 fn names(expr: &str) -> BTreeSet<&str> {
     let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words
@@ -208,19 +209,19 @@ fn names(expr: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Without tokio's hooks what they count is not there.
+/// Returns whether the metric is missing because tokio's hooks are not available.
 fn without_hooks(name: &str) -> bool {
     cfg!(not(tokio_unstable)) && (name.contains("_untracked_") || name.contains("_blocking_queue_"))
 }
 
-/// Families that are used and not documented.
+/// Returns the families that are used but not documented.
 fn undocumented<'a>(used: &BTreeSet<&'a str>, documentation: &str) -> Vec<&'a str> {
     let is_documented = |name: &str| documentation.contains(&format!("| `{name}` |"));
     let missing = used.iter().filter(|name| !is_documented(name));
     missing.copied().collect()
 }
 
-/// Families that are printed and that nobody uses, and excuses for what needs none.
+/// Returns the families that are printed but unused, and the excuses that are not needed.
 fn idle(printed: &Printed, used: &BTreeSet<&str>, excuses: &[(&str, &str)]) -> Vec<String> {
     let there: BTreeSet<&str> = printed.keys().map(|name| family(name)).collect();
     let excused: BTreeSet<&str> = excuses.iter().map(|(name, _)| *name).collect();
@@ -229,12 +230,12 @@ fn idle(printed: &Printed, used: &BTreeSet<&str>, excuses: &[(&str, &str)]) -> V
         .filter(|name| !excused.contains(*name));
     let needless = |name: &&&str| used.contains(**name) || !there.contains(**name);
     let needless = excused.iter().filter(needless);
-    idle.map(|name| format!("nobody asks for {name}"))
+    idle.map(|name| format!("nothing queries {name}"))
         .chain(needless.map(|name| format!("no excuse is needed for {name}")))
         .collect()
 }
 
-/// The attributes that a query of a trace store asks for.
+/// Returns the attributes that a query of a trace store uses.
 fn attributes(query: &str) -> BTreeSet<&str> {
     let of = |scope: &'static str| query.split(scope).skip(1);
     let ends = |c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_';
@@ -244,7 +245,7 @@ fn attributes(query: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_is_asked_for_is_there_and_what_is_there_is_asked_for_and_documented() {
+fn queried_metrics_exist_and_existing_metrics_are_queried_and_documented() {
     let printed = printed();
     let (rules, recorded) = in_rules();
     let asked: Vec<Asked> = in_dashboards().into_iter().chain(rules).collect();
@@ -284,12 +285,12 @@ fn spans_have_the_attributes_that_are_asked_for() {
 }
 
 #[test]
-fn what_nobody_asks_for_or_documents_is_found() {
+fn metrics_without_a_query_or_documentation_are_found() {
     let printed = samples("headcount_a 1\nheadcount_b_sum 1\nheadcount_c 1\n");
     let used = BTreeSet::from(["headcount_a"]);
     let excuses = [("headcount_c", "why"), ("headcount_a", "why")];
     let found = [
-        "nobody asks for headcount_b",
+        "nothing queries headcount_b",
         "no excuse is needed for headcount_a",
     ];
     assert_eq!(idle(&printed, &used, &excuses), found);
@@ -300,7 +301,7 @@ fn what_nobody_asks_for_or_documents_is_found() {
 }
 
 #[test]
-fn a_name_or_a_label_that_is_not_there_is_found() {
+fn a_missing_name_or_label_is_found() {
     let printed = samples("headcount_a{group=\"x\"} 1\nheadcount_b_bucket{le=\"1\"} 1\n");
     let recorded = BTreeSet::from(["a:headcount_a:sum".to_owned()]);
     let right =

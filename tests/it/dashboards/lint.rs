@@ -1,4 +1,4 @@
-//! The rules that every dashboard holds to, each with a fault that it must find.
+//! The rules that every dashboard follows, each with a fault that it must find.
 
 use super::promql::selectors;
 use super::{Dashboard, all, list, word};
@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 struct Rule {
     says: &'static str,
-    /// What is against it.
+    /// Finds the violations of the rule.
     find: fn(&Dashboard) -> Vec<String>,
-    /// Does what it forbids.
+    /// Plants a violation.
     plant: fn(&mut Value),
 }
 
@@ -28,7 +28,7 @@ const RULES: [Rule; 18] = [
         plant: |json| json["uid"] = json!("cfb2k7d1"),
     },
     Rule {
-        says: "it is not to be edited",
+        says: "it cannot be edited",
         find: |board| said(board.json["editable"] != false, "it can be edited"),
         plant: |json| json["editable"] = json!(true),
     },
@@ -40,12 +40,12 @@ const RULES: [Rule; 18] = [
         },
     },
     Rule {
-        says: "a panel has a title of its own",
+        says: "the title of a panel is unique",
         find: titles,
         plant: |json| panel(json)["title"] = json!("Restarts"),
     },
     Rule {
-        says: "a panel says which question it answers",
+        says: "the description of a panel is a question",
         find: |board| panels(board, |panel| word(panel, "description").contains('?')),
         plant: |json| panel(json)["description"] = json!("Instances."),
     },
@@ -59,7 +59,7 @@ const RULES: [Rule; 18] = [
         plant: |json| panel(json)["fieldConfig"]["defaults"]["unit"] = json!(""),
     },
     Rule {
-        says: "an id is there once",
+        says: "an id is unique",
         find: ids,
         plant: |json| panel(json)["id"] = json!(3),
     },
@@ -123,7 +123,7 @@ const RULES: [Rule; 18] = [
         },
     },
     Rule {
-        says: "what every process has is asked of those with headcount in them alone",
+        says: "metrics that every process has are queried only for targets with headcount",
         find: strangers,
         plant: |json| {
             ask(
@@ -133,7 +133,7 @@ const RULES: [Rule; 18] = [
         },
     },
     Rule {
-        says: "job and instance are variables that hold all, and links keep them",
+        says: "job and instance are variables with an all option, and links keep them",
         find: variables,
         plant: |json| json["links"][0]["includeVars"] = json!(false),
     },
@@ -143,7 +143,7 @@ const RULES: [Rule; 18] = [
         plant: |json| json["panels"][0]["title"] = json!("Saturation"),
     },
     Rule {
-        says: "durations of tasks show their traces",
+        says: "graphs of task durations have exemplars",
         find: exemplars,
         plant: |json| {
             ask(
@@ -153,12 +153,12 @@ const RULES: [Rule; 18] = [
         },
     },
     Rule {
-        says: "a link leads to a dashboard that is there, and keeps the time",
+        says: "a link leads to an existing dashboard, and keeps the time range",
         find: links,
         plant: |json| json["links"][0]["url"] = json!("/d/headcount-task"),
     },
     Rule {
-        says: "a variable that is used is there",
+        says: "every used variable exists",
         find: used_variables,
         plant: |json| {
             ask(
@@ -173,13 +173,13 @@ fn said(is_wrong: bool, what: &str) -> Vec<String> {
     is_wrong.then(|| what.to_owned()).into_iter().collect()
 }
 
-/// The titles of the panels that do not hold.
+/// Returns the titles of the panels for which `holds` is false.
 fn panels(board: &Dashboard, holds: fn(&Value) -> bool) -> Vec<String> {
     let wrong = board.panels().into_iter().filter(|panel| !holds(panel));
     wrong.map(|panel| word(panel, "title").to_owned()).collect()
 }
 
-/// The expressions with a selector that does not hold.
+/// Returns the expressions with a selector for which `holds` is false.
 fn expressions(board: &Dashboard, holds: fn(&super::promql::Selector<'_>) -> bool) -> Vec<String> {
     let wrong = board.expressions().into_iter();
     wrong
@@ -236,7 +236,7 @@ fn ids(board: &Dashboard) -> Vec<String> {
     wrong.map(|id| format!("{id:?}")).collect()
 }
 
-/// Left, right, top and bottom.
+/// Returns left, right, top and bottom.
 fn place(panel: &Value) -> [u64; 4] {
     let of = |key: &str| panel["gridPos"][key].as_u64().expect("a whole number");
     let (x, y) = (of("x"), of("y"));
@@ -288,7 +288,7 @@ fn variables(board: &Dashboard) -> Vec<String> {
                 && variable["multi"] == true
                 && variable["includeAll"] == true
                 && variable["allValue"] == ".+"
-                // On a change of the time range.
+                // Refreshed when the time range changes.
                 && variable["refresh"] == 2
         })
     };
@@ -326,7 +326,7 @@ fn exemplars(board: &Dashboard) -> Vec<String> {
     })
 }
 
-/// Every text in a value.
+/// Returns every text in a value.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
@@ -366,7 +366,7 @@ fn used_variables(board: &Dashboard) -> Vec<String> {
         .collect()
 }
 
-/// The first panel that is no row.
+/// Returns the first panel that is not a row.
 fn panel(json: &mut Value) -> &mut Value {
     &mut json["panels"][1]
 }
@@ -376,7 +376,7 @@ fn ask(json: &mut Value, expr: &str) {
 }
 
 #[test]
-fn every_dashboard_holds_to_every_rule() {
+fn every_dashboard_follows_every_rule() {
     for board in all() {
         for rule in &RULES {
             let found = (rule.find)(&board);
@@ -391,7 +391,7 @@ fn every_dashboard_holds_to_every_rule() {
 }
 
 #[test]
-fn every_rule_finds_the_fault_that_it_is_for_and_no_other_does() {
+fn every_rule_finds_its_planted_fault_and_no_other_rule_does() {
     let whole = all().into_iter().find(|board| board.stem == "fleet");
     let whole = whole.expect("there is a fleet");
     for planted in &RULES {

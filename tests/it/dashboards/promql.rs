@@ -1,15 +1,16 @@
-//! As much of PromQL as the rules need: which series an expression asks for, and by which labels.
+//! A parser for the part of PromQL that the rules need: the series that an expression queries, and
+//! its labels.
 
-/// A series that an expression asks for.
+/// A series that an expression queries.
 #[derive(Debug, PartialEq)]
 pub(super) struct Selector<'a> {
-    /// Empty where it is given by `__name__` alone.
+    /// Empty if the name is given only by `__name__`.
     pub(super) name: &'a str,
-    /// Those that are matched.
+    /// Labels that are matched.
     pub(super) labels: Vec<&'a str>,
-    /// What is between `[` and `]`.
+    /// The text between `[` and `]`.
     pub(super) window: Option<&'a str>,
-    /// What stands before it.
+    /// The text before the selector.
     pub(super) before: &'a str,
 }
 
@@ -17,10 +18,11 @@ fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-/// What Prometheus has of its own.
+/// Metrics that Prometheus itself provides.
 pub(super) const OWN: [&str; 2] = ["up", "ALERTS"];
 
-/// The names of this project, of the process, of recording rules, and what Prometheus has of its own.
+/// Returns whether the word is a metric of this project, of the process, of a recording rule, or of
+/// Prometheus itself.
 fn is_metric(word: &str) -> bool {
     OWN.contains(&word)
         || word.starts_with("headcount_")
@@ -28,7 +30,7 @@ fn is_metric(word: &str) -> bool {
         || word.contains(':') && word.contains("headcount_")
 }
 
-/// Where a text in quotes ends, from behind its first quote.
+/// Returns the end of a quoted text, given the rest after its first quote.
 fn end_of_text(rest: &str) -> usize {
     let mut escaped = false;
     for (at, c) in rest.char_indices() {
@@ -40,7 +42,7 @@ fn end_of_text(rest: &str) -> usize {
     rest.len()
 }
 
-/// Every series that an expression asks for, in order.
+/// Returns every series that an expression queries, in order.
 pub(super) fn selectors(expr: &str) -> Vec<Selector<'_>> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -71,7 +73,7 @@ pub(super) fn selectors(expr: &str) -> Vec<Selector<'_>> {
     found
 }
 
-/// The labels in `{…}`, and how long that is.
+/// Returns the labels in `{…}`, and the length of that text.
 fn matchers(rest: &str) -> (Vec<&str>, usize) {
     let mut labels = Vec::new();
     if !rest.starts_with('{') {
@@ -102,7 +104,7 @@ fn window(rest: &str) -> (Option<&str>, usize) {
     }
 }
 
-/// The labels after `by`, `without`, `on`, `ignoring`, `group_left` and `group_right`.
+/// Returns the labels after `by`, `without`, `on`, `ignoring`, `group_left` and `group_right`.
 pub(super) fn grouped(expr: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for (at, _) in expr.match_indices('(') {

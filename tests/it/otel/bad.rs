@@ -1,4 +1,5 @@
-//! Collectors that are not there, or do not do what they should: the shutdown goes on, and the report says what was lost.
+//! Tests with missing or faulty collectors: the shutdown continues, and the report says what was
+//! lost.
 
 use super::sink::{Answer, Sink};
 use crate::scenario::{alone, others, wait_until};
@@ -7,7 +8,8 @@ use headcount::{Report, Runtime};
 use std::net::TcpListener;
 use std::time::Duration;
 
-/// A shutdown with two spans of tasks, four of layers and flush, one of itself, and the numbers of the report.
+/// Runs a shutdown with two task spans, four spans of layers and flush, one of the shutdown itself,
+/// and the metrics of the report.
 fn stopped(telemetry: &Telemetry) -> Report {
     let runtime = Runtime::builder()
         .name("bad")
@@ -17,13 +19,13 @@ fn stopped(telemetry: &Telemetry) -> Report {
         .telemetry(telemetry);
     runtime
         .build()
-        .expect("threads can be had")
+        .expect("threads are available")
         .run(async |tasks| {
             tasks.spawn("short", async {}).await.ok();
         })
 }
 
-/// What the report says of telemetry, without times.
+/// Returns what the report says about telemetry, without times.
 fn said(report: &Report) -> String {
     let rows = report.flush.iter().map(|row| {
         let (signal, result) = (&row.signal, row.result.as_str());
@@ -32,7 +34,7 @@ fn said(report: &Report) -> String {
     rows.collect()
 }
 
-/// What is said with a collector that answers so.
+/// Returns what the report says with a collector that gives this answer.
 fn against(answer: Answer) -> String {
     let sink = Sink::start(answer);
     let telemetry = sink.telemetry().build().expect("the address is one");
@@ -48,9 +50,9 @@ fn a_collector_that_takes_all_has_all() {
 }
 
 #[test]
-fn nobody_listens() {
+fn no_collector_listens() {
     alone(|| {
-        // Bound and gone again: nobody else gets that port so soon.
+        // Bound and released again: no other process gets that port so soon.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr());
         let address = address.expect("the loopback has ports");
         let telemetry = Telemetry::builder()
@@ -69,7 +71,7 @@ fn nobody_listens() {
     });
 }
 
-/// The threads of telemetry, as the kernel names them.
+/// Returns the number of telemetry threads, by their names in the kernel.
 fn exporting() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
     let names =
@@ -79,7 +81,8 @@ fn exporting() -> usize {
         .count()
 }
 
-/// A thread has its name a moment after it begins, and is gone a moment after its end.
+/// Waits for this number of threads: a thread gets its name shortly after it starts, and disappears
+/// shortly after it ends.
 #[track_caller]
 fn until_exporting(threads: usize) {
     wait_until(
@@ -95,12 +98,13 @@ fn whatever_the_collector_does_no_thread_of_telemetry_is_left() {
             b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n";
         for answer in [Answer::Taken, Answer::Silence, Answer::Bytes(busy)] {
             let sink = Sink::start(answer);
-            let telemetry = sink.telemetry().build().expect("the address is one");
+            let telemetry = sink.telemetry().flush_budget(Duration::from_secs(1));
+            let telemetry = telemetry.build().expect("the address is one");
             let runtime = Runtime::builder()
                 .print(false)
                 .signals(false)
                 .telemetry(&telemetry);
-            let runtime = runtime.build().expect("threads can be had");
+            let runtime = runtime.build().expect("threads are available");
             until_exporting(1);
             assert_eq!(runtime.run(async |_| {}).exit_code(), 0);
             until_exporting(0);
@@ -108,8 +112,8 @@ fn whatever_the_collector_does_no_thread_of_telemetry_is_left() {
     });
 }
 
-/// Nobody answers: that is known of each record when the exporting thread is woken in time, which on a busy machine takes
-/// some attempts.
+/// Asserts that no collector answered. The report knows this for each record only if the exporting
+/// thread is woken in time, which may take several attempts on a busy machine.
 #[track_caller]
 fn assert_no_answer(attempt: impl Fn() -> String) {
     let exact = "traces failed: 7 spans not delivered: no answer in time\n\
@@ -136,7 +140,7 @@ fn it_takes_the_request_and_never_answers() {
 }
 
 #[test]
-fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
+fn it_accepts_connections_and_reads_nothing() {
     assert_no_answer(|| {
         let hole = TcpListener::bind("127.0.0.1:0").expect("the loopback has ports");
         let address = hole.local_addr().expect("it is bound");
@@ -149,7 +153,7 @@ fn it_is_a_hole_that_takes_connections_and_reads_nothing() {
 
 #[test]
 fn it_begins_to_answer_and_stops() {
-    // The connection is closed with the answer half said.
+    // The connection is closed in the middle of the answer.
     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
     insta::assert_snapshot!(against(Answer::Bytes(half)), @r"
     traces failed: 7 spans not delivered: end of file before message length reached
@@ -193,8 +197,8 @@ fn it_refuses_a_part() {
 }
 
 #[test]
-fn it_wants_a_key_that_nobody_has() {
-    // What it says of that does not come whole, and does not matter.
+fn it_requires_a_key_that_is_missing() {
+    // The body of the refusal is incomplete, which does not matter.
     let no = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\nhalf";
     insta::assert_snapshot!(against(Answer::Bytes(no)), @r"
     traces failed: 7 spans not delivered: the collector answered 401 Unauthorized
@@ -220,7 +224,7 @@ fn it_speaks_another_protocol() {
 }
 
 #[test]
-fn what_does_not_fit_into_the_queue_is_counted() {
+fn records_beyond_the_queue_are_counted() {
     let sink = Sink::start(Answer::Silence);
     let telemetry = sink
         .telemetry()
@@ -233,9 +237,9 @@ fn what_does_not_fit_into_the_queue_is_counted() {
         .signals(false)
         .telemetry(&telemetry)
         .build();
-    let runtime = runtime.expect("threads can be had");
+    let runtime = runtime.expect("threads are available");
     let metrics = runtime.metrics();
-    runtime.run(async |tasks| {
+    let report = runtime.run(async |tasks| {
         for _ in 0..100 {
             tasks.spawn("short", async {}).await.ok();
         }
@@ -248,8 +252,20 @@ fn what_does_not_fit_into_the_queue_is_counted() {
         let line = line.unwrap_or_else(|| panic!("no {series}in:\n{text}"));
         line.parse::<u64>().expect("it is a number")
     };
-    // 100 tasks, main, and five of the shutdown; at most three wait and three are on their way, which is given up.
+    // There are 100 tasks, main, and five spans of the shutdown. At most three wait and three are
+    // in flight; those are given up.
     let (queue_full, shutdown) = (dropped("queue_full"), dropped("shutdown"));
     assert_eq!(queue_full + shutdown, 106);
     assert!((3..=6).contains(&shutdown), "{shutdown} were given up");
+    // The report counts those that were lost before its flush, too.
+    let lost = &report.lost_records["traces"];
+    assert_eq!(
+        (lost["queue_full"], lost["shutdown"]),
+        (queue_full, shutdown)
+    );
+    let line = format!(
+        "├─ ! 106 spans were lost in this run: the queue was full ({queue_full}), \
+         the flush at the end could not send them ({shutdown})\n"
+    );
+    assert!(report.to_text(false).contains(&line), "{report}");
 }

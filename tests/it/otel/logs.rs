@@ -1,4 +1,4 @@
-//! Log records as a collector gets them.
+//! Tests of log records as a collector receives them.
 
 use super::sink::{Answer, Sink, attribute, pairs, value};
 use headcount::Runtime;
@@ -18,7 +18,7 @@ fn events_are_log_records_with_the_trace_of_their_task() {
     let sink = Sink::start(Answer::Taken);
     let telemetry = sink.telemetry().build().expect("the address is one");
     let dispatch = tracing::Dispatch::new(tracing_subscriber::registry().with(telemetry.layer()));
-    // On this thread, so that what headcount logs of the tasks is heard too.
+    // On this thread, so that headcount's own log about the tasks is captured too.
     let builder = Runtime::builder()
         .current_thread()
         .print(false)
@@ -26,12 +26,12 @@ fn events_are_log_records_with_the_trace_of_their_task() {
     let runtime = builder
         .telemetry(&telemetry)
         .build()
-        .expect("threads can be had");
+        .expect("threads are available");
     tracing::dispatcher::with_default(&dispatch, || {
         runtime.run(async move |tasks| {
             let work = async {
                 tracing::warn!(order = 7, late = true, "order is late");
-                tracing::debug!("nobody wants to know");
+                tracing::debug!("a detail");
             };
             tasks.spawn("request", work).await.ok();
             tasks
@@ -39,7 +39,7 @@ fn events_are_log_records_with_the_trace_of_their_task() {
                 .await
                 .ok();
             tasks.task("lives").long_lived().spawn(async {}).await.ok();
-            // A child of a short task: its trace does not follow from its number.
+            // A child of a short task: its trace id does not follow from its own number.
             let doomed = tasks.group("doomed");
             let group = doomed.clone();
             let spawns = async move {
@@ -65,13 +65,9 @@ fn events_are_log_records_with_the_trace_of_their_task() {
         pairs(&late.attributes),
         "order=7,late=true,code.namespace=it::otel::logs"
     );
-    assert!(
-        got.logs
-            .iter()
-            .all(|log| body(log) != "nobody wants to know")
-    );
+    assert!(got.logs.iter().all(|log| body(log) != "a detail"));
 
-    // It is seen while the task lives, whose span is not.
+    // The record is exported while the task is alive; its span is not.
     let lives = got.span("task lives");
     let started = got.logs.iter().find(|log| {
         let task = log.attributes.iter().find(|pair| pair.key == "task");
@@ -82,10 +78,10 @@ fn events_are_log_records_with_the_trace_of_their_task() {
         (&started.trace_id, &started.span_id),
         (&lives.trace_id, &lives.span_id)
     );
-    // As its span and the metrics name it.
+    // The same names as in its span and in the metrics.
     assert_eq!(attribute(&started.attributes, "group"), "/");
 
-    // So have ends the spans that they are of.
+    // The ends of tasks also have the ids of their spans.
     for (event, span) in [
         ("headcount.task.panicked", "task panics"),
         ("headcount.task.cancelled", "task doomed/waits"),

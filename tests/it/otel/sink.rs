@@ -1,4 +1,4 @@
-//! A collector of the test's own: takes what is posted to it, decodes it, and answers as the test says.
+//! A collector for tests: receives requests, decodes them, and answers as the test specifies.
 
 use headcount::telemetry::{Telemetry, TelemetryBuilder};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -17,35 +17,37 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// What a collector does with a request.
+/// The answer of a collector.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answer {
     Taken,
-    /// Bytes, after the request was read.
+    /// Sends these bytes after the request was read.
     Bytes(&'static [u8]),
-    /// As many records are refused, by an answer that is a success.
+    /// Sends a success that refuses this number of records.
     Refuses(u8),
-    /// The first request by the bytes, all others are taken.
+    /// Answers the first request with these bytes, and accepts all others.
     FirstBytes(&'static [u8]),
-    /// Nothing, and the connection stays open.
+    /// Sends nothing, and keeps the connection open.
     Silence,
 }
 
-/// It runs as long as the test has it.
+/// A collector that runs until it is dropped.
 pub(crate) struct Sink {
     address: SocketAddr,
+    answer: Answer,
     got: Arc<Mutex<Got>>,
     running: Option<JoinHandle<()>>,
 }
 
-/// What came.
+/// The received telemetry.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Got {
     pub(crate) spans: Vec<Span>,
     pub(crate) logs: Vec<LogRecord>,
     pub(crate) metrics: Vec<Metric>,
-    /// Of the last request of spans.
+    /// The resource of the last request with spans.
     pub(crate) resource: Vec<KeyValue>,
     /// The heads of the requests.
     pub(crate) heads: Vec<String>,
@@ -60,13 +62,13 @@ impl Sink {
         let address = listener.local_addr().expect("it is bound");
         let got = Arc::new(Mutex::new(Got::default()));
         let takes = Arc::clone(&got);
-        #[expect(clippy::disallowed_methods, reason = "no part of what is tested")]
+        #[expect(clippy::disallowed_methods, reason = "not part of the test")]
         let running = std::thread::spawn(move || {
             let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let stream = stream.expect("the loopback works");
                 match take(&stream, &takes, answer) {
-                    // Kept open.
+                    // The connection is kept open.
                     Some(true) => silent.push(stream),
                     Some(false) => {}
                     None => return,
@@ -75,6 +77,7 @@ impl Sink {
         });
         Self {
             address,
+            answer,
             got,
             running: Some(running),
         }
@@ -84,12 +87,18 @@ impl Sink {
         format!("http://{}", self.address)
     }
 
-    /// Telemetry that goes here, and nothing else of the environment.
+    /// Returns telemetry to this collector, which ignores the environment.
+    ///
+    /// Unless the collector never answers, the flush has as much time as a busy machine may need.
     pub(crate) fn telemetry(&self) -> TelemetryBuilder {
-        Telemetry::builder().endpoint(&self.endpoint())
+        let telemetry = Telemetry::builder().endpoint(&self.endpoint());
+        match self.answer {
+            Answer::Silence => telemetry,
+            _ => telemetry.flush_budget(Duration::from_secs(60)),
+        }
     }
 
-    /// What came so far.
+    /// Returns the telemetry received so far.
     pub(crate) fn got(&self) -> Got {
         self.got.lock().expect("not poisoned").clone()
     }
@@ -97,7 +106,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // A connection without a request ends it.
+        // A connection without a request ends the collector.
         TcpStream::connect(self.address).ok();
         if let Some(running) = self.running.take() {
             running.join().ok();
@@ -105,7 +114,7 @@ impl Drop for Sink {
     }
 }
 
-/// Reads a request and answers; whether the connection is to be kept. `None` without a request.
+/// Reads a request and answers. Returns whether to keep the connection; `None` without a request.
 fn take(stream: &TcpStream, got: &Mutex<Got>, answer: Answer) -> Option<bool> {
     let mut reader = BufReader::new(stream);
     let (head, body) = request(&mut reader)?;
@@ -119,13 +128,13 @@ fn take(stream: &TcpStream, got: &Mutex<Got>, answer: Answer) -> Option<bool> {
         Answer::Refuses(_) => b"",
         Answer::Taken | Answer::FirstBytes(_) => {
             got.keep(&head, &body);
-            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         }
     };
     let mut reply = reply.to_vec();
     if let Answer::Refuses(count) = answer {
-        // PartialSuccess { rejected: count }, the same for each signal.
-        reply = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n".to_vec();
+        // PartialSuccess { rejected: count }, which is encoded alike for each signal.
+        reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\n".to_vec();
         reply.extend([0x0a, 2, 8, count]);
     }
     drop(got);
@@ -184,7 +193,7 @@ impl Got {
         }
     }
 
-    /// The one span of that name.
+    /// Returns the only span with this name.
     #[track_caller]
     pub(crate) fn span(&self, name: &str) -> &Span {
         let mut named = self.spans.iter().filter(|span| span.name == name);
@@ -194,14 +203,14 @@ impl Got {
         span
     }
 
-    /// The names of all spans, in order.
+    /// Returns the names of all spans, sorted.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.spans.iter().map(|span| &*span.name).collect();
         names.sort_unstable();
         names
     }
 
-    /// The one log record of that event.
+    /// Returns the only log record of this event.
     #[track_caller]
     pub(crate) fn event(&self, name: &str) -> &LogRecord {
         let mut named = self.logs.iter().filter(|log| log.event_name == name);
@@ -212,7 +221,7 @@ impl Got {
         log
     }
 
-    /// Every number of the report, a line each.
+    /// Returns every metric of the report, one per line.
     pub(crate) fn samples(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for metric in &self.metrics {
@@ -259,7 +268,7 @@ pub(crate) fn pairs(pairs: &[KeyValue]) -> String {
     text
 }
 
-/// What a person sees of a span: name, status, attributes that do not change from run to run, events.
+/// Formats a span as users see it: name, status, attributes that do not vary, and events.
 pub(crate) fn shown(span: &Span) -> String {
     let steady = |pair: &&KeyValue| !matches!(&*pair.key, "code.line.number" | "headcount.task.id");
     let attributes: Vec<KeyValue> = span.attributes.iter().filter(steady).cloned().collect();
@@ -280,7 +289,7 @@ pub(crate) fn shown(span: &Span) -> String {
     without_lines(&text)
 }
 
-/// `file.rs:12:34` as `file.rs:LINE`.
+/// Replaces `file.rs:12:34` with `file.rs:LINE`.
 fn without_lines(text: &str) -> String {
     let mut parts = text.split(".rs:");
     let mut all = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Spans as a collector gets them.
+//! Tests of spans as a collector receives them.
 
 use super::sink::{Answer, Got, Sink, attribute, shown};
 use crate::scenario::{GUARD, alone, others};
@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use tracing::instrument::WithSubscriber as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-/// What a service exports that runs this to its end.
+/// Returns the telemetry of a service that runs `main` to its end.
 fn exported(main: impl AsyncFnOnce(TaskGroup)) -> Got {
     exported_with(|builder| builder, |telemetry| telemetry, main)
 }
@@ -28,7 +28,12 @@ fn exported_with(
         .build()
         .expect("the address is one");
     let builder = with(service(&telemetry));
-    builder.build().expect("threads can be had").run(main);
+    let report = builder.build().expect("threads are available").run(main);
+    assert!(
+        report.lost_records.is_empty(),
+        "{report}\n{:?}",
+        report.flush
+    );
     sink.got()
 }
 
@@ -52,7 +57,7 @@ fn is_linked(span: &Span, to: &Span) -> bool {
 }
 
 #[test]
-fn each_end_of_a_task_is_told_by_its_span() {
+fn each_outcome_of_a_task_is_in_its_span() {
     let got = exported(async |tasks| {
         let http = tasks.group("http");
         http.spawn("completes", async {}).await.ok();
@@ -131,7 +136,7 @@ fn a_short_task_is_a_child_of_its_spawner_and_a_long_one_begins_a_trace() {
     let (main, request) = (got.span("task main"), got.span("task request"));
     assert!(is_child(got.span("task query"), request));
     assert!(is_linked(got.span("task watcher"), request));
-    // Main lives as long as the service, so what it starts is not a part of one endless trace.
+    // `main` lives as long as the service, so tasks that it spawns are not part of its trace.
     assert!(is_linked(request, main));
     assert!(main.links.is_empty() && main.parent_span_id.is_empty());
 }
@@ -145,7 +150,7 @@ fn spans_and_events_of_tracing_nest_under_the_task_on_whatever_thread_it_is() {
     let runtime = service(&telemetry)
         .worker_threads(2)
         .build()
-        .expect("threads can be had");
+        .expect("threads are available");
     runtime.run(async |tasks| {
         let inner = tasks.clone();
         let work = async move {
@@ -208,7 +213,7 @@ fn spans_and_events_of_tracing_nest_under_the_task_on_whatever_thread_it_is() {
 }
 
 #[test]
-fn of_ordinary_ends_a_share_is_exported_and_of_bad_ones_all() {
+fn a_share_of_ordinary_ends_and_all_bad_ones_are_exported() {
     let got = exported_with(
         |builder| builder,
         |telemetry| telemetry.sample_ratio(0.0),
@@ -274,7 +279,7 @@ fn a_user_span_in_a_task_that_is_not_sampled_is_not_made() {
         .build()
         .expect("the address is one");
     let dispatch = tracing::Dispatch::new(tracing_subscriber::registry().with(telemetry.layer()));
-    let runtime = service(&telemetry).build().expect("threads can be had");
+    let runtime = service(&telemetry).build().expect("threads are available");
     runtime.run(async |tasks| {
         let work = async {}.instrument(tracing::info_span!("query"));
         tasks
@@ -286,7 +291,7 @@ fn a_user_span_in_a_task_that_is_not_sampled_is_not_made() {
 }
 
 #[test]
-fn a_traceparent_makes_a_task_a_part_of_somebody_elses_trace() {
+fn a_traceparent_makes_a_task_part_of_a_remote_trace() {
     let got = exported_with(
         |builder| builder,
         |telemetry| telemetry.sample_ratio(0.0),
@@ -368,7 +373,7 @@ fn a_task_that_never_ends_is_exported_when_the_process_does() {
 }
 
 #[test]
-fn the_resource_says_who_exports() {
+fn the_resource_identifies_the_service() {
     let got = exported_with(
         |builder| builder,
         |telemetry| {
@@ -397,7 +402,7 @@ fn the_resource_says_who_exports() {
 }
 
 #[test]
-fn the_numbers_of_the_report_are_pushed() {
+fn the_metrics_of_the_report_are_pushed() {
     alone(|| {
         let got = exported(async |_| {});
         let steady = |line: &String| {

@@ -1,4 +1,5 @@
-//! Budgets of groups and of tasks: who is cancelled when, and that each is named once.
+//! Tests of the budgets of groups and of tasks: which tasks are cancelled when, and that each is
+//! named once.
 
 use crate::scenario::{Gate, SHORT, alone, hasty, in_time, quiet, told};
 use std::future::pending;
@@ -6,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 #[test]
-fn a_group_with_a_budget_is_cancelled_at_its_end_and_the_others_drain_on() {
+fn a_group_is_cancelled_at_the_end_of_its_budget_while_others_drain() {
     alone(|| {
         let (dropped, was_dropped) = oneshot::channel::<()>();
         let report = quiet().build().unwrap().run(async |tasks| {
             let patient = tasks.group("patient");
-            // Made last, so it drains first; the other is told when it is gone.
+            // Created last, so it drains first; the other group drains after it.
             let hasty = tasks.group("hasty").drain_budget(SHORT);
             let member = patient.clone();
             drop(patient.spawn("waits", async move {
@@ -33,7 +34,7 @@ fn a_group_with_a_budget_is_cancelled_at_its_end_and_the_others_drain_on() {
 }
 
 #[test]
-fn a_task_with_a_budget_is_cancelled_at_its_end_and_the_others_drain_on() {
+fn a_task_is_cancelled_at_the_end_of_its_budget_while_others_drain() {
     alone(|| {
         let (dropped, was_dropped) = oneshot::channel::<()>();
         let report = quiet().build().unwrap().run(async |tasks| {
@@ -57,7 +58,7 @@ fn a_task_with_a_budget_is_cancelled_at_its_end_and_the_others_drain_on() {
 }
 
 #[test]
-fn a_task_may_have_longer_than_its_group() {
+fn a_task_may_have_a_longer_budget_than_its_group() {
     alone(|| {
         let (dropped, was_dropped) = oneshot::channel::<()>();
         let report = quiet().build().unwrap().run(async |tasks| {
@@ -92,8 +93,8 @@ fn a_task_that_outlives_several_budgets_is_named_once() {
                 let group = tasks.group("group").drain_budget(SHORT * 2);
                 let (inside, held) = (Gate::default(), gate.clone());
                 let told = inside.clone();
-                // It is cancelled for its own budget, for that of the other task and for that of the group, and holds
-                // its worker all the time.
+                // It is cancelled for its own budget, for that of the other task and for that of
+                // the group, and blocks its worker all the time.
                 drop(
                     group
                         .task("stuck")
@@ -124,7 +125,7 @@ fn a_task_that_outlives_several_budgets_is_named_once() {
 }
 
 #[test]
-fn a_task_that_was_cancelled_before_and_lives_is_named() {
+fn a_task_that_outlives_an_earlier_cancel_is_named() {
     alone(|| {
         let gate = Gate::default();
         let report = hasty().build().unwrap().run(async |tasks| {
@@ -136,7 +137,7 @@ fn a_task_that_was_cancelled_before_and_lives_is_named() {
                 held.wait();
             }));
             inside.wait();
-            assert_eq!(in_time(group.cancel()).await.left(), 1);
+            assert_eq!(in_time(group.cancel()).await, 1);
         });
         let was = told(&report);
         gate.open();
@@ -187,7 +188,7 @@ fn a_hundred_thousand_tasks_that_ignore_draining_are_one_row() {
             told(&report),
             "cancelled 0: main ended; 0 of 100000 ended, ignored ignores ×100000; 100000 cancelled"
         );
-        assert_eq!(report.drain.ignored[0].ids.len(), 5);
+        assert_eq!(report.drain.ignored[0].rows.len(), 5);
     });
 }
 
@@ -216,7 +217,7 @@ fn a_task_that_its_own_budget_cancels_is_named_with_what_it_awaited() {
         let awaited = |name: &str| {
             let mut tasks = report.drain.ignored.iter();
             let task = tasks.find(|task| task.name == name).expect("it is named");
-            let chains = task.awaits.as_deref().expect("it has answered");
+            let chains = task.awaits().expect("it has answered");
             chains[0][0].to_string()
         };
         assert!(awaited("ignores").contains("oneshot.rs"), "{report:?}");

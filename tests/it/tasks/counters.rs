@@ -1,10 +1,11 @@
-//! Counters by name: one row a name, in order, and those of a group and below it alone.
+//! Tests of counters by name: one row per name, in order, and only those of a group and its
+//! subgroups.
 
 use crate::scenario::{alone, in_time, quiet, told};
 use headcount::TaskGroup;
 use std::future::{pending, ready};
 
-/// Group, name, how many ever started, how many live.
+/// Returns group, name, number ever started, and number of live tasks.
 fn counted(tasks: &TaskGroup) -> Vec<(&'static str, &'static str, u64, u64)> {
     let counters = tasks.counters();
     let rows = counters
@@ -14,7 +15,7 @@ fn counted(tasks: &TaskGroup) -> Vec<(&'static str, &'static str, u64, u64)> {
 }
 
 #[test]
-fn a_name_has_one_row_wherever_it_is_spawned_and_names_that_come_later_are_in_their_place() {
+fn a_name_has_one_row_for_all_spawn_sites_and_rows_stay_sorted() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let (http, httpd) = (tasks.group("http"), tasks.group("httpd"));
@@ -41,7 +42,7 @@ fn a_name_has_one_row_wherever_it_is_spawned_and_names_that_come_later_are_in_th
             assert_eq!((main[0].group, main[0].name), ("", "main"));
             assert_eq!(counted(&tasks)[1..4], of_http);
             assert_eq!(counted(&tasks)[4..], [("httpd", "b", 1, 0)]);
-            assert_eq!(in_time(http.cancel()).await.left(), 0);
+            assert_eq!(in_time(http.cancel()).await, 0);
         });
         assert_eq!(
             told(&report),

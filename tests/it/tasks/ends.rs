@@ -1,4 +1,4 @@
-//! How tasks end, and what their handles give.
+//! Tests of how tasks end, and of the results of their handles.
 
 use crate::scenario::{Gate, alone, hasty, impatient, in_time, quiet, told, until};
 use headcount::{TaskError, TaskKind, TaskState};
@@ -36,12 +36,12 @@ fn a_task_is_listed_in_each_of_its_states() {
                 let group = tasks.group("group");
                 let row = |name: &str| {
                     let snapshot = group.snapshot();
-                    let row = snapshot.tasks().iter().find(|row| row.name() == name);
-                    row.map(|row| (row.group(), row.kind(), row.state(), row.is_daemon()))
+                    let row = snapshot.tasks().find(|row| row.name == name);
+                    row.map(|row| (row.group, row.kind, row.state, row.daemon))
                 };
                 let (inside, held) = (Gate::default(), Gate::default());
                 let (told, hold) = (inside.clone(), held.clone());
-                // It keeps the only worker, so that nothing else is polled.
+                // It blocks the only worker, so that nothing else is polled.
                 group.spawn("holds", async move {
                     told.open();
                     hold.wait();
@@ -59,11 +59,11 @@ fn a_task_is_listed_in_each_of_its_states() {
                 assert_eq!(row("parks"), of(TaskState::Created));
                 held.open();
                 until(|| row("parks") == of(TaskState::Running)).await;
-                assert_eq!(group.drain().await.left(), 0, "nobody waits for a daemon");
+                assert_eq!(group.drain().await, 0, "a daemon is not waited for");
                 in_time(drained.notified()).await;
                 release.notify_one();
                 until(|| row("parks").is_none()).await;
-                assert!(group.snapshot().tasks().is_empty());
+                assert!(group.snapshot().tasks().len() == 0);
             });
         assert_eq!(
             told(&report),
@@ -77,13 +77,7 @@ fn a_draining_task_and_one_that_is_cancelled_are_listed_as_such() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let group = tasks.group("group");
-            let state = || {
-                group
-                    .snapshot()
-                    .tasks()
-                    .first()
-                    .map(headcount::group::TaskRow::state)
-            };
+            let state = || group.snapshot().tasks().next().map(|row| row.state);
             let (gate, hold) = (Gate::default(), Gate::default());
             let (held, told) = (hold.clone(), gate.clone());
             let (member, release) = (group.clone(), Arc::new(Notify::new()));
@@ -108,8 +102,8 @@ fn a_draining_task_and_one_that_is_cancelled_are_listed_as_such() {
             });
             until(|| state() == Some(TaskState::Cancelling)).await;
             hold.open();
-            assert_eq!(in_time(cancelling).await.unwrap().left(), 0);
-            assert_eq!(in_time(draining).await.unwrap().left(), 0);
+            assert_eq!(in_time(cancelling).await.unwrap(), 0);
+            assert_eq!(in_time(draining).await.unwrap(), 0);
         });
         assert_eq!(
             told(&report),
@@ -169,16 +163,14 @@ fn a_task_that_ignores_draining_is_reported_by_name() {
             "cancelled 0: main ended; 0 of 1 ended, ignored http/accept; 1 cancelled"
         );
         let finding = &report.drain.ignored[0];
-        assert!(
-            finding.spawned.starts_with(&format!("{}:{site}:", file!())),
-            "{finding:?}"
-        );
+        let spawned = (finding.spawned.file(), finding.spawned.line());
+        assert_eq!(spawned, (file!(), site), "{finding:?}");
         assert!(finding.draining.is_some(), "{finding:?}");
-        assert_eq!(finding.ids.len(), 1);
+        assert_eq!(finding.rows.len(), 1);
     });
 }
 
-/// Whatever is ready at once, again and again, must not keep the task from being cancelled.
+/// A task that awaits futures that are always ready must still be cancelled.
 #[test]
 fn a_task_that_loops_over_its_draining_is_cancelled_all_the_same() {
     alone(|| {
@@ -216,7 +208,8 @@ fn a_task_that_starts_another_again_and_again_is_cancelled_all_the_same() {
 #[test]
 fn completion_against_cancel_ends_a_task_once() {
     alone(|| {
-        // Completion against cancel: whoever wins, the task ends once and its handle tells which.
+        // Completion races with cancellation: in either case the task ends once, and its handle
+        // tells which came first.
         let report = quiet().build().unwrap().run(async |tasks| {
             let group = tasks.group("race");
             let (mut completed, mut cancelled) = (0, 0);
@@ -225,17 +218,17 @@ fn completion_against_cancel_ends_a_task_once() {
                 let handle = group.spawn("racer", async move { wait.await.is_ok() });
                 if round % 2 == 0 {
                     release.send(()).unwrap();
-                    assert_eq!(group.cancel().await.left(), 0);
+                    assert_eq!(group.cancel().await, 0);
                 } else {
                     let (left, _) = tokio::join!(group.cancel(), async { release.send(()) });
-                    assert_eq!(left.left(), 0);
+                    assert_eq!(left, 0);
                 }
                 match in_time(handle).await {
                     Ok(true) => completed += 1,
                     Err(TaskError::Cancelled) => cancelled += 1,
                     other => panic!("neither completed nor cancelled: {other:?}"),
                 }
-                assert!(group.snapshot().tasks().is_empty());
+                assert!(group.snapshot().tasks().len() == 0);
             }
             assert_eq!(completed + cancelled, 2_000);
         });
@@ -274,7 +267,7 @@ fn a_blocking_closure_that_runs_lingers_and_one_that_waits_is_cancelled() {
         gate.open();
         assert_eq!(
             was,
-            "lingering 3: main ended; 0 of 4 ended, ignored runs (blocking) waits (blocking) ×3; \
+            "lingering 3: main ended; 0 of 4 ended, ignored runs (blocking), not polled waits (blocking) ×3; \
              3 cancelled, lingering runs (blocking); thread headcount-work (blocking) holds runs"
         );
         assert_eq!(ran.load(Ordering::SeqCst), 0);
@@ -331,5 +324,9 @@ fn a_drop_that_blocks_lingers_and_the_shutdown_ends_all_the_same() {
             "lingering 3: main ended; 0 of 1 ended, ignored drops; 0 cancelled, lingering drops; \
              thread headcount-work (worker) holds drops"
         );
+        assert!(report.cancel.lingering[0].is_dropping());
+        let text = crate::report::normal(&report.to_text(false));
+        let row = "✗ drops  cancelled Ns ago, its drop has not returned, on thread \"headcount-work\" (tid N), age Ns, ";
+        assert!(text.contains(row), "{text}");
     });
 }

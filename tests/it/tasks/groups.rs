@@ -1,9 +1,12 @@
-//! Groups: nested, drained, cancelled and awaited alone, used again, made and dropped in great numbers.
+//! Tests of groups: nested, drained, cancelled and awaited alone, used again, created and dropped
+//! in large numbers.
 
-use crate::scenario::{SHORT, alone, in_time, quiet, told, until};
+use crate::scenario::{SHORT, alone, impatient, in_time, quiet, told, until};
 use headcount::TaskGroup;
-use std::future::pending;
-use tokio::sync::oneshot;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use tokio::sync::{mpsc, oneshot};
 
 fn until_told(group: &TaskGroup) {
     let member = group.clone();
@@ -26,7 +29,7 @@ fn a_group_is_drained_alone_and_works_again() {
                 until_told(&one);
                 until_told(&inner);
                 assert_eq!((live(&one), live(&inner)), (2, 1));
-                assert_eq!(in_time(one.drain()).await.left(), 0);
+                assert_eq!(in_time(one.drain()).await, 0);
                 assert_eq!((live(&one), live(&inner)), (0, 0));
                 assert!(!one.is_draining() && !inner.is_draining());
             }
@@ -52,7 +55,7 @@ fn a_group_is_cancelled_alone_and_works_again() {
                     one.spawn("a", pending::<()>()),
                     inner.spawn("b", pending::<()>()),
                 ];
-                assert_eq!(in_time(one.cancel()).await.left(), 0);
+                assert_eq!(in_time(one.cancel()).await, 0);
                 for handle in handles {
                     assert!(in_time(handle).await.unwrap_err().is_cancelled());
                 }
@@ -86,11 +89,7 @@ fn a_group_is_awaited_alone_and_daemons_are_not() {
             release.send(()).unwrap();
             in_time(waited).await.unwrap();
             let rows = one.snapshot();
-            let names: Vec<_> = rows
-                .tasks()
-                .iter()
-                .map(|row| (row.name(), row.is_daemon()))
-                .collect();
+            let names: Vec<_> = rows.tasks().map(|row| (row.name, row.daemon)).collect();
             assert_eq!(names, [("daemon", true)]);
         });
         assert_eq!(
@@ -134,15 +133,15 @@ fn a_daemon_is_not_named_when_the_budget_of_its_group_is_over() {
 }
 
 #[test]
-fn a_drain_whose_future_is_dropped_goes_on() {
+fn a_drain_continues_after_its_future_is_dropped() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let group = tasks.group("group");
             until_told(&group);
-            // Polled once, and dropped.
+            // The future is polled once, and dropped.
             tokio::select! {
                 biased;
-                over = group.drain() => assert_eq!(over.left(), 0),
+                over = group.drain() => assert_eq!(over, 0),
                 () = std::future::ready(()) => {}
             }
             until(|| live(&group) == 0).await;
@@ -164,13 +163,13 @@ fn a_group_that_ignores_a_drain_is_left_as_it_is_without_a_budget_of_its_own() {
             .run(async |tasks| {
                 let group = tasks.group("group");
                 let handle = group.spawn("ignores", pending::<()>());
-                assert_eq!(in_time(group.drain()).await.left(), 1);
+                assert_eq!(in_time(group.drain()).await, 1);
                 assert!(group.is_draining() && !handle.is_finished());
-                assert_eq!(in_time(group.cancel()).await.left(), 0);
+                assert_eq!(in_time(group.cancel()).await, 0);
                 assert!(!group.is_draining());
                 let group = group.drain_budget(SHORT);
                 let handle = group.spawn("ignores", pending::<()>());
-                assert_eq!(in_time(group.drain()).await.left(), 0);
+                assert_eq!(in_time(group.drain()).await, 0);
                 assert!(in_time(handle).await.unwrap_err().is_cancelled());
             });
         assert_eq!(
@@ -189,13 +188,14 @@ fn groups_that_are_made_and_dropped_are_used_again() {
                 if round % 100 == 0 {
                     in_time(group.spawn("one", async {})).await.unwrap();
                 }
-                // There are 65,536 at most: without reuse this one would share its parent's fate.
+                // There are at most 65,536 scopes: without reuse this group would share its
+                // parent's.
                 assert!(!group.is_draining());
             }
             let group = tasks.group("request");
             let other = tasks.spawn("other", pending::<()>());
             drop(group.spawn("one", pending::<()>()));
-            assert_eq!(in_time(group.cancel()).await.left(), 0);
+            assert_eq!(in_time(group.cancel()).await, 0);
             assert!(!other.is_finished(), "the group is one of its own");
             assert_eq!(live(&tasks), 2);
             other.cancel();
@@ -204,6 +204,89 @@ fn groups_that_are_made_and_dropped_are_used_again() {
         assert_eq!(
             told(&report),
             "clean 0: main ended; 0 of 0 ended; 0 cancelled"
+        );
+    });
+}
+
+/// The story: a group nested too deep shared its parent's scope, but did not keep it. Once the
+/// parent's handle was dropped, another group took the scope, and had the tasks of both.
+#[test]
+fn a_group_that_is_nested_too_deep_keeps_the_state_of_its_parent() {
+    alone(|| {
+        let report = quiet().build().unwrap().run(async |tasks| {
+            let mut deepest = tasks.clone();
+            for _ in 0..128 {
+                deepest = deepest.group("g");
+            }
+            let merged = deepest.group("merged");
+            assert_eq!(merged.name(), deepest.name(), "128 is the deepest");
+            drop(deepest);
+            let others: Vec<TaskGroup> = (0..200).map(|_| tasks.group("other")).collect();
+            let handle = merged.spawn("task", pending::<()>());
+            assert_eq!(others.iter().map(live).sum::<usize>(), 0);
+            for other in others {
+                assert_eq!(in_time(other.cancel()).await, 0);
+            }
+            assert!(!handle.is_finished());
+            assert_eq!(in_time(merged.cancel()).await, 0);
+            assert!(in_time(handle).await.unwrap_err().is_cancelled());
+        });
+        assert_eq!(
+            told(&report),
+            "clean 0: main ended; 0 of 0 ended; 0 cancelled"
+        );
+    });
+}
+
+/// The closed channel is ready until the budget is used up, so the drain is polled without one.
+#[test]
+fn a_loop_that_polls_a_closed_channel_before_the_drain_is_told() {
+    alone(|| {
+        let report = impatient().build().unwrap().run(async |tasks| {
+            let group = tasks.clone();
+            let (sender, mut closed) = mpsc::unbounded_channel::<()>();
+            drop(sender);
+            drop(tasks.spawn("worker", async move {
+                let mut draining = pin!(group.draining());
+                poll_fn(|cx| {
+                    while closed.poll_recv(cx).is_ready() {}
+                    draining.as_mut().poll(cx)
+                })
+                .await;
+            }));
+        });
+        assert_eq!(
+            told(&report),
+            "clean 0: main ended; 1 of 1 ended; 0 cancelled"
+        );
+    });
+}
+
+/// Without a budget too, the drain is told only a bounded number of times before it yields.
+#[test]
+fn a_loop_that_ignores_what_it_is_told_yields_its_worker() {
+    alone(|| {
+        let runtime = impatient().current_thread().build().unwrap();
+        let report = runtime.run(async |tasks| {
+            for uses_up_the_budget_first in [false, true] {
+                let group = tasks.clone();
+                let (sender, mut closed) = mpsc::unbounded_channel::<()>();
+                drop(sender);
+                drop(tasks.spawn("deaf", async move {
+                    loop {
+                        poll_fn(|cx| {
+                            while uses_up_the_budget_first && closed.poll_recv(cx).is_ready() {}
+                            Poll::Ready(())
+                        })
+                        .await;
+                        group.draining().await;
+                    }
+                }));
+            }
+        });
+        assert_eq!(
+            told(&report),
+            "cancelled 0: main ended; 0 of 2 ended, ignored deaf ×2; 2 cancelled"
         );
     });
 }

@@ -1,4 +1,4 @@
-//! Names: cleaned, and bounded in number.
+//! Tests of names: cleaned, and bounded in number.
 
 use crate::scenario::{alone, in_time, quiet, told};
 use headcount::TaskGroup;
@@ -6,12 +6,7 @@ use std::collections::BTreeSet;
 use std::future::pending;
 
 fn names(tasks: &TaskGroup) -> BTreeSet<&'static str> {
-    tasks
-        .snapshot()
-        .tasks()
-        .iter()
-        .map(|row| row.name())
-        .collect()
+    tasks.snapshot().tasks().map(|row| row.name).collect()
 }
 
 #[test]
@@ -28,7 +23,7 @@ fn names_are_cleaned_and_cut() {
             let expected = ["unnamed", "with space", "tab_and_[31m", "a_b", &cut];
             assert_eq!(names(&group), expected.into_iter().collect());
             assert_eq!(group.group("").name(), "a_b_/unnamed");
-            assert_eq!(in_time(group.cancel()).await.left(), 0);
+            assert_eq!(in_time(group.cancel()).await, 0);
         });
         assert_eq!(
             told(&report),
@@ -38,7 +33,7 @@ fn names_are_cleaned_and_cut() {
 }
 
 #[test]
-fn after_so_many_names_the_rest_is_other() {
+fn names_beyond_the_limit_are_other() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let group = tasks.group("g");
@@ -53,13 +48,13 @@ fn after_so_many_names_the_rest_is_other() {
             let names = names(&group);
             assert!(names.contains("_other") && names.contains("id-0"));
             assert!(!names.contains("id-9999"));
-            // 4,096 kinds in all; `main` is one.
+            // There are 4,096 kinds in total, including `main`.
             assert_eq!(names.len(), 4_096);
             let grown = resident_bytes().saturating_sub(resident);
-            // 5,000 tasks of some hundred bytes; names would be on top.
+            // 5,000 tasks take some hundred bytes each; names would come on top.
             assert!(grown < 16 << 20, "{grown} bytes for 5,000 tasks");
-            assert_eq!(in_time(group.cancel()).await.left(), 0);
-            assert!(group.snapshot().tasks().is_empty());
+            assert_eq!(in_time(group.cancel()).await, 0);
+            assert!(group.snapshot().tasks().len() == 0);
         });
         assert_eq!(
             told(&report),
@@ -69,7 +64,7 @@ fn after_so_many_names_the_rest_is_other() {
 }
 
 #[test]
-fn after_so_many_groups_the_rest_is_other_and_still_a_group_of_its_own() {
+fn groups_beyond_the_limit_are_other_but_remain_separate() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let groups: Vec<_> = (0..1_000).map(|n| tasks.group(&format!("g{n}"))).collect();
@@ -78,10 +73,10 @@ fn after_so_many_groups_the_rest_is_other_and_still_a_group_of_its_own() {
             assert_eq!((one.name(), other.name()), ("_other", "_other"));
             drop(one.spawn("a", pending::<()>()));
             let kept = other.spawn("a", pending::<()>());
-            assert_eq!(in_time(one.cancel()).await.left(), 0);
+            assert_eq!(in_time(one.cancel()).await, 0);
             assert!(!kept.is_finished());
             assert_eq!(other.snapshot().tasks().len(), 1);
-            assert_eq!(in_time(other.cancel()).await.left(), 0);
+            assert_eq!(in_time(other.cancel()).await, 0);
         });
         assert_eq!(
             told(&report),
@@ -90,7 +85,7 @@ fn after_so_many_groups_the_rest_is_other_and_still_a_group_of_its_own() {
     });
 }
 
-/// What the process has in memory (proc_pid_statm(5), in pages of 4 KiB or more).
+/// Returns the resident memory of the process (proc_pid_statm(5), in pages of 4 KiB or more).
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());

@@ -1,4 +1,4 @@
-//! The order in which groups drain.
+//! Tests of the order in which groups drain.
 
 use crate::scenario::{GUARD, alone, quiet, told};
 use headcount::TaskGroup;
@@ -6,7 +6,7 @@ use std::future::pending;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// A task that says the name of its group when it is told to drain.
+/// Spawns a task that sends the name of its group when it is told to drain.
 fn says(group: &TaskGroup, said: &Sender<&'static str>) {
     let (member, said) = (group.clone(), said.clone());
     drop(group.spawn("says", async move {
@@ -15,7 +15,7 @@ fn says(group: &TaskGroup, said: &Sender<&'static str>) {
     }));
 }
 
-/// The names in the order in which they were said.
+/// Returns the names in the order in which they were sent.
 fn order(make: impl FnOnce(&TaskGroup) -> Vec<TaskGroup>) -> Vec<&'static str> {
     let (said, heard) = channel();
     let report = quiet().build().unwrap().run(async |tasks| {
@@ -78,15 +78,15 @@ fn a_cycle_of_groups_is_refused() {
             let b = b.drain_after(&a);
             assert_eq!(
                 refused(&|| drop(a.clone().drain_after(&c))),
-                "group 'a' cannot drain after 'c': they need the same parent, and no cycle"
+                "group 'a' cannot drain after 'c': both need the same parent, and the order must have no cycle"
             );
             assert_eq!(
                 refused(&|| drop(a.clone().drain_after(&a))),
-                "group 'a' cannot drain after 'a': they need the same parent, and no cycle"
+                "group 'a' cannot drain after 'a': both need the same parent, and the order must have no cycle"
             );
             assert_eq!(
                 refused(&|| drop(a.group("inner").drain_after(&b))),
-                "group 'a/inner' cannot drain after 'b': they need the same parent, and no cycle"
+                "group 'a/inner' cannot drain after 'b': both need the same parent, and the order must have no cycle"
             );
         });
         assert_eq!(
@@ -130,7 +130,7 @@ fn tasks_of_a_group_drain_together() {
             let together = std::sync::Arc::new(tokio::sync::Barrier::new(50));
             for _ in 0..50 {
                 let (member, together) = (group.clone(), together.clone());
-                // None ends before all were told.
+                // No task ends before all have been told to drain.
                 drop(group.spawn("member", async move {
                     member.draining().await;
                     together.wait().await;

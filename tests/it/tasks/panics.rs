@@ -1,4 +1,5 @@
-//! Panics: in a poll, in a drop, in a closure; named with message and location, and never lost.
+//! Tests of panics: in a poll, in a drop, in a closure; named with message and location, and never
+//! lost.
 
 use crate::scenario::{alone, impatient, in_time, quiet, told};
 use headcount::task::Panic;
@@ -8,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
-/// Panics when it is dropped; says at which line.
+/// Panics when it is dropped, and records the line.
 struct Bomb;
 
 const BOMB_LINE: u32 = line!() + 4;
@@ -37,7 +38,7 @@ fn assert_at(panic: &Panic, message: &str, line: u32) {
 
 fn assert_nothing_left(tasks: &TaskGroup) {
     let snapshot = tasks.snapshot();
-    let names: Vec<_> = snapshot.tasks().iter().map(|row| row.name()).collect();
+    let names: Vec<_> = snapshot.tasks().map(|row| row.name).collect();
     assert_eq!(names, ["main"]);
 }
 
@@ -53,7 +54,7 @@ fn a_panic_is_named_with_message_and_location_whatever_its_payload() {
             let other = async { std::panic::panic_any(7_u8) };
             let line = line!() - 1;
             let other = panic_of(tasks.spawn("c", other)).await;
-            assert_at(&other, "a payload that is no text", line);
+            assert_at(&other, "a payload that is not a string", line);
             assert_eq!(*other.into_payload().downcast::<u8>().unwrap(), 7);
             let blocking = panic_of(tasks.spawn_blocking("d", || panic!("in a closure"))).await;
             assert_at(&blocking, "in a closure", line!() - 1);
@@ -85,7 +86,8 @@ fn a_future_that_panics_in_its_drop_has_panicked_however_it_is_dropped() {
             });
             in_time(was_polled).await.unwrap();
             aborted.cancel();
-            // The runtime drops it, past what gives results; that its drop panicked is in the log and in the counters.
+            // The runtime drops it without passing a result to the handle; the panic of the drop is
+            // in the log and in the counters.
             assert!(matches!(in_time(aborted).await, Err(TaskError::Cancelled)));
 
             let group = tasks.group("group");
@@ -94,7 +96,7 @@ fn a_future_that_panics_in_its_drop_has_panicked_however_it_is_dropped() {
                 pending::<()>().await;
                 drop(bomb);
             });
-            assert_eq!(group.cancel().await.left(), 0);
+            assert_eq!(group.cancel().await, 0);
             assert_at(&panic_of(cancelled).await, "dropped", BOMB_LINE);
             assert_nothing_left(&tasks);
         });
@@ -132,7 +134,7 @@ fn a_future_that_panics_in_poll_and_again_in_its_drop_ends_its_row() {
     });
 }
 
-/// What cannot be shown.
+/// An error that cannot be displayed.
 #[derive(Debug)]
 struct Unshown;
 
@@ -142,7 +144,7 @@ impl std::fmt::Display for Unshown {
     }
 }
 
-/// Returns at once what panics when it is dropped, and panics itself then.
+/// Returns a value that panics when it is dropped, and itself panics when dropped.
 struct Returns(Bomb);
 
 impl Future for Returns {
@@ -173,7 +175,7 @@ fn a_task_that_panics_after_it_returned_ends_its_row() {
     });
 }
 
-/// A subscriber that panics when it is told of a task.
+/// A subscriber that panics on events about a task.
 struct Panics;
 
 impl tracing::Subscriber for Panics {
@@ -199,7 +201,7 @@ impl tracing::Subscriber for Panics {
 }
 
 #[test]
-fn a_subscriber_that_panics_costs_no_task_its_end() {
+fn a_subscriber_that_panics_keeps_no_task_from_ending() {
     alone(|| {
         tracing::subscriber::set_global_default(Panics).unwrap();
         let report = quiet().build().unwrap().run(async |tasks| {

@@ -1,11 +1,13 @@
-//! Required tasks: their end begins the shutdown and is its reason; what follows from each outcome.
+//! Tests of required tasks: their end begins the shutdown and is its reason, with different results
+//! for each outcome.
 
 use crate::scenario::{Gate, SHORT, alone, in_time, quiet, told};
 use headcount::{Report, TaskGroup};
 use std::future::pending;
 use tokio::sync::oneshot;
 
-/// Runs a service whose `main` waits for the drain, and which has what `start` starts in the group `core`.
+/// Runs a service that waits for the drain in `main`, with the tasks that `start` spawns in the group
+/// `core`.
 fn service(start: impl AsyncFnOnce(&TaskGroup)) -> Report {
     quiet().build().unwrap().run(async |tasks| {
         let core = tasks.group("core");
@@ -15,11 +17,11 @@ fn service(start: impl AsyncFnOnce(&TaskGroup)) -> Report {
     })
 }
 
-/// The first part of what is told: outcome, exit code and reason.
+/// Asserts the first part of the outcome: outcome, exit code and reason.
 #[track_caller]
 fn assert_reason(start: impl AsyncFnOnce(&TaskGroup), expected: &str) {
     let was = told(&service(start));
-    // `main` ends by itself, before or after the layer counts who is there.
+    // `main` ends by itself, before or after the layer counts the live tasks.
     let expected = [
         format!("{expected}; 1 of 1 ended; 0 cancelled"),
         format!("{expected}; 0 of 0 ended; 0 cancelled"),
@@ -103,7 +105,7 @@ fn a_required_task_that_is_cancelled_fails_the_service() {
         assert_reason(
             async |core| {
                 drop(core.task("a").required().spawn(pending::<()>()));
-                assert_eq!(core.cancel().await.left(), 0);
+                assert_eq!(core.cancel().await, 0);
             },
             "clean 1: required task core/a cancelled",
         );
@@ -126,7 +128,7 @@ fn a_required_task_whose_drop_panics_has_panicked_when_it_is_cancelled() {
                     with_bomb().await;
                 });
                 in_time(was_polled).await.unwrap();
-                // Its first poll may still go on: the drop then follows it.
+                // Its first poll may still be in progress, and is then followed by the drop.
                 handle.cancel();
             },
             "clean 1: required task core/a panicked",
@@ -139,7 +141,7 @@ fn a_required_task_whose_drop_panics_has_panicked_when_it_is_cancelled() {
                     with_bomb().await;
                 }));
                 in_time(was_polled).await.unwrap();
-                assert_eq!(core.cancel().await.left(), 0);
+                assert_eq!(core.cancel().await, 0);
             },
             "clean 1: required task core/a panicked",
         );
@@ -211,7 +213,7 @@ fn a_required_task_that_ends_while_stopping_changes_nothing() {
 }
 
 #[test]
-fn a_service_is_not_ready_once_it_stops_and_before_anybody_is_told_to_drain() {
+fn readiness_fails_before_any_task_is_told_to_drain() {
     alone(|| {
         let mut looking = None;
         let report = quiet()

@@ -1,4 +1,4 @@
-//! What a check leaves out of account, and how it ends when the test does not.
+//! Tests of the rules of a check, and of its end when the test does not end.
 
 use super::{normal, quick, verdict};
 use crate::scenario::Gate;
@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 #[test]
-fn what_a_rule_names_is_left_out_and_nothing_else() {
+fn only_leaks_with_a_rule_are_left_out() {
     let rules = [
         Ignore::Task("group/ignored"),
         Ignore::Thread("ignored-"),
@@ -48,12 +48,12 @@ fn what_a_rule_names_is_left_out_and_nothing_else() {
 }
 
 #[test]
-fn what_all_rules_name_passes() {
+fn a_test_with_a_rule_for_each_leak_passes() {
     let rules = [Ignore::Task("a"), Ignore::Untracked("testing/rules.rs")];
     let was = verdict(quick().ignore(&rules), async |tasks| {
         drop(tasks.spawn("a", pending::<()>()));
         #[cfg(tokio_unstable)]
-        #[expect(clippy::disallowed_methods, reason = "the rule leaves it out")]
+        #[expect(clippy::disallowed_methods, reason = "a rule ignores it")]
         drop(tokio::spawn(pending::<()>()));
     });
     assert_eq!(was, "");
@@ -64,7 +64,7 @@ fn an_untracked_task_that_no_rule_names_is_found() {
     let was = verdict(
         quick().ignore(&[Ignore::Untracked("elsewhere.rs")]),
         async |_| {
-            #[expect(clippy::disallowed_methods, reason = "it is what must be found")]
+            #[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
             drop(tokio::spawn(pending::<()>()));
         },
     );
@@ -75,7 +75,7 @@ fn an_untracked_task_that_no_rule_names_is_found() {
 }
 
 #[test]
-fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
+fn a_test_that_hangs_fails_and_everything_live_is_named() {
     let (release, held) = channel::<()>();
     let line = line!() + 7;
     let check = quick().time_limit(Duration::from_millis(500));
@@ -86,12 +86,12 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
                 .group("group")
                 .spawn("waits", async move { member.draining().await }),
         );
-        // For ever, as far as the check knows.
+        // From the check's point of view, this blocks forever.
         held.recv().unwrap_err();
     });
     drop(release);
     let (head, rest) = was.split_once('\n').unwrap();
-    assert_eq!(head, "test hangs: it still runs after 0.5s; alive:");
+    assert_eq!(head, "test hangs: still running after 0.5s; alive:");
     let main = "│  ├─ main  running, age Ns, last poll ";
     let waits = "│  └─ group\n│     └─ waits  running, age Ns, last poll ";
     let spawned = format!("s ago, spawned {}:{line}:18", file!());
@@ -108,7 +108,7 @@ fn a_test_that_hangs_fails_and_all_that_lives_is_named() {
 fn a_test_that_awaits_for_ever_fails_too() {
     let check = quick().time_limit(Duration::from_millis(200));
     let was = verdict(check, async |_| pending::<()>().await);
-    let head = "test hangs: it still runs after 0.2s; alive:\n├─ 1 tracked task\n";
+    let head = "test hangs: still running after 0.2s; alive:\n├─ 1 tracked task\n";
     assert!(was.starts_with(head), "{was}");
 }
 
@@ -162,7 +162,7 @@ fn checks_that_run_at_the_same_time_do_not_see_each_others_leaks() {
                     drop(thread.spawn(move || gate.wait()).unwrap());
                     let child = Command::new("sleep").arg(format!("101{n}")).spawn();
                     kept.send(child.unwrap()).unwrap();
-                    // Nobody is judged before all have leaked.
+                    // No check is evaluated before all tests have leaked.
                     together.wait();
                 };
                 scope.spawn(move || verdict(quick(), leak))
@@ -199,7 +199,7 @@ fn a_check_of_the_whole_process_sees_threads_that_others_start() {
     crate::scenario::alone(|| {
         let gate = Gate::default();
         let (ask, asked) = channel::<Gate>();
-        // There before the check, so what it starts carries no mark.
+        // The thread exists before the check, so threads that it starts carry no mark.
         let other = std::thread::Builder::new().spawn(move || {
             let gate = asked.recv().unwrap();
             let told = Gate::default();

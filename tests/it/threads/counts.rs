@@ -1,4 +1,4 @@
-//! Counts by class, and the list.
+//! Tests of thread counts by class, and of the list.
 
 use super::{run, run_clean};
 use crate::scenario::{Gate, alone, hasty, in_time, quiet, until};
@@ -49,7 +49,7 @@ fn every_thread_of_the_process_is_counted_once_by_its_class() {
         let before = threads::live();
         run_clean(async |tasks| {
             let gate = Gate::default();
-            // The pipeline, the voice and the watchdog.
+            // The threads of the pipeline, the output and the watchdog.
             let control = 3;
             let wait = |gate: &Gate| {
                 let gate = gate.clone();
@@ -65,7 +65,7 @@ fn every_thread_of_the_process_is_counted_once_by_its_class() {
             let unknown = bare(wait(&gate));
             let expected = [1, 2, 1, control, 0, 2, 3];
             until(|| registered(&threads::live()) == expected).await;
-            // The thread of this test was unknown before, and is main.
+            // The thread of this test was unknown before, and is now main.
             until(|| threads::live().of(ThreadClass::Unknown) == before.of(ThreadClass::Unknown))
                 .await;
             assert_eq!(tasks.thread_counts().of(ThreadClass::Unknown), None);
@@ -81,7 +81,8 @@ fn every_thread_of_the_process_is_counted_once_by_its_class() {
     });
 }
 
-/// One thread reads while others come, go, and change their class: a number below zero would be enormous.
+/// One thread reads while others start, end, and change their class: a negative number would wrap
+/// to an enormous one.
 #[test]
 fn counts_stay_true_while_threads_come_and_go() {
     alone(|| {
@@ -107,7 +108,7 @@ fn counts_stay_true_while_threads_come_and_go() {
             over.store(true, Ordering::Relaxed);
             let most = reader.join().expect("no panic");
             assert!(most < 1000, "{most} threads of one class");
-            // All that came is gone: only the pool keeps threads, for a moment.
+            // All temporary threads have ended; only the pool keeps threads, for a moment.
             until(|| registered(&tasks.thread_counts()) == quiet).await;
             until(|| registered(&threads::live()) == quiet).await;
             until(|| threads::live().of(ThreadClass::Unknown) == Some(1)).await;
@@ -138,7 +139,8 @@ async fn churn(tasks: &TaskGroup) {
     }
 }
 
-/// The thread that left its worker's place to another went on as a worker, and there were more workers than there are.
+/// The thread that passed its worker role to another still counted as a worker, so there were more
+/// workers than configured.
 #[cfg(tokio_unstable)]
 #[test]
 fn a_worker_that_blocks_in_place_becomes_a_thread_of_the_pool() {
@@ -149,7 +151,7 @@ fn a_worker_that_blocks_in_place_becomes_a_thread_of_the_pool() {
             let blocker = tasks.spawn("blocker", async move {
                 tokio::task::block_in_place(|| wait.wait());
             });
-            // Only another thread can run this: the only worker blocks.
+            // Only another thread can run this, because the only worker blocks.
             let other = tasks.spawn("other", async move {
                 told.wait();
                 drop(tell);
@@ -163,9 +165,10 @@ fn a_worker_that_blocks_in_place_becomes_a_thread_of_the_pool() {
     });
 }
 
-/// While it ran a runtime of its own it was taken for that one's, and the outer report did not know it.
+/// While it ran its own runtime, it was attributed to that one, and the outer report did not know
+/// it.
 #[test]
-fn a_thread_that_runs_another_runtime_is_what_it_was() {
+fn a_thread_that_runs_another_runtime_keeps_its_class() {
     alone(|| {
         let gate = Gate::default();
         let hold = gate.clone();
@@ -192,7 +195,7 @@ fn a_thread_that_runs_another_runtime_is_what_it_was() {
 }
 
 #[test]
-fn a_thread_of_the_pool_that_runs_a_runtime_is_no_worker() {
+fn a_thread_of_the_pool_that_runs_a_runtime_is_not_a_worker() {
     alone(|| {
         run_clean(async |tasks| {
             let group = tasks.clone();
@@ -221,7 +224,7 @@ fn the_list_knows_full_names_and_spawn_sites() {
             let hold = gate.clone();
             let adopted = bare(move || {
                 adopting.adopt_thread(names[1], ThreadKind::Tracked);
-                // What is known stays what it is.
+                // A registered thread keeps its kind.
                 adopting.adopt_thread("another", ThreadKind::Daemon);
                 hold.wait();
             });

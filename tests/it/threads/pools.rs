@@ -1,16 +1,28 @@
-//! Threads of other people's pools.
+//! Tests of threads in foreign pools.
 
 use super::{run, run_clean};
 use crate::scenario::{alone, hasty};
-use headcount::ThreadKind;
-use headcount::group::ThreadSpawner;
 use headcount::threads::ThreadClass;
+use headcount::{TaskGroup, ThreadKind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-fn pool(threads: &ThreadSpawner) -> rayon::ThreadPool {
+/// The line in which the threads of a pool start.
+static LINE: AtomicU32 = AtomicU32::new(0);
+
+/// Returns a pool with threads that are started through headcount.
+fn pool(tasks: &TaskGroup, kind: ThreadKind) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new()
         .num_threads(3)
-        .spawn_handler(|thread| threads.spawn(|| thread.run()))
+        .spawn_handler(|thread| {
+            let name = format!("pool-{}", thread.index());
+            let mut start = tasks.thread(&name);
+            if kind == ThreadKind::Daemon {
+                start = start.daemon();
+            }
+            LINE.store(line!() + 1, Ordering::Relaxed);
+            start.spawn(|_stop| thread.run()).map(drop)
+        })
         .build()
         .expect("the system has threads")
 }
@@ -19,8 +31,7 @@ fn pool(threads: &ThreadSpawner) -> rayon::ThreadPool {
 fn a_pool_that_is_dropped_ends_clean() {
     alone(|| {
         run_clean(async |tasks| {
-            let threads = tasks.thread_spawner("pool", ThreadKind::Tracked);
-            let pool = pool(&threads);
+            let pool = pool(&tasks, ThreadKind::Tracked);
             let names = pool.broadcast(|_| {
                 let name = std::thread::current();
                 name.name().expect("it has one").to_owned()
@@ -36,11 +47,8 @@ fn a_pool_that_is_dropped_ends_clean() {
 fn a_pool_that_is_kept_alive_is_named_with_its_threads() {
     alone(|| {
         let mut kept = None;
-        let mut line = 0;
         let report = run(hasty(), async |tasks| {
-            line = line!() + 1;
-            let threads = tasks.thread_spawner("pool", ThreadKind::Tracked);
-            let pool = pool(&threads);
+            let pool = pool(&tasks, ThreadKind::Tracked);
             pool.broadcast(|_| ());
             kept = Some(pool);
         });
@@ -48,10 +56,17 @@ fn a_pool_that_is_kept_alive_is_named_with_its_threads() {
             .close
             .threads
             .iter()
-            .map(|thread| (thread.name.as_str(), thread.class, thread.started.clone()))
+            .map(|thread| {
+                (
+                    thread.name.as_str(),
+                    thread.class,
+                    thread.started.map(ToString::to_string),
+                )
+            })
             .collect();
         left.sort();
-        let site = Some(format!("{}:{line}:33", file!()));
+        let line = LINE.load(Ordering::Relaxed);
+        let site = Some(format!("{}:{line}:19", file!()));
         let row = |name| (name, ThreadClass::Tracked, site.clone());
         assert_eq!(left, ["pool-0", "pool-1", "pool-2"].map(row), "{report}");
         drop(kept);
@@ -63,14 +78,13 @@ fn a_pool_of_daemons_may_die_with_the_process() {
     alone(|| {
         let mut kept = None;
         run_clean(async |tasks| {
-            let threads = tasks.thread_spawner("pool", ThreadKind::Daemon);
-            kept = Some(pool(&threads));
+            kept = Some(pool(&tasks, ThreadKind::Daemon));
         });
         drop(kept);
     });
 }
 
-/// A pool that starts its threads itself, and calls a hook on each.
+/// The pool starts its threads itself, and calls a hook on each.
 #[test]
 fn threads_of_a_pool_with_only_a_hook_are_adopted() {
     alone(|| {

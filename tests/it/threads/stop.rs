@@ -1,8 +1,9 @@
-//! Threads that opted in to be told to stop, nudged, and helped out of what they wait for.
+//! Tests of threads that opted in to a stop: they are notified, nudged, and released from what they
+//! wait for.
 
 use super::{run, run_clean};
 use crate::scenario::{Gate, alone, hasty};
-use headcount::report::{Report, ThreadFinding};
+use headcount::report::{Report, ThreadRow};
 use headcount::{TaskGroup, ThreadKind};
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-/// Two ends of a connection on which nothing is ever sent.
+/// Returns both ends of a connection on which nothing is ever sent.
 fn silent() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("it has one");
@@ -19,7 +20,7 @@ fn silent() -> (TcpStream, TcpStream) {
 }
 
 #[track_caller]
-fn only_thread(report: &Report) -> &ThreadFinding {
+fn only_thread(report: &Report) -> &ThreadRow {
     match report.close.threads.as_slice() {
         [thread] => thread,
         _ => panic!("not one thread: {report}"),
@@ -45,7 +46,7 @@ fn a_flag_is_enough_for_a_thread_that_looks_at_it() {
                 seen.store(group.is_draining(), Ordering::Relaxed);
             };
             tasks.thread("looks").spawn(looks).expect("a thread");
-            // It serves this task to its end, and is not told before.
+            // The thread is told to stop only after this task has ended, because it may serve it.
             let served = tasks.clone();
             tasks.spawn("served", async move { served.draining().await });
         });
@@ -79,7 +80,8 @@ fn a_thread_in_a_loop_of_reads_is_nudged_out_of_it() {
     });
 }
 
-/// A thread inherits the mask of the one that starts it: a mask that blocks everything kept the nudges from it.
+/// A thread inherits the signal mask of its creator: a mask that blocks everything kept the nudges
+/// from it.
 #[test]
 fn a_thread_whose_creator_blocks_all_signals_is_nudged_all_the_same() {
     alone(|| {
@@ -101,7 +103,8 @@ fn a_thread_whose_creator_blocks_all_signals_is_nudged_all_the_same() {
 
 #[expect(unsafe_code, reason = "libc has no safe call for a signal mask")]
 fn block_signals_from_56_on() {
-    // SAFETY: the set is initialised before it is used, the signals exist, and nothing keeps a pointer.
+    // SAFETY: the set is initialised before it is used, the signals exist, and nothing keeps a
+    // pointer.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -113,7 +116,7 @@ fn block_signals_from_56_on() {
 }
 
 #[test]
-fn a_signal_that_somebody_handles_is_not_the_nudge() {
+fn a_signal_with_a_handler_is_not_the_nudge() {
     alone(|| {
         let heard = Arc::new(AtomicUsize::new(0));
         for signal in [56, 57] {
@@ -142,7 +145,7 @@ fn a_thread_that_did_not_opt_in_is_not_nudged() {
                 told.send(read.map_err(|error| error.kind()))
                     .expect("the test waits");
             });
-            // While this one is nudged, for the whole of the layer.
+            // This thread is nudged for the whole layer in the meantime.
             let waits = move |_: &headcount::threads::Stop| hold.wait();
             tasks
                 .thread("waits")
@@ -175,10 +178,10 @@ fn a_thread_in_read_exact_is_ended_by_its_closer() {
 }
 
 #[test]
-fn what_cannot_be_ended_is_said() {
+fn a_thread_that_cannot_be_ended_is_reported() {
     alone(|| {
         let lock = Arc::new(Mutex::new(()));
-        let held = lock.lock().expect("nobody panics with it");
+        let held = lock.lock().expect("no holder panics");
         let wanted = Arc::clone(&lock);
         let report = run(hasty(), async |tasks| {
             let waits = move |stop: &headcount::threads::Stop| {
@@ -217,7 +220,7 @@ fn a_thread_that_looks_at_nothing_was_asked_to_stop() {
     });
 }
 
-/// Starts a thread that waits for the gate, with that closer.
+/// Starts a thread that waits for the gate, with this closer.
 fn with_closer(tasks: &TaskGroup, name: &str, gate: &Gate, closer: impl FnOnce() + Send + 'static) {
     let (gate, (told, heard)) = (gate.clone(), channel());
     let waits = move |stop: &headcount::threads::Stop| {
@@ -230,7 +233,7 @@ fn with_closer(tasks: &TaskGroup, name: &str, gate: &Gate, closer: impl FnOnce()
 }
 
 #[test]
-fn closers_that_block_or_panic_hold_up_nobody() {
+fn closers_that_block_or_panic_delay_no_other() {
     alone(|| {
         let (gate, calls) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
         let report = run(hasty(), async |tasks| {
@@ -277,7 +280,8 @@ fn with_too_many_closers_blocked_the_others_are_said_to_be_uncalled() {
     });
 }
 
-/// A thread that is between two sockets when it is told to stop has no closer; the one it brings then is not lost.
+/// A thread that is between two sockets when it is told to stop has no closer; the closer that it
+/// registers afterwards is not lost.
 #[test]
 fn a_closer_that_comes_too_late_is_called_at_once() {
     alone(|| {
@@ -300,7 +304,7 @@ fn a_closer_that_comes_too_late_is_called_at_once() {
     });
 }
 
-/// Its drop tells that it was dropped.
+/// Sends a message when it is dropped.
 struct Tells(Sender<()>);
 
 impl Drop for Tells {
@@ -317,7 +321,7 @@ fn a_closer_is_dropped_with_its_thread() {
             let ends = move |stop: &headcount::threads::Stop| {
                 let tells = Tells(told);
                 stop.close_on_stop(move || drop(tells));
-                // Kept by its owner: the socket must go all the same.
+                // The owner keeps it; the socket must be closed all the same.
                 stop.clone()
             };
             let thread = tasks.thread("ends").spawn(ends).expect("a thread");
@@ -328,7 +332,7 @@ fn a_closer_is_dropped_with_its_thread() {
     });
 }
 
-/// Its drop starts a thread: when it is cancelled, nothing may live long any more.
+/// Starts a thread when it is dropped: after the cancel, a new thread must not live long.
 struct Starts(TaskGroup, Sender<bool>);
 
 impl Drop for Starts {

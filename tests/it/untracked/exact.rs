@@ -1,7 +1,8 @@
-//! With `--cfg tokio_unstable`.
+//! Tests with `--cfg tokio_unstable`.
 
 use super::bare;
 use crate::scenario::{GUARD, Gate, alone, hasty, in_time, quiet, told, until};
+use headcount::report::UntrackedRow;
 use headcount::{Report, TaskGroup};
 use std::future::pending;
 use std::io;
@@ -10,33 +11,31 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-/// Live and started of each spawn site, by line.
+/// Returns the line of a spawn site, which must be in this file.
+fn line(site: &UntrackedRow) -> u32 {
+    let spawned = site.spawned.expect("it is observed");
+    assert_eq!(spawned.file(), file!());
+    spawned.line()
+}
+
+/// Returns live and started tasks of each spawn site, by line.
 fn sites(tasks: &TaskGroup) -> Vec<(u32, u64, u64)> {
     let snapshot = tasks.snapshot();
     let rows = snapshot.untracked().expect("they are observed");
     let mut sites: Vec<_> = rows
         .iter()
-        .inspect(|row| assert_eq!(row.spawned.file(), file!()))
-        .map(|row| (row.spawned.line(), row.live, row.started))
+        .map(|row| (line(row), row.live, row.started.unwrap()))
         .collect();
     sites.sort_unstable();
     sites
 }
 
-/// What the report says of each spawn site, by line.
+/// Returns what the report says about each spawn site, by line.
 fn found(report: &Report) -> Vec<(u32, u64, u64)> {
     let sites = report.cancel.untracked.as_ref().expect("they are observed");
     let mut found: Vec<_> = sites
         .iter()
-        .map(|site| {
-            let line = site.spawned.strip_prefix(concat!(file!(), ":"));
-            let line = line.and_then(|rest| rest.split(':').next()?.parse().ok());
-            (
-                line.expect("a line of this file"),
-                site.dropped,
-                site.lingering,
-            )
-        })
+        .map(|site| (line(site), site.dropped, site.live))
         .collect();
     found.sort_unstable();
     found
@@ -121,7 +120,7 @@ fn the_tasks_of_a_join_set_are_counted_and_end_with_it() {
 }
 
 #[test]
-fn what_a_tracked_task_spawns_past_headcount_is_untracked() {
+fn a_plain_spawn_in_a_tracked_task_is_untracked() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let nested = tasks.spawn("outer", async {
@@ -139,7 +138,7 @@ fn what_a_tracked_task_spawns_past_headcount_is_untracked() {
     });
 }
 
-/// Spawns past headcount when it is dropped.
+/// Spawns bypassing headcount when it is dropped.
 struct Spawns;
 
 const DROP_LINE: u32 = line!() + 4;
@@ -151,7 +150,7 @@ impl Drop for Spawns {
 }
 
 #[test]
-fn what_a_drop_spawns_is_untracked() {
+fn a_plain_spawn_in_a_drop_is_untracked() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |tasks| {
             let group = tasks.group("group");
@@ -163,7 +162,7 @@ fn what_a_drop_spawns_is_untracked() {
                 pending::<()>().await;
                 drop(b);
             }));
-            assert_eq!(in_time(group.cancel()).await.left(), 0);
+            assert_eq!(in_time(group.cancel()).await, 0);
             let aborted = tasks.spawn("aborted", async move {
                 pending::<()>().await;
                 drop(c);
@@ -180,7 +179,7 @@ fn what_a_drop_spawns_is_untracked() {
 }
 
 #[test]
-fn what_a_drop_spawns_while_the_runtime_closes_is_counted_out() {
+fn a_spawn_in_a_drop_while_the_runtime_closes_is_counted_out() {
     alone(|| {
         let report = quiet().build().unwrap().run(async |_| {
             for _ in 0..50 {
@@ -191,7 +190,7 @@ fn what_a_drop_spawns_while_the_runtime_closes_is_counted_out() {
                 }));
             }
         });
-        // What is spawned on a closed runtime is dropped at once, and was never there.
+        // A task spawned on a closed runtime is dropped at once, and was never live.
         assert_eq!(
             told(&report),
             "cancelled 0: main ended; 0 of 0 ended; 0 cancelled; untracked ×50 +0"
@@ -207,16 +206,16 @@ fn blocking_work_and_our_own_tasks_never_count() {
                 in_time(tasks.spawn_blocking("blocking", || ()))
                     .await
                     .unwrap();
-                #[expect(clippy::disallowed_methods, reason = "it must not count")]
+                #[expect(clippy::disallowed_methods, reason = "the call must not count")]
                 in_time(tokio::task::spawn_blocking(|| ())).await.unwrap();
             }
             in_time(tokio::fs::metadata("/")).await.unwrap();
             let group = tasks.group("group");
             drop(group.spawn("ignores", pending::<()>()));
-            assert_eq!(in_time(group.cancel()).await.left(), 0);
+            assert_eq!(in_time(group.cancel()).await, 0);
             let member = group.clone();
             drop(group.spawn("member", async move { member.draining().await }));
-            assert_eq!(in_time(group.drain()).await.left(), 0);
+            assert_eq!(in_time(group.drain()).await, 0);
             in_time(group.wait()).await;
             assert_eq!(sites(&tasks), []);
         });
@@ -277,7 +276,7 @@ fn an_untracked_task_that_never_yields_lingers() {
     });
 }
 
-/// What was logged.
+/// The captured log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -331,8 +330,8 @@ fn a_spawn_site_is_warned_of_once() {
         };
         let warning = |line| {
             format!(
-                "WARN headcount::task: untracked task: spawned past headcount; the shutdown will drop it without a \
-                 drain spawned={}:{line}:",
+                "WARN headcount::task: untracked task: it bypasses headcount, so shutdown will drop it without \
+                 draining spawned={}:{line}:",
                 file!()
             )
         };

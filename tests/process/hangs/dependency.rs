@@ -1,6 +1,6 @@
-//! What a dependency does behind the back of the service: it knows tokio alone.
+//! Code of a dependency that spawns bypassing headcount, because it knows only tokio.
 
-#![expect(clippy::disallowed_methods, reason = "that is what dependencies do")]
+#![expect(clippy::disallowed_methods, reason = "dependencies spawn like this")]
 
 use crate::host::Host;
 use crate::{FOR_EVER, begun};

@@ -1,4 +1,4 @@
-//! Threads that need C to be made: started by it, without signals, or in the loader's hands.
+//! Threads that need C to be created: by C code, without signals, or in a callback of the loader.
 
 #![expect(
     unsafe_code,
@@ -33,8 +33,8 @@ pub(crate) fn waits_for_signal(_host: &Host<'_>) {
 
 fn listen_for_hangup() {
     let mut signal = 0;
-    // SAFETY: `sigemptyset` initialises the set before the others use it, SIGHUP is a signal, and `signal` outlives the
-    // call that writes it.
+    // SAFETY: `sigemptyset` initialises the set before the other calls use it, SIGHUP is a valid signal, and `signal`
+    // outlives the call that writes it.
     unsafe {
         let mut hangup = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(hangup.as_mut_ptr());
@@ -45,11 +45,11 @@ fn listen_for_hangup() {
     }
 }
 
-/// It has no name of its own, and no handle.
+/// Starts a thread that has neither a name of its own nor a handle.
 pub(crate) fn started_by_c(_host: &Host<'_>) {
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-    // SAFETY: `thread` is written before the call returns, no attributes are the default ones, and the function ignores
-    // its argument.
+    // SAFETY: `thread` is written before the call returns, null attributes mean the defaults, and the function
+    // ignores its argument.
     let failed = unsafe {
         libc::pthread_create(
             thread.as_mut_ptr(),
@@ -63,18 +63,18 @@ pub(crate) fn started_by_c(_host: &Host<'_>) {
 
 extern "C" fn decode_frames(_: *mut c_void) -> *mut c_void {
     begun();
-    // SAFETY: it takes nothing.
+    // SAFETY: the call takes no pointers.
     unsafe { libc::sleep(u32::MAX) }; // mark: thread-of-c
     ptr::null_mut()
 }
 
-/// It holds the loader's lock for ever: nobody can list the modules of the process, or load one.
+/// Holds the loader's lock forever, so that no other thread can list or load modules of the process.
 pub(crate) fn holds_loader(_host: &Host<'_>) {
     plain_thread("profiler", list_modules);
 }
 
 fn list_modules() {
-    // SAFETY: the callback has the signature that is asked for, and ignores what it is given.
+    // SAFETY: the callback has the required signature, and ignores its arguments.
     unsafe { libc::dl_iterate_phdr(Some(look_at_module), ptr::null_mut()) };
 }
 

@@ -1,4 +1,4 @@
-//! Where a culprit lives: the same code under headcount and under its peers, each used as its documentation shows.
+//! The host of a culprit: the same code runs under headcount and its peers, each used as its documentation shows.
 
 use headcount::TaskGroup;
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ pub(crate) enum Host<'a> {
     Graceful(&'a SubsystemHandle),
 }
 
-/// Tells that the service stops.
+/// Notifies a culprit that the service stops.
 pub(crate) enum Stop {
     Group(TaskGroup),
     Token(CancellationToken),
@@ -23,7 +23,7 @@ pub(crate) enum Stop {
 pub(crate) enum Spawner {
     Group(TaskGroup),
     Tracker(TaskTracker),
-    /// A subsystem's handle stays with the subsystem.
+    /// The handle of a subsystem stays with the subsystem.
     Bare,
 }
 
@@ -54,7 +54,7 @@ impl Host<'_> {
         match self {
             Self::Headcount(tasks) => drop(tasks.spawn_blocking(name, work)),
             Self::Tracker(tracker, _) => drop(tracker.spawn_blocking(work)),
-            #[expect(clippy::disallowed_methods, reason = "it has no way of its own")]
+            #[expect(clippy::disallowed_methods, reason = "it has no such function")]
             Self::Graceful(_) => self.spawn(name, async move {
                 tokio::task::spawn_blocking(work).await.ok();
             }),
@@ -95,7 +95,7 @@ impl Stop {
 // === impl Spawner ===
 
 impl Spawner {
-    /// Waits until the task has ended, however it did.
+    /// Waits until the task has ended, regardless of the outcome.
     #[track_caller]
     pub(crate) fn run(
         &self,
@@ -106,7 +106,7 @@ impl Spawner {
             Headcount(headcount::TaskHandle<()>),
             Tokio(tokio::task::JoinHandle<()>),
         }
-        #[expect(clippy::disallowed_methods, reason = "it is a peer's way")]
+        #[expect(clippy::disallowed_methods, reason = "the peer spawns like this")]
         let handle = match self {
             Self::Group(tasks) => Handle::Headcount(tasks.spawn(name, task)),
             Self::Tracker(tracker) => Handle::Tokio(tracker.spawn(task)),

@@ -1,5 +1,5 @@
-//! Programs that do not stop, each with one culprit: `hangs headcount NAME`. It prints "ready" when the culprit is
-//! where it stays, and SIGTERM stops it or does not.
+//! Programs that do not shut down, each with one culprit: `hangs headcount NAME`. It prints "ready" when the
+//! culprit is stuck; then SIGTERM either stops the program or does not.
 //!
 //! `hangs tracker NAME` and `hangs graceful NAME` run the same culprit under tokio-util's `TaskTracker` and under
 //! tokio-graceful-shutdown. `hangs table` runs them all and prints docs/culprits.md.
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Longer than any test.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What has yet to begin before the process may be told to stop.
+/// The number of parts that must call `begun` before the process may be told to stop.
 static TO_BEGIN: AtomicUsize = AtomicUsize::new(0);
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         ["table"] => table::print(),
         [peer, name] => {
             let culprit = list::named(name);
-            // The service itself is one more.
+            // The service itself counts as one more part.
             TO_BEGIN.store(culprit.parts + 1, Ordering::Release);
             match peer {
                 "headcount" => peers::headcount(culprit),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each part of a culprit says so when what comes next is what it is stuck in, and so does the service.
+/// Counts down the parts: each part of a culprit calls this right before it gets stuck, and so does the service.
 fn begun() {
     if TO_BEGIN.fetch_sub(1, Ordering::AcqRel) == 1 {
         println!("ready");

@@ -12,15 +12,15 @@ use tokio_graceful_shutdown::{SubsystemHandle, Toplevel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Nobody waits so long.
+/// A deadline that is never reached.
 const LONG: Duration = Duration::from_secs(60);
-/// How long the peers wait for their tasks.
+/// The timeout of the peers for their tasks.
 const WAITED: Duration = Duration::from_secs(1);
-/// The others must have ended by then, on a busy machine too.
+/// Long enough for all other tasks to end, even on a busy machine.
 const DRAIN: Duration = Duration::from_millis(500);
 /// A budget that is used up.
 const SHORT: Duration = Duration::from_millis(300);
-/// A budget that is not, on the slowest machine.
+/// A budget that is not used up even on the slowest machine.
 const AMPLE: Duration = Duration::from_secs(20);
 
 pub(crate) fn headcount(culprit: &'static Culprit) -> ExitCode {
@@ -35,7 +35,7 @@ pub(crate) fn headcount(culprit: &'static Culprit) -> ExitCode {
         .drain_budget(DRAIN)
         .cancel_budget(cancel)
         .close_budget(close)
-        // Names take seconds in a debug build.
+        // Symbolizing takes seconds in a debug build.
         .deadline(LONG)
         .build()
         .expect("the system has threads");
@@ -56,7 +56,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("the system has threads")
 }
 
-/// The documentation's own example, and a limit to the wait: without it there would be nothing to see. The runtime is
+/// Runs the example of the documentation, with a timeout, without which there would be no output. The runtime is
 /// dropped at the end, as `#[tokio::main]` does.
 pub(crate) fn tracker(culprit: &'static Culprit) -> ExitCode {
     runtime().block_on(async {

@@ -1,4 +1,4 @@
-//! All culprits under all peers, and what each says, as docs/culprits.md.
+//! Runs all culprits under all peers, and prints the results as docs/culprits.md.
 
 use crate::list::{CULPRITS, Culprit};
 use std::io::{BufRead, BufReader, Read};
@@ -7,31 +7,31 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-/// How long a program may take to be ready, and to end.
+/// The time limit for a program to be ready, and for it to end.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How many programs run at a time; one of them may keep a processor busy.
+/// The number of programs that run in parallel; one of them may keep a CPU busy.
 const AT_A_TIME: usize = 4;
 
 const HEAD: &str = "\
 # Culprits
 
-Programs that do not stop, each with one culprit, and what headcount and its peers say of it. Facts only: each cell is
-what the program printed on standard error after SIGTERM, cut to the culprit, and how it ended.
+Programs that do not shut down, each with one culprit, and what headcount and its peers report about it. Each cell has
+the output on standard error after SIGTERM, reduced to the culprit, and how the process ended.
 
 All three run the same code, `tests/process/hangs/`, in a debug build. `TaskTracker` is that of tokio-util 0.7.20: cancel
 a `CancellationToken`, `close()`, and wait for 1 s. tokio-graceful-shutdown is 0.20.0, with a timeout of 1 s and its log,
-whose first line, \"Shutting down ...\", is left out. Both then return from `main`, as their documentation shows, so that
-the runtime is dropped. Headcount has 500 ms for the drain, and 300 ms for each other layer that the culprit outlives.
-*Killed* is what has not ended 10 s after the signal. Below what headcount says stand the lines of code that its report
-leads to.
+without the first line, \"Shutting down ...\". Both then return from `main`, as their documentation shows, so that the
+runtime is dropped. headcount has 500 ms for the drain, and 300 ms for each further layer that the culprit outlives.
+*Killed* means that the process was still running 10 s after the signal. The cells of headcount end with the lines of
+code that its report leads to.
 
-One cell: `cargo run --all-features --example hangs -- tracker busy-loop`, and a SIGTERM. This file:
-`cargo run --all-features --example hangs -- table > docs/culprits.md`.
+To reproduce one cell, run `cargo run --all-features --example hangs -- tracker busy-loop` and send SIGTERM. To
+regenerate this file, run `cargo run --all-features --example hangs -- table > docs/culprits.md`.
 
 | culprit | `TaskTracker` | tokio-graceful-shutdown | headcount |
 |---|---|---|---|";
 
-/// What a program said, and how it ended.
+/// The output of a program, and how it ended.
 struct Said {
     lines: Vec<String>,
     end: String,
@@ -45,7 +45,7 @@ pub(crate) fn print() -> ExitCode {
             .map(|culprit| in_thread(|| row(culprit)))
             .collect();
         for row in rows {
-            println!("{}", row.join().expect("nobody panics"));
+            println!("{}", row.join().expect("no thread panics"));
         }
     }
     ExitCode::SUCCESS
@@ -69,12 +69,12 @@ fn row(culprit: &'static Culprit) -> String {
     format!("| `{name}`: {is} | {} |", cells.join(" | "))
 }
 
-/// Starts it, stops it, and has what it says.
+/// Starts a program, stops it, and returns its output.
 fn said(peer: &str, name: &str) -> Said {
     let program = std::env::current_exe().expect("a process knows its program");
     let mut child = Command::new(program)
         .args([peer, name])
-        // Only the message of a panic is looked at.
+        // Only the message of a panic is used.
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -83,7 +83,7 @@ fn said(peer: &str, name: &str) -> Said {
         .expect("this program runs");
     let stdout = lines(child.stdout.take());
     let stderr = lines(child.stderr.take());
-    // A peer whose workers are all blocked never says so.
+    // A peer with all workers blocked never prints "ready".
     stdout.recv_timeout(LIMIT / 2).ok();
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)
@@ -95,7 +95,7 @@ fn said(peer: &str, name: &str) -> Said {
     }
 }
 
-/// How it ends; its standard output ends with it.
+/// Waits for the program to end; its standard output ends with it.
 fn end(child: &mut Child, stdout: &Receiver<String>) -> String {
     let ends = loop {
         match stdout.recv_timeout(LIMIT) {
@@ -127,7 +127,7 @@ fn lines(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     coming
 }
 
-/// What a peer said, without the names of its modules.
+/// Returns the output of a peer, without module names.
 fn plain(said: &Said) -> String {
     let mut cell: Vec<String> = said
         .lines
@@ -151,14 +151,14 @@ fn plain(said: &Said) -> String {
     format!("{}; {}", cell.join("<br>"), said.end)
 }
 
-/// What the report says of the culprit: each row once, without times, and the marked lines that it leads to.
+/// Returns the report's rows about the culprit, each once and without times, and their marked lines.
 fn named(said: &Said) -> String {
     let begin = said
         .lines
         .iter()
         .position(|line| line.starts_with("headcount "));
     let report = &said.lines[begin.unwrap_or(0)..];
-    // A task that lives on is in the rows of two layers.
+    // A task that outlives its cancellation is in the rows of two layers.
     let cancel = report.iter().position(|line| line.starts_with("├─ 2"));
     let (drain, later) = report.split_at(cancel.unwrap_or(0));
     let mut cell = rows(later);
@@ -195,9 +195,16 @@ fn rows(lines: &[String]) -> Vec<String> {
     rows
 }
 
-/// The row without numbers of threads, ages, and what is told by the lines that it leads to.
+/// Returns the row without thread ids, ages, and details that the marked lines show.
 fn short(row: &str) -> String {
     let mut text = String::new();
+    // Of threads that are alike the row has several ids before the class.
+    let alike = row.split_once("(tids ").and_then(|(before, rest)| {
+        let (ids, after) = rest.split_once(')')?;
+        let class = ids.rsplit(", ").next()?;
+        Some(format!("{before}({class}){after}"))
+    });
+    let row = alike.as_deref().unwrap_or(row);
     let mut parts = row.split("(tid ");
     text += parts.next().unwrap_or("");
     for part in parts {
@@ -207,15 +214,23 @@ fn short(row: &str) -> String {
             None => text = text.trim_end().to_owned() + without_held(rest.trim_start_matches(')')),
         }
     }
-    let (text, _) = text.split_once(", awaiting").unwrap_or((&text, ""));
-    let text = steady(&steady(text, "0x"), "127.0.0.1:");
+    let cut = [
+        ", awaiting ",
+        ", waiting for ",
+        ", yields in ",
+        ", future ",
+        ", closure ",
+    ];
+    let end = cut.iter().filter_map(|cut| text.find(cut)).min();
+    let text = &text[..end.unwrap_or(text.len())];
+    let text = steady(&steady(&steady(text, "0x"), "127.0.0.1:"), "polled ");
     let telling = text
         .split(", ")
         .filter(|part| !["age ", "cpu "].iter().any(|start| part.starts_with(start)));
     telling.collect::<Vec<_>>().join(", ")
 }
 
-/// How long the thread was held differs from run to run.
+/// Removes the time that the thread was blocked, which differs between runs.
 fn without_held(rest: &str) -> &str {
     match rest.strip_prefix(" for ") {
         Some(held) => held.find(',').map_or("", |end| &held[end..]),
@@ -223,7 +238,7 @@ fn without_held(rest: &str) -> &str {
     }
 }
 
-/// What follows `after` differs from run to run.
+/// Replaces the text following `after`, which differs between runs.
 fn steady(text: &str, after: &str) -> String {
     let Some((before, rest)) = text.split_once(after) else {
         return text.to_owned();
@@ -232,7 +247,7 @@ fn steady(text: &str, after: &str) -> String {
     format!("{before}{after}…{rest}")
 }
 
-/// A place in the culprits' sources, and its line, when that has a mark and is no place of a spawn.
+/// Returns a location in the culprits' sources with its line of code, if the line has a mark and is no spawn site.
 fn marked(place: &str) -> Option<String> {
     let (file, line) = place
         .strip_prefix("tests/process/hangs/")?

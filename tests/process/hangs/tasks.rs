@@ -1,4 +1,4 @@
-//! Tasks that do not end, and hold no thread.
+//! Tasks that do not end and block no thread.
 
 use crate::begun;
 use crate::host::{Host, Spawner, Stop};
@@ -21,7 +21,7 @@ async fn next_message() {
     drop(sender);
 }
 
-/// The channel closes when its last sender is dropped, and the reader has one.
+/// The channel closes when its last sender is dropped, but the reader itself holds one.
 pub(crate) fn own_sender(host: &Host<'_>) {
     host.spawn("inbox", read_inbox()); // mark: spawn of own-sender
 }
@@ -55,7 +55,7 @@ async fn look_up(cache: Arc<Mutex<()>>) {
     drop(cache.lock().await); // mark: lock-across-await
 }
 
-/// Told to stop, it begins again.
+/// Continues its loop after the stop notification.
 pub(crate) fn swallows_cancellation(host: &Host<'_>) {
     host.spawn("poller", poll_again(host.stop())); // mark: spawn of swallows-cancellation
 }
@@ -68,7 +68,7 @@ async fn poll_again(stop: Stop) {
     }
 }
 
-/// Each of its futures is ready at once when the service stops, so it never gives its worker back.
+/// Awaits futures that are all ready at once when the service stops, so it never yields its worker.
 pub(crate) fn spins_when_told(host: &Host<'_>) {
     host.spawn("poller", poll_at_once(host.stop())); // mark: spawn of spins-when-told
 }
@@ -80,7 +80,7 @@ async fn poll_at_once(stop: Stop) {
     }
 }
 
-/// What ends is started again.
+/// Starts its task again whenever it ends.
 pub(crate) fn restarts_for_ever(host: &Host<'_>) {
     host.spawn("supervisor", supervise(host.spawner())); // mark: spawn of restarts-for-ever
 }

@@ -1,4 +1,4 @@
-//! Threads of the standard library that nobody registered.
+//! Threads of the standard library that are not registered.
 
 use crate::host::Host;
 use crate::workers::{plain_thread, silent_peer};
@@ -47,9 +47,9 @@ pub(crate) fn waits_for_condition(_host: &Host<'_>) {
 fn wait_for_flush() {
     let (dirty, changed) = (Mutex::new(false), Condvar::new());
     begun();
-    let mut is_dirty = dirty.lock().expect("nobody panics");
+    let mut is_dirty = dirty.lock().expect("no thread panics");
     while !*is_dirty {
-        is_dirty = changed.wait(is_dirty).expect("nobody panics"); // mark: thread-in-condvar
+        is_dirty = changed.wait(is_dirty).expect("no thread panics"); // mark: thread-in-condvar
     }
 }
 
@@ -67,7 +67,7 @@ fn help() {
 
 fn join_helper(helper: thread::JoinHandle<()>) {
     begun();
-    helper.join().expect("nobody panics"); // mark: thread-in-join
+    helper.join().expect("no thread panics"); // mark: thread-in-join
 }
 
 pub(crate) fn waits_for_child(_host: &Host<'_>) {
@@ -79,7 +79,7 @@ fn convert() {
         .stdin(Stdio::piped())
         .spawn()
         .expect("there is a cat");
-    // It ends with this process: then its standard input does. `wait` would close it.
+    // The child ends when this process does, which closes its standard input. `wait` would close it at once.
     Box::leak(Box::new(child.stdin.take()));
     begun();
     child.wait().ok(); // mark: thread-in-child-wait
@@ -94,20 +94,20 @@ pub(crate) fn locks_in_order(_host: &Host<'_>) {
 }
 
 fn debit(accounts: &(Mutex<()>, Mutex<()>), met: &Barrier) {
-    let _from = accounts.0.lock().expect("nobody panics");
+    let _from = accounts.0.lock().expect("no thread panics");
     met.wait();
     begun();
-    let _to = accounts.1.lock().expect("nobody panics"); // mark: lock-order
+    let _to = accounts.1.lock().expect("no thread panics"); // mark: lock-order
 }
 
 fn credit(accounts: &(Mutex<()>, Mutex<()>), met: &Barrier) {
-    let _to = accounts.1.lock().expect("nobody panics");
+    let _to = accounts.1.lock().expect("no thread panics");
     met.wait();
     begun();
-    let _from = accounts.0.lock().expect("nobody panics"); // mark: other side of lock-order
+    let _from = accounts.0.lock().expect("no thread panics"); // mark: other side of lock-order
 }
 
-/// An exporter of telemetry whose collector takes connections and reads nothing.
+/// A telemetry exporter with a collector that accepts connections and reads nothing.
 pub(crate) fn exports(_host: &Host<'_>) {
     plain_thread("OtlpExporter", export_spans);
 }
@@ -132,7 +132,7 @@ thread_local! {
     static BUFFER: FlushedAtEnd = const { FlushedAtEnd };
 }
 
-/// A thread whose work is done, and whose end is not.
+/// A thread that has finished its work but does not end.
 pub(crate) fn blocks_at_its_end(_host: &Host<'_>) {
     plain_thread("logger", || BUFFER.with(|_| ()));
 }

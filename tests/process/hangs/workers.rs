@@ -1,4 +1,4 @@
-//! What holds a thread of the runtime: a worker, or one of the blocking pool.
+//! Code that blocks a thread of the runtime: a worker, or one of the blocking pool.
 
 use crate::host::Host;
 use crate::{FOR_EVER, begun};
@@ -13,17 +13,17 @@ use std::thread;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 
-/// A connection whose other end never says anything.
+/// Returns a connection to a peer that never sends anything.
 pub(crate) fn silent_peer() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let address = listener.local_addr().expect("it is bound");
     let client = TcpStream::connect(address).expect("it listens");
-    // The system accepts for it as long as it is open.
+    // The system accepts connections for the listener as long as it is open.
     Box::leak(Box::new(listener));
     client
 }
 
-/// A thread of the standard library, as others start them.
+/// Starts a plain thread of the standard library.
 pub(crate) fn plain_thread(
     name: &str,
     work: impl FnOnce() + Send + 'static,
@@ -67,7 +67,7 @@ pub(crate) fn locks_on_worker(host: &Host<'_>) {
     let held = Arc::new(Barrier::new(2));
     let (their_cache, is_held) = (Arc::clone(&cache), Arc::clone(&held));
     plain_thread("cache-sweep", move || {
-        let _entry = their_cache.lock().expect("nobody panics");
+        let _entry = their_cache.lock().expect("no thread panics");
         is_held.wait();
         begun();
         thread::sleep(FOR_EVER); // mark: holder of locks-on-worker
@@ -81,7 +81,7 @@ async fn read_cache(cache: Arc<Mutex<()>>) {
     drop(cache.lock()); // mark: locks-on-worker
 }
 
-/// There are two.
+/// The runtime has two workers.
 pub(crate) fn all_workers_blocked(host: &Host<'_>) {
     for _ in 0..2 {
         host.spawn("hasher", hash_password()); // mark: spawn of all-workers-blocked
@@ -111,9 +111,9 @@ fn reindex() {
     thread::sleep(FOR_EVER); // mark: tracked-blocking
 }
 
-/// Files, name lookups and standard input have no other way than the runtime's blocking pool.
+/// Files, name lookups and standard input can only use the runtime's blocking pool.
 pub(crate) fn file_in_pool(host: &Host<'_>) {
-    let (reader, writer) = std::io::pipe().expect("pipes are to be had");
+    let (reader, writer) = std::io::pipe().expect("pipes are available");
     let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
     Box::leak(Box::new((reader, writer)));
     host.spawn("settings", read_settings(path)); // mark: spawn of file-in-pool
@@ -136,7 +136,7 @@ async fn read_commands() {
     reading.await.ok(); // mark: stdin-in-pool
 }
 
-/// The thread of the pool, which the first poll starts, is there when this is told.
+/// Calls `begun` after the first poll, which starts the thread of the pool.
 async fn begun_when_polled(mut future: Pin<&mut impl Future>) {
     poll_fn(|cx| {
         assert!(future.as_mut().poll(cx).is_pending());

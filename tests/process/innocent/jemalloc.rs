@@ -1,4 +1,4 @@
-//! A service with jemalloc, whose background threads have no end.
+//! A service with jemalloc and its background threads, which never end.
 
 use headcount::Runtime;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What is expected ends the layer before.
+/// A budget that is never used up, because expected threads end the layer early.
 const AMPLE: Duration = Duration::from_secs(30);
 
 fn main() -> headcount::Report {
@@ -17,7 +17,7 @@ fn main() -> headcount::Report {
         .build()
         .expect("the system has threads");
     runtime.run(async |tasks| {
-        // Each has an arena of its own, and gives back what it took.
+        // Each thread has its own arena, and returns the memory that it took.
         for _ in 0..4 {
             let work = || drop(std::hint::black_box(vec![0_u8; 1 << 24]));
             let done = tasks.spawn_blocking("allocates", work);

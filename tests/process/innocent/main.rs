@@ -1,4 +1,5 @@
-//! Programs that use what many use, and stop well: their reports must accuse nobody.
+//! Programs that use common libraries and shut down cleanly: their reports must contain no
+//! findings.
 //!
 //! `innocent NAME` prints "ready" when the library has done its work, and SIGTERM stops it.
 
@@ -11,13 +12,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Long enough for names in a debug build on a busy machine; what is expected ends the layer before.
+/// Long enough to symbolize in a debug build on a busy machine; expected threads end the layer
+/// early.
 const AMPLE: Duration = Duration::from_secs(30);
 
-/// What is left is left.
+/// Short, because the remaining threads do not end.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Kept as long as the process, as services do.
+/// Kept until the process ends, as services do.
 static KEPT: OnceLock<Box<dyn Send + Sync>> = OnceLock::new();
 
 fn main() -> ExitCode {
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
         "notify" => run(AMPLE, notify_watcher),
         "postgres" => run(AMPLE, postgres),
         "other-runtime" => run(AMPLE, other_runtime::in_a_static),
+        "local-pool" => run(AMPLE, other_runtime::local_pool),
+        "local-pool-in-use" => run(SHORT, other_runtime::local_pool_at_work),
+        "own-local-runtime" => run(SHORT, other_runtime::on_an_own_thread),
         "other-runtime-in-use" => run(SHORT, other_runtime::at_work),
         other => panic!("no program '{other}'"),
     };
@@ -71,7 +76,7 @@ async fn rayon_job(_tasks: TaskGroup) {
 }
 
 fn resize_images(begun: tokio::sync::oneshot::Sender<()>) {
-    begun.send(()).expect("somebody waits");
+    begun.send(()).expect("the receiver waits");
     std::thread::sleep(Duration::from_secs(24 * 60 * 60)); // mark: at work in rayon
 }
 
@@ -84,7 +89,7 @@ async fn tracing_appender_worker(_tasks: TaskGroup) {
 
 /// Answers one request, on a thread of the runtime.
 async fn serve_one(listener: TcpListener) {
-    let (mut client, _) = listener.accept().await.expect("somebody asks");
+    let (mut client, _) = listener.accept().await.expect("a client connects");
     let mut request = [0; 1024];
     let length = client.read(&mut request).await.expect("loopback");
     assert!(request[..length].starts_with(b"GET / "));
@@ -101,7 +106,7 @@ async fn listen() -> (TcpListener, u16) {
 async fn reqwest_client(tasks: TaskGroup) {
     let (listener, port) = listen().await;
     tasks.spawn("server", serve_one(listener));
-    // A name, so that the client's own runtime looks it up on a thread of its blocking pool.
+    // A host name, so that the client's own runtime resolves it on its blocking pool.
     let ask = tasks.spawn_blocking("ask", move || {
         let client = reqwest::blocking::Client::new();
         let answer = client.get(format!("http://localhost:{port}/")).send();
@@ -124,7 +129,8 @@ async fn notify_watcher(_tasks: TaskGroup) {
     keep(watcher);
 }
 
-/// As much of a server as a client needs to be connected: protocol 3.0, no password, and one empty query.
+/// Serves just enough of PostgreSQL for a client to connect: protocol 3.0, no password, and one
+/// empty query.
 async fn serve_postgres(mut client: TcpStream) {
     let length = client.read_u32().await.expect("a startup message");
     let mut startup = vec![0; length as usize - 4];
@@ -139,7 +145,7 @@ async fn serve_postgres(mut client: TcpStream) {
     let empty = [b'I', 0, 0, 0, 4];
     client.write_all(&empty).await.expect("loopback");
     client.write_all(&ready).await.expect("loopback");
-    // Until the client goes.
+    // Runs until the client disconnects.
     client.read_to_end(&mut Vec::new()).await.ok();
 }
 

@@ -1,4 +1,5 @@
-//! Programs whose stacks tell what nothing else does. A line that a stack must name has a mark at its end.
+//! Programs with stacks that are essential to the report. A line that a stack must name has a mark at
+//! its end.
 
 use super::{hangs_in_close, patient, ready, run, wait_for_ever};
 use headcount::threads::Stop;
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-/// Runs the scenario of that name, if it is one of these.
+/// Runs the scenario with this name, if it is one of these.
 pub(super) fn scenario(name: &str) -> Option<ExitCode> {
     let code = match name {
         "lock-order" => run(hangs_in_close(), lock_order),
@@ -33,7 +34,7 @@ pub(super) fn scenario(name: &str) -> Option<ExitCode> {
     Some(code)
 }
 
-/// A mutex of a kind.
+/// A kind of mutex.
 trait Lock: Send + Sync + 'static {
     fn hold(&self, then: impl FnOnce());
 }
@@ -47,15 +48,15 @@ impl Lock for Mutex<()> {
     }
 }
 
-/// One of POSIX, as C libraries have them.
+/// A POSIX mutex, as used by C libraries.
 struct Posix(*mut libc::pthread_mutex_t);
 
-#[expect(unsafe_code, reason = "nobody has it in safe Rust")]
-// SAFETY: a mutex is made to be used by many threads; it is never moved and never freed.
+#[expect(unsafe_code, reason = "there is no safe equivalent")]
+// SAFETY: a mutex may be used by many threads; it is never moved and never freed.
 unsafe impl Send for Posix {}
 
-#[expect(unsafe_code, reason = "nobody has it in safe Rust")]
-// SAFETY: as above.
+#[expect(unsafe_code, reason = "there is no safe equivalent")]
+// SAFETY: as for `Send`.
 unsafe impl Sync for Posix {}
 
 impl Posix {
@@ -66,7 +67,7 @@ impl Posix {
 
 impl Lock for Posix {
     #[inline(never)]
-    #[expect(unsafe_code, reason = "nobody has it in safe Rust")]
+    #[expect(unsafe_code, reason = "there is no safe equivalent")]
     fn hold(&self, then: impl FnOnce()) {
         // SAFETY: it was initialised and leaked.
         unsafe { libc::pthread_mutex_lock(self.0) }; // mark: posix lock
@@ -76,7 +77,7 @@ impl Lock for Posix {
     }
 }
 
-/// Two threads that each hold what the other one wants.
+/// Spawns two threads that each hold the lock that the other waits for.
 async fn in_a_circle<L: Lock>(tasks: TaskGroup, left: L, right: L) {
     let both_hold = Arc::new(Barrier::new(2));
     let locks = Arc::new((left, right));
@@ -131,7 +132,7 @@ fn deeper(left: u32) -> u32 {
         wait_for_ever();
         return 0;
     }
-    // Not the last thing that it does, or it would be a loop.
+    // The addition keeps this from being a tail call, which would become a loop.
     std::hint::black_box(deeper(left - 1)) + 1 // mark: deeper
 }
 
@@ -142,7 +143,7 @@ async fn deep_recursion(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-/// More than are listed.
+/// Spawns more threads than a dump lists.
 async fn many_threads(tasks: TaskGroup) {
     const MANY: usize = 1200;
     let all = Arc::new(Barrier::new(MANY + 1));
@@ -165,7 +166,7 @@ async fn rayon_pool(tasks: TaskGroup) {
     ready(tasks).await;
 }
 
-/// Does not come back, and holds the loader's lock.
+/// Never returns, and holds the loader's lock.
 #[expect(unsafe_code, reason = "the loader has no safe call")]
 fn in_callback(told: &'static Barrier) {
     unsafe extern "C" fn never_returns(
@@ -179,7 +180,7 @@ fn in_callback(told: &'static Barrier) {
         0
     }
     let told = std::ptr::from_ref(told).cast_mut().cast();
-    // SAFETY: the callback takes what the loader gives it, and uses the data as what it is.
+    // SAFETY: the callback has the required signature, and uses the data as the type that it is.
     unsafe { libc::dl_iterate_phdr(Some(never_returns), told) };
 }
 

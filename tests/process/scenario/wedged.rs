@@ -1,4 +1,4 @@
-//! Programs in which what headcount itself needs does not return.
+//! Programs in which something that headcount itself needs does not return.
 
 use super::{hangs_everywhere, hangs_in_close, patient, run, wait_for_ever};
 use headcount::TaskGroup;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-/// Runs the scenario of that name, if it is one of these.
+/// Runs the scenario with this name, if it is one of these.
 pub(super) fn scenario(name: &str) -> Option<ExitCode> {
     let code = match name {
         "control-wedged" => run(hangs_everywhere(), control_wedged),
@@ -29,7 +29,7 @@ pub(super) fn scenario(name: &str) -> Option<ExitCode> {
     Some(code)
 }
 
-/// A waker that does not return, and that the control side calls.
+/// A waker that does not return when the control side calls it.
 struct BlocksWhenWoken;
 
 impl Wake for BlocksWhenWoken {

@@ -1,4 +1,4 @@
-//! Tasks that hold no thread: the report has the chain of their awaits.
+//! Tests of tasks that block no thread: the report has the chain of their awaits.
 
 use super::{report, report_of_worker, stopped};
 
@@ -43,7 +43,7 @@ fn tasks_that_wait_for_a_lock_across_an_await() {
 }
 
 #[test]
-fn a_task_that_begins_again_when_it_is_told_to_stop() {
+fn a_task_that_continues_when_it_is_told_to_stop() {
     insta::assert_snapshot!(report("swallows-cancellation", 0), @r"
     headcount swallows-cancellation: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
@@ -55,9 +55,9 @@ fn a_task_that_begins_again_when_it_is_told_to_stop() {
 }
 
 #[test]
-fn a_task_that_loops_over_what_is_ready_when_it_is_told_to_stop() {
+fn a_task_that_loops_over_ready_futures_when_it_is_told_to_stop() {
     let report = report("spins-when-told", 0);
-    // Every now and then it gives its worker back.
+    // Now and then it yields its worker.
     let report = report.replace(", on thread \"headcount-work\" (tid N) for T", "");
     insta::assert_snapshot!(report, @r"
     headcount spins-when-told: stopping (SIGTERM)
@@ -89,9 +89,9 @@ fn a_drop_that_blocks() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ client  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of drop-blocks>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ client  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of drop-blocks>
+    │  └─ ✗ client  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of drop-blocks>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, holds task client
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, running task client
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -112,7 +112,7 @@ fn a_drop_that_panics() {
 #[cfg(tokio_unstable)]
 #[test]
 fn a_bare_spawn_of_a_dependency() {
-    // Its place is that of the spawn.
+    // The location is that of the spawn.
     insta::assert_snapshot!(stopped("bare-spawn", 0).steady(), @r"
     headcount bare-spawn: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  the only task ended

@@ -1,4 +1,4 @@
-//! Threads that nobody registered: the report has what the kernel says, and the stack.
+//! Tests of unregistered threads: the report has the kernel's wait reason and the stack.
 
 use super::{report, stopped};
 

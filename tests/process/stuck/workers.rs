@@ -1,4 +1,4 @@
-//! What holds a thread of the runtime: the report has the task's name and the thread's stack.
+//! Tests of blocked runtime threads: the report has the task's name and the thread's stack.
 
 use super::{report, report_of_worker, stopped};
 
@@ -9,9 +9,9 @@ fn a_busy_loop() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ index  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of busy-loop>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ index  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of busy-loop>
+    │  └─ ✗ index  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of busy-loop>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, holds task index
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  on CPU, age T, cpu T, running task index
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -23,9 +23,9 @@ fn a_sleep_on_a_worker() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ backoff  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of sleeps-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ backoff  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of sleeps-on-worker>
+    │  └─ ✗ backoff  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of sleeps-on-worker>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task backoff
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, running task backoff
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -37,9 +37,9 @@ fn a_blocking_read_on_a_worker() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ session  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of reads-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ session  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of reads-on-worker>
+    │  └─ ✗ session  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of reads-on-worker>
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, holds task session
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  blocked in recv(fd N → tcp 127.0.0.1:P), age T, cpu T, running task session
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -54,9 +54,9 @@ fn a_mutex_held_by_a_thread_on_a_worker() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ lookup  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of locks-on-worker>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ lookup  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of locks-on-worker>
+    │  └─ ✗ lookup  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of locks-on-worker>
     ├─ 3 close  T of 300ms  2 threads linger (1 ended, N expected)
-    │  ├─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task lookup
+    │  ├─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, running task lookup
     │  └─ ✗ thread "cache-sweep" (tid N, unknown)  sleeping for T, age T, cpu T
     └─ lingering: 1 task, 2 threads  total T
     "#);
@@ -69,10 +69,9 @@ fn all_workers_blocked() {
     ├─ 1 drain  T of 500ms  1 of 3 tasks ended
     │  └─ ✗ hasher ×2  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of all-workers-blocked>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ hasher ×2  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of all-workers-blocked>
+    │  └─ ✗ hasher ×2  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of all-workers-blocked>
     ├─ 3 close  T of 300ms  2 threads linger (0 ended, N expected)
-    │  ├─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task hasher
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T, holds task hasher
+    │  └─ ✗ thread "headcount-work" ×2 (tids N, N, worker)  sleeping for T, age T, cpu T, running task hasher
     └─ lingering: 2 tasks, 2 threads  total T
     "#);
 }
@@ -84,9 +83,9 @@ fn a_block_in_place() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ bridge  ignored drain for T, on thread "headcount-work" (tid N) for T, spawned <spawn of blocks-in-place>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ bridge  does not come back from its poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of blocks-in-place>
+    │  └─ ✗ bridge  stuck inside poll, on thread "headcount-work" (tid N) for T, age T, spawned <spawn of blocks-in-place>
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, holds task bridge
+    │  └─ ✗ thread "headcount-work" (tid N, worker)  waiting on futex A, age T, cpu T, running task bridge
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -98,9 +97,9 @@ fn a_tracked_blocking_closure() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ reindex (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of tracked-blocking>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ reindex (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <spawn of tracked-blocking>
+    │  └─ ✗ reindex (blocking)  still running (a closure cannot be cancelled), on thread "headcount-work" (tid N), age T, spawned <spawn of tracked-blocking>
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
-    │  └─ ✗ thread "headcount-work" (tid N, blocking)  sleeping for T, age T, cpu T, holds task reindex
+    │  └─ ✗ thread "headcount-work" (tid N, blocking)  sleeping for T, age T, cpu T, running task reindex
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
@@ -150,14 +149,14 @@ fn a_bare_spawn_that_blocks_its_worker() {
     headcount bare-spawn-on-worker: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  the only task ended
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ untracked ×1  spawned <spawn of bare-spawn-on-worker>, 1 of them live on
+    │  └─ ✗ untracked ×1  spawned <spawn of bare-spawn-on-worker>, 1 still alive
     ├─ 3 close  T of 300ms  1 thread lingers (1 ended, N expected)
     │  └─ ✗ thread "headcount-work" (tid N, worker)  sleeping for T, age T, cpu T
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
 
-/// Without stacks nobody can tell that its worker has nothing to do.
+/// Without stacks, headcount cannot tell that the inner runtime's worker is idle.
 #[cfg(feature = "stacks")]
 #[test]
 fn a_runtime_inside_the_runtime() {
@@ -166,23 +165,23 @@ fn a_runtime_inside_the_runtime() {
     ├─ 1 drain  T of 500ms  1 of 2 tasks ended
     │  └─ ✗ sync-client (blocking)  ignored drain for T, on thread "headcount-work" (tid N), spawned <spawn of runtime-in-runtime>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ sync-client (blocking)  still runs, and a closure cannot be cancelled, on thread "headcount-work" (tid N), age T, spawned <spawn of runtime-in-runtime>
+    │  └─ ✗ sync-client (blocking)  still running (a closure cannot be cancelled), on thread "headcount-work" (tid N), age T, spawned <spawn of runtime-in-runtime>
     ├─ 3 close  T of 300ms  1 thread lingers (2 ended, N expected)
-    │  ├─ ✗ thread "headcount-work" (tid N, blocking)  waiting on futex A, age T, cpu T, holds task sync-client
-    │  └─ · 1 thread expected: idle, of a tokio runtime that is not headcount's
-    ├─ tasks of other tokio runtimes: not observed (1 thread is named like theirs)
+    │  ├─ ✗ thread "headcount-work" (tid N, blocking)  waiting on futex A, age T, cpu T, running task sync-client
+    │  └─ · 1 thread expected: idle, in a tokio runtime that headcount does not own
+    ├─ tasks of other tokio runtimes: not observed (1 thread is theirs)
     └─ lingering: 1 task, 1 thread  total T
     "#);
 }
 
 #[test]
-fn a_main_that_does_not_come_back() {
+fn a_main_that_does_not_return() {
     insta::assert_snapshot!(report("main-wedged", 70), @r#"
     headcount main-wedged: stopping (SIGTERM)
     ├─ 1 drain  T of 500ms  0 of 1 task ended
     │  └─ ✗ main  ignored drain for T, on thread "main" (tid N) for T, spawned <main of hangs>
     ├─ 2 cancel  T of 300ms  nothing to cancel
-    │  └─ ✗ main  does not come back from its poll, on thread "main" (tid N) for T, age T, spawned <main of hangs>
+    │  └─ ✗ main  stuck inside poll, on thread "main" (tid N) for T, age T, spawned <main of hangs>
     ├─ 3 close  T of 300ms  no thread lingers (2 ended)
     └─ forced: 1 task  total T
     "#);

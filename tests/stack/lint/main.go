@@ -1,8 +1,8 @@
-// Reads files as the programs do that they are written for:
+// Command lint reads files with the code of the programs that they are written for:
 //
-//	lint compose FILE PROFILE…   a compose file, by the loader of Compose v2; prints it as JSON
-//	lint dockerfile FILE         a Dockerfile, by the parser of BuildKit; prints the warnings, and fails if there are any
-//	lint kubernetes <MANIFESTS   objects of Kubernetes, by its own types; a field that they do not have is an error
+//	lint compose FILE PROFILE…   loads a compose file with the loader of Compose v2, and prints it as JSON
+//	lint dockerfile FILE         parses a Dockerfile with BuildKit, prints the warnings, and fails if there are any
+//	lint kubernetes <MANIFESTS   reads Kubernetes objects with their own types; an unknown field is an error
 package main
 
 import (
@@ -129,7 +129,7 @@ func object(document []byte) error {
 		"v1 Service":                          &core.Service{},
 	}[kind]
 	if !known {
-		return fmt.Errorf("%s %s: of a kind that is not looked at", kind, head.Metadata.Name)
+		return fmt.Errorf("%s %s: unsupported kind", kind, head.Metadata.Name)
 	}
 	if err := yaml.UnmarshalStrict(document, into); err != nil {
 		return fmt.Errorf("%s %s: %w", kind, head.Metadata.Name, err)

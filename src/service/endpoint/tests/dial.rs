@@ -1,8 +1,9 @@
+//! Tests of TCP checks and of name lookups.
+
 use super::{AMPLE, check_beside, listen, outcome, tcp};
-use crate::service::endpoint::{
-    Checker,
-    check::Target,
-    dial::{Address, Dialer, Lookup},
+use crate::{
+    http_client::{Address, Dialer, Lookup},
+    service::endpoint::{Checker, check::Target},
 };
 use std::{
     future::{pending, ready},
@@ -17,29 +18,32 @@ use tokio::{
     time::Instant,
 };
 
-/// A TCP check of a made-up name.
+/// Returns a TCP check of a made-up name, which `resolve` resolves.
 fn checker<R>(timeout: Duration, resolve: R) -> Checker
 where
     R: Fn(&Address) -> Lookup + Send + 'static,
 {
     let address = "db.internal:5432".parse().expect("host:port");
-    let dialer = Dialer::with_resolver(address, resolve);
-    Checker::with_target(Ok(Target { dialer, get: None }), timeout)
+    let target = Target::Tcp {
+        dialer: Dialer::with_resolver(address, resolve),
+        host: "db.internal".to_owned(),
+    };
+    Checker::with_target(Ok(target), timeout)
 }
 
 fn answer(addresses: Vec<SocketAddr>) -> Lookup {
     Box::pin(ready(Ok(addresses)))
 }
 
-/// An address where nobody listens: it did a moment ago.
+/// Returns the address of a listener that has just been closed.
 async fn closed() -> SocketAddr {
     let (listener, address) = listen().await;
     drop(listener);
     address
 }
 
-/// An address that drops SYN packets: the queue of its listener is full. Linux queues one
-/// connection more than asked.
+/// Returns an address that drops SYN packets, because the queue of its listener is full. Linux
+/// queues one connection more than the backlog.
 async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     let any = "127.0.0.1:0".parse().expect("an address");
@@ -51,14 +55,14 @@ async fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
 }
 
 #[tokio::test]
-async fn a_port_where_somebody_listens_is_up() {
+async fn a_port_with_a_listener_is_up() {
     let (_listener, address) = listen().await;
     let words = check_beside(&tcp(address), AMPLE, pending::<()>()).await;
     assert_eq!(words, "up");
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_refuses_the_connection() {
+async fn a_port_without_a_listener_refuses_the_connection() {
     let check = tcp(closed().await);
     let words = check_beside(&check, AMPLE, pending::<()>()).await;
     assert_eq!(words, "connection refused");
@@ -83,7 +87,19 @@ async fn the_last_address_tried_is_named_when_there_are_several() {
 }
 
 #[tokio::test]
-async fn an_address_that_swallows_packets_leaves_time_for_the_next() {
+async fn an_error_of_this_side_does_not_hide_the_answer_of_another_address() {
+    let refusing = closed().await;
+    // A link-local address needs an interface, so connect(2) fails before it sends anything.
+    let local = "[fe80::1]:1".parse().expect("an address");
+    let mut checker = checker(AMPLE, move |_| answer(vec![refusing, local]));
+    assert_eq!(
+        outcome(&mut checker).await,
+        format!("connection refused (last tried {refusing})")
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_drops_packets_leaves_time_for_the_next() {
     let (hole, _hole_listener, _queued) = black_hole().await;
     let (_listener, live) = listen().await;
     let timeout = Duration::from_millis(600);
@@ -97,7 +113,7 @@ async fn an_address_that_swallows_packets_leaves_time_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_told_with_the_resolvers_words() {
+async fn a_name_that_does_not_resolve_is_reported_with_the_resolvers_message() {
     let mut unknown = checker(AMPLE, |_| {
         let text = "failed to lookup address information: Name or service not known";
         Box::pin(ready(Err(io::Error::other(text))))
@@ -114,7 +130,7 @@ async fn a_name_that_does_not_resolve_is_told_with_the_resolvers_words() {
 }
 
 /// tokio's `lookup_host` holds a blocking thread until the resolver answers, and cannot be
-/// cancelled: if each check began one, a hung resolver would fill the blocking pool.
+/// cancelled. If each check began a lookup, a hung resolver would fill the blocking pool.
 #[tokio::test(start_paused = true)]
 async fn a_hung_resolver_is_asked_once_however_many_checks_time_out() {
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -138,7 +154,7 @@ async fn a_hung_resolver_is_asked_once_however_many_checks_time_out() {
     }
     assert_eq!(asked.lock().expect("no panic").len(), 1);
 
-    // The answer comes between two checks: it is old, so the next check asks again.
+    // The answer comes between two checks. It may be out of date, so the next check asks again.
     let open = asked.lock().expect("no panic").remove(0);
     open.send(Vec::new()).expect("the lookup waits");
     assert_eq!(

@@ -1,5 +1,11 @@
-use super::{AMPLE, answer, answering, check_beside, http, listen, outcome, read_head};
-use crate::service::endpoint::{Check, Checker, failure::Failure, http::exchange};
+//! Tests of HTTP checks: the request, the statuses, and servers that misbehave.
+
+use super::{AMPLE, answer, answering, check_beside, http, listen, outcome, read_head, serving};
+use crate::{
+    http_client::Connection,
+    service::endpoint::{Check, Checker, failure::Failure},
+};
+use http_body_util::Full;
 use hyper::Request;
 use std::{
     cell::{Cell, RefCell},
@@ -13,12 +19,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Long enough for loopback on a busy machine, short enough to wait for.
+/// A timeout that is long enough for loopback on a busy machine, and short enough to wait for.
 const SHORT: Duration = Duration::from_millis(300);
 
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// One check of a server that answers with `response`.
+/// Makes one check of a server that answers with `response`.
 async fn against(response: &[u8]) -> String {
     let (listener, address) = listen().await;
     let check = http(format!("http://{address}/"));
@@ -26,7 +32,7 @@ async fn against(response: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn the_request_is_a_get_with_the_headers_that_are_set() {
+async fn the_request_is_a_get_with_the_configured_headers() {
     let (listener, address) = listen().await;
     let check = Check::Http {
         url: format!("http://{address}/health?deep=1#part"),
@@ -34,7 +40,8 @@ async fn the_request_is_a_get_with_the_headers_that_are_set() {
         headers: BTreeMap::from([
             ("X-Token".to_owned(), "abc".to_owned()),
             ("host".to_owned(), "shop.example".to_owned()),
-        ]),
+        ])
+        .into(),
     };
     let request = RefCell::new(String::new());
     let server = async {
@@ -74,7 +81,7 @@ async fn only_the_listed_statuses_are_up() {
         let check = Check::Http {
             url: format!("http://{address}/"),
             expect_status: vec![204, 401],
-            headers: BTreeMap::new(),
+            headers: BTreeMap::new().into(),
         };
         let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         let server = answering(listener, response.as_bytes());
@@ -101,19 +108,16 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 async fn every_check_opens_a_connection_even_when_the_server_would_keep_it() {
     let (listener, address) = listen().await;
     let connections = Cell::new(0);
-    let server = async {
-        let mut kept = Vec::new();
-        loop {
-            let (mut stream, _) = listener.accept().await.expect("a listening socket");
-            connections.set(connections.get() + 1);
-            read_head(&mut stream).await.expect("a request");
-            stream
-                .write_all(NO_CONTENT)
-                .await
-                .expect("the client reads");
-            kept.push(stream);
-        }
-    };
+    let mut kept = Vec::new();
+    let server = serving(listener, async |mut stream| {
+        connections.set(connections.get() + 1);
+        read_head(&mut stream).await.expect("a request");
+        stream
+            .write_all(NO_CONTENT)
+            .await
+            .expect("the client reads");
+        kept.push(stream);
+    });
     let mut checker = Checker::new(&http(format!("http://{address}/")), AMPLE);
     let checks = async {
         for _ in 0..3 {
@@ -128,7 +132,7 @@ async fn every_check_opens_a_connection_even_when_the_server_would_keep_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_times_out() {
+async fn a_server_that_accepts_but_never_responds_times_out() {
     let (_listener, address) = listen().await;
     let check = http(format!("http://{address}/"));
     assert_eq!(
@@ -138,10 +142,9 @@ async fn a_server_that_accepts_and_says_nothing_times_out() {
 }
 
 #[tokio::test]
-async fn headers_that_drip_do_not_stretch_the_timeout() {
+async fn headers_that_arrive_slowly_do_not_extend_the_timeout() {
     let (listener, address) = listen().await;
-    let server = async {
-        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+    let server = serving(listener, async |mut stream| {
         let rest = b"HTTP/1.1 200 OK\r\nx-drip: "
             .iter()
             .chain([b'.'].iter().cycle());
@@ -149,7 +152,7 @@ async fn headers_that_drip_do_not_stretch_the_timeout() {
             stream.write_u8(*byte).await.expect("the client reads");
             sleep(Duration::from_millis(5)).await;
         }
-    };
+    });
     let check = http(format!("http://{address}/"));
     assert_eq!(
         check_beside(&check, SHORT, server).await,
@@ -158,50 +161,45 @@ async fn headers_that_drip_do_not_stretch_the_timeout() {
 }
 
 #[tokio::test]
-async fn headers_without_end_are_cut_off() {
+async fn endless_headers_are_cut_off() {
     let (listener, address) = listen().await;
-    let server = async {
-        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+    let server = serving(listener, async |mut stream| {
         read_head(&mut stream).await.expect("a request");
         stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await.ok();
         while stream.write_all(&[b'a'; 4096]).await.is_ok() {}
-        pending::<()>().await;
-    };
+    });
     let check = http(format!("http://{address}/"));
     assert_eq!(
         check_beside(&check, AMPLE, server).await,
-        "no HTTP/1 response: message head is too large"
+        "invalid HTTP/1 response: message head is too large"
     );
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_cut_off_and_the_status_counts() {
+async fn an_endless_body_is_cut_off_and_the_status_counts() {
     let (listener, address) = listen().await;
     let sent = Cell::new(0);
-    let server = async {
-        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+    let server = serving(listener, async |mut stream| {
         read_head(&mut stream).await.expect("a request");
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok();
         while stream.write_all(&[b'a'; 4096]).await.is_ok() {
             sent.set(sent.get() + 4096);
         }
-        pending::<()>().await;
-    };
+    });
     let check = http(format!("http://{address}/"));
     assert_eq!(check_beside(&check, AMPLE, server).await, "up");
-    // What both ends' buffers take, and no stream of gigabytes.
+    // The buffers of both ends take some megabytes. Without the limit, it would be gigabytes.
     assert!(sent.get() < 16 << 20, "{} bytes", sent.get());
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_does_not_hold_the_answer() {
+async fn a_body_that_never_comes_does_not_delay_the_outcome() {
     let (listener, address) = listen().await;
-    let server = async {
-        let (mut stream, _) = listener.accept().await.expect("a listening socket");
+    let server = serving(listener, async |mut stream| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
         stream.write_all(head).await.expect("the client reads");
         pending::<()>().await;
-    };
+    });
     let check = http(format!("http://{address}/"));
     let began = Instant::now();
     assert_eq!(check_beside(&check, AMPLE, server).await, "up");
@@ -209,32 +207,32 @@ async fn a_body_that_never_comes_does_not_hold_the_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_http_is_told() {
+async fn a_response_that_is_not_http_is_reported() {
     assert_eq!(
         against(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await,
-        "no HTTP/1 response: invalid HTTP version parsed"
+        "invalid HTTP/1 response: invalid HTTP version parsed"
     );
 }
 
-/// SSH, SMTP and MySQL servers greet: hyper then gives up before the request is out, and calls the
-/// request canceled.
+/// SSH, SMTP and MySQL servers send a greeting. hyper then gives up before the request is sent, and
+/// reports the request as cancelled.
 #[tokio::test]
-async fn a_server_that_speaks_first_is_told_from_one_that_hangs_up() {
+async fn a_server_that_speaks_first_is_distinguished_from_one_that_hangs_up() {
     let (client, mut server) = duplex(1024);
     let banner = b"220 mail.example ESMTP\r\n";
     server.write_all(banner).await.expect("room for it");
-    let deadline = Instant::now() + AMPLE;
-    let error = exchange(client, Request::new(String::new()), deadline)
-        .await
-        .expect_err("a greeting is no answer");
+    let connection = Connection::over(client).await;
+    let mut connection = connection.expect("nothing is sent yet");
+    let answer = connection.send(Request::new(Full::default())).await;
+    let unanswered = answer.expect_err("a greeting is not a response");
     assert_eq!(
-        Failure::http(&error).to_string(),
-        "no HTTP/1 response: received unexpected message from connection"
+        Failure::of(unanswered.failure, "mail.example").to_string(),
+        "invalid HTTP/1 response: received unexpected message from connection"
     );
 }
 
 #[tokio::test]
-async fn a_connection_closed_without_an_answer_is_told() {
+async fn a_connection_closed_without_a_response_is_reported() {
     assert_eq!(against(b"").await, "connection closed before the response");
     assert_eq!(
         against(b"HTTP/1.1 200 OK\r\nx-half: ").await,

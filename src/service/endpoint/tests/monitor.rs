@@ -1,55 +1,63 @@
+//! Tests of the monitoring task: its pace, its log, and its end.
+
 use super::{http, listen, settings, tcp};
 use crate::{
     TaskGroup,
-    service::endpoint::{
-        Endpoint, EndpointSettings, Probe, Status, failure::Failure, monitor, start, wait,
+    service::{
+        endpoint::{EndpointSettings, Health, Probe, failure::Failure, monitor, start, wait},
+        tests::Log,
     },
 };
 use proptest::{prop_assert, proptest};
-use std::{
-    collections::VecDeque,
-    io::Write,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 use tokio::{
     join,
-    sync::mpsc,
+    sync::{mpsc, watch},
+    task::yield_now,
     time::{Instant, sleep, timeout},
 };
+use tracing::Level;
 
-/// Plays outcomes, and says when each check began. After the last one it hangs.
+/// A probe that plays outcomes and reports when each check began. After the last outcome it hangs.
 struct Script {
-    /// How long a check takes, and what it finds.
+    /// The duration and the outcome of each check.
     outcomes: VecDeque<(Duration, Result<(), &'static str>)>,
     began: mpsc::UnboundedSender<Instant>,
 }
 
+/// The reason of a check that could not be made.
+const FULL: &str = "too many open files";
+
 impl Probe for Script {
     async fn check(&mut self) -> Result<(), Failure> {
         self.began.send(Instant::now()).ok();
+        // The test sees the state before this check ends, even if the check takes no time.
+        yield_now().await;
         let Some((takes, outcome)) = self.outcomes.pop_front() else {
             return std::future::pending().await;
         };
         sleep(takes).await;
-        outcome.map_err(|reason| Failure::Impossible(reason.to_owned()))
+        outcome.map_err(|reason| match reason {
+            FULL => Failure::OwnLimit(reason.to_owned()),
+            _ => Failure::Impossible(reason.to_owned()),
+        })
     }
 }
 
 struct Playing {
-    endpoint: Endpoint,
+    up: watch::Receiver<Health>,
     began: mpsc::UnboundedReceiver<Instant>,
+    /// The number of checks that [`Playing::checked`] has seen begin.
+    seen: u64,
     tasks: TaskGroup,
 }
 
-/// Plays `outcomes` as checks that take no time: '+' succeeds, '-' fails.
+/// Monitors a script of checks that take no time: '+' succeeds, '-' fails, '0' cannot be made.
 fn play(settings: &EndpointSettings, outcomes: &str) -> Playing {
-    let outcome = |sign| {
-        if sign == '+' {
-            Ok(())
-        } else {
-            Err("no answer")
-        }
+    let outcome = |sign| match sign {
+        '+' => Ok(()),
+        '0' => Err(FULL),
+        _ => Err("no answer"),
     };
     let outcomes = outcomes.chars().map(|sign| (Duration::ZERO, outcome(sign)));
     play_timed(settings, outcomes.collect())
@@ -64,16 +72,21 @@ fn play_timed(
         outcomes,
         began: sender,
     };
-    let tasks = crate::attach(&tokio::runtime::Handle::current())
-        .expect("the system has threads")
-        .tasks()
-        .clone();
-    let endpoint = monitor("db".to_owned(), settings, script, &tasks);
+    let tasks = tasks();
+    let up = monitor("db".to_owned(), settings, script, &tasks);
     Playing {
-        endpoint,
+        up,
         began,
+        seen: 0,
         tasks,
     }
+}
+
+fn tasks() -> TaskGroup {
+    crate::attach(&tokio::runtime::Handle::current())
+        .expect("the system has threads")
+        .tasks()
+        .clone()
 }
 
 fn any_check() -> EndpointSettings {
@@ -81,84 +94,71 @@ fn any_check() -> EndpointSettings {
 }
 
 impl Playing {
-    /// Waits until `count` checks are over.
+    /// Waits until `count` checks have completed and the next one begins.
     async fn checked(&mut self, count: u64) {
-        let state = self.endpoint.state.wait_for(|state| state.checks >= count);
-        drop(state.await.expect("a live task"));
+        while self.seen <= count {
+            self.began.recv().await.expect("a live task");
+            self.seen += 1;
+        }
     }
 }
 
-/// What the test's thread logs from here on.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .without_time()
-            .with_ansi(false)
-            .with_target(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let bytes = self.0.lock().expect("no panic").clone();
-        let text = String::from_utf8(bytes).expect("UTF-8");
-        text.lines().map(|line| line.trim().to_owned()).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// Returns the lines of the log, without their target.
+fn lines(log: &Log) -> Vec<String> {
+    let text = log.text().replace("headcount::service::endpoint: ", "");
+    text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_is_unknown_until_its_first_checks_agree() {
+    let (log, _guard) = Log::capture(Level::INFO);
     let mut playing = play(&any_check(), "--+");
-    let before = playing.endpoint.state.borrow().clone();
-    assert_eq!(before.status, Status::Unknown);
-    assert_eq!((before.checks, before.last_check), (0, None));
     playing.checked(2).await;
-    assert_eq!(playing.endpoint.state.borrow().status, Status::Unknown);
-    assert!(!*playing.endpoint.up.borrow());
+    assert!(!playing.up.borrow().is_up);
+    assert_eq!(lines(&log), [""; 0]);
     playing.checked(3).await;
-    assert_eq!(playing.endpoint.state.borrow().status, Status::Up);
-    assert!(*playing.endpoint.up.borrow());
+    assert!(playing.up.borrow().is_up);
+    assert_eq!(
+        lines(&log),
+        [r#"INFO endpoint up endpoint="db" previous=unknown lasted=20s last_failure="no answer""#]
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_state_tells_checks_failures_transitions_and_since_when() {
-    let began = Instant::now();
-    let mut playing = play(&any_check(), "+---");
-    playing.checked(4).await;
-    let state = playing.endpoint.state.borrow().clone();
-    assert_eq!(state.status, Status::Down);
-    assert_eq!(state.since - began, Duration::from_secs(30));
-    assert_eq!(
-        (state.transitions, state.checks, state.failed_checks),
-        (2, 4, 3)
+async fn a_check_that_a_limit_on_this_side_prevents_is_no_verdict() {
+    let (log, _guard) = Log::capture(Level::INFO);
+    let mut playing = play(&any_check(), "+0000--0-+");
+    playing.checked(7).await;
+    assert!(
+        playing.up.borrow().is_up,
+        "two failures are below the threshold"
     );
-    assert_eq!(state.last_failure.as_deref(), Some("no answer"));
-    assert_eq!(state.last_check, Some(Duration::ZERO));
+    playing.checked(9).await;
+    assert!(
+        !playing.up.borrow().is_up,
+        "the third counts with the others"
+    );
+    playing.checked(10).await;
+    let full = r#"WARN endpoint not checked: a limit of this process or machine is reached endpoint="db" status=up reason="too many open files""#;
+    assert_eq!(
+        lines(&log),
+        [
+            r#"INFO endpoint up endpoint="db" previous=unknown lasted=0ns"#,
+            full,
+            full,
+            r#"WARN endpoint down endpoint="db" previous=up lasted=80s reason="no answer""#,
+            r#"INFO endpoint up endpoint="db" previous=down lasted=10s last_failure="no answer""#,
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_transition_is_logged_once_with_duration_and_reason() {
-    let (log, _guard) = Log::capture();
+    let (log, _guard) = Log::capture(Level::INFO);
     let mut playing = play(&any_check(), "++----++");
     playing.checked(8).await;
     assert_eq!(
-        log.lines(),
+        lines(&log),
         [
             r#"INFO endpoint up endpoint="db" previous=unknown lasted=0ns"#,
             r#"WARN endpoint down endpoint="db" previous=up lasted=40s reason="no answer""#,
@@ -168,13 +168,13 @@ async fn a_transition_is_logged_once_with_duration_and_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dependants_are_woken_by_transitions_alone() {
+async fn dependents_are_woken_only_by_transitions_and_successes() {
     let mut playing = play(&any_check(), "-+-+++---");
-    let mut up = playing.endpoint.up.clone();
+    let mut up = playing.up.clone();
     let mut woken = Vec::new();
     let watching = async {
         while up.changed().await.is_ok() {
-            woken.push(*up.borrow_and_update());
+            woken.push(up.borrow_and_update().is_up);
         }
     };
     let driving = async {
@@ -182,15 +182,31 @@ async fn dependants_are_woken_by_transitions_alone() {
         playing.tasks.drain().await;
     };
     join!(watching, driving);
-    assert_eq!(woken, [true, false]);
+    assert_eq!(woken, [true, true, true, true, false]);
+}
+
+/// A server that was replaced must pass as many checks as one that comes up.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_up_since_the_checks_that_prove_it() {
+    let mut settings = any_check();
+    settings.up_after = 2;
+    let mut playing = play(&settings, "++-++");
+    playing.checked(3).await;
+    let later = Instant::now();
+    let is_up_since = |playing: &Playing| playing.up.borrow().is_up_since(later);
+    playing.checked(4).await;
+    assert!(playing.up.borrow().is_up, "it never was down");
+    assert!(!is_up_since(&playing));
+    playing.checked(5).await;
+    assert!(is_up_since(&playing));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_check_begins_at_once_and_the_others_at_the_interval() {
     let start = Instant::now();
     let secs = Duration::from_secs;
-    // Three that fit, one that takes longer than the interval, one after it: nothing is made up
-    // for.
+    // Three checks fit into the interval, the fourth takes longer, one follows it. Missed checks
+    // are not made up for.
     let takes = [0, 7, 0, 25, 0].map(|takes| (secs(takes), Ok(())));
     let mut playing = play_timed(&any_check(), takes.into());
     let mut began = Vec::new();
@@ -202,51 +218,53 @@ async fn the_first_check_begins_at_once_and_the_others_at_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_ends_the_task_in_the_middle_of_a_check() {
+async fn draining_ends_the_task_during_a_check() {
     let mut playing = play(&any_check(), "+");
+    // The second check hangs for ever and holds its channel.
     playing.checked(1).await;
-    // The second check hangs for ever, holding its channel.
-    for _ in 0..2 {
-        playing.began.recv().await.expect("a live task");
-    }
-    // A drain is told from a thread of its own, which a paused clock does not wait for.
+    // A separate thread starts the drain, and a paused clock does not wait for it.
     tokio::time::resume();
     let before = Instant::now();
-    playing.endpoint.state.mark_unchanged();
+    playing.up.mark_unchanged();
     let ending = async {
         join!(
             playing.tasks.drain(),
-            playing.endpoint.state.changed(),
+            playing.up.changed(),
             playing.began.recv()
         )
     };
     let ended = timeout(Duration::from_secs(60), ending).await;
-    let (_, ended, check) = ended.expect("draining waits for the check under way");
+    let (_, ended, check) = ended.expect("draining does not wait for the current check");
     assert!(ended.is_err(), "the task still holds its sender");
-    assert!(check.is_none(), "the check under way was not dropped");
+    assert!(check.is_none(), "the current check was not dropped");
     assert!(
         before.elapsed() < any_check().interval,
         "it waited for a check"
     );
-    // The last value stays readable.
-    assert_eq!(playing.endpoint.state.borrow().status, Status::Up);
+    // The last value can still be read.
+    assert!(playing.up.borrow().is_up);
 }
 
 #[tokio::test(start_paused = true)]
 async fn draining_ends_the_task_between_two_checks() {
     let mut playing = play(&any_check(), "++");
-    playing.checked(1).await;
-    // A drain is told from a thread of its own, which a paused clock does not wait for.
+    playing
+        .up
+        .wait_for(|up| up.is_up)
+        .await
+        .expect("a live task");
+    // A separate thread starts the drain, and a paused clock does not wait for it.
     tokio::time::resume();
     let before = Instant::now();
-    playing.endpoint.state.mark_unchanged();
-    let (_, ended) = join!(playing.tasks.drain(), playing.endpoint.state.changed());
+    playing.up.mark_unchanged();
+    let (_, ended) = join!(playing.tasks.drain(), playing.up.changed());
     assert!(ended.is_err(), "the task still holds its sender");
     assert!(
         before.elapsed() < any_check().interval,
         "it waited for a check"
     );
-    assert_eq!(playing.endpoint.state.borrow().checks, 1);
+    playing.began.recv().await.expect("the first check began");
+    assert_eq!(playing.began.recv().await, None, "no second check began");
 }
 
 #[tokio::test]
@@ -257,40 +275,32 @@ async fn an_endpoint_follows_a_real_server_down_and_up() {
         down_after: 2,
         ..settings(tcp(address))
     };
-    let tasks = crate::attach(&tokio::runtime::Handle::current())
-        .expect("the system has threads")
-        .tasks()
-        .clone();
-    let mut endpoint = start("db".to_owned(), settings, &tasks);
-    endpoint.up.wait_for(|up| *up).await.expect("a live task");
+    let tasks = tasks();
+    let (log, _guard) = Log::capture(Level::INFO);
+    let mut up = start("db".to_owned(), settings, &tasks);
+    up.wait_for(|up| up.is_up).await.expect("a live task");
     drop(listener);
-    endpoint.up.wait_for(|up| !*up).await.expect("a live task");
-    let state = endpoint.state.borrow().clone();
-    assert_eq!(state.last_failure.as_deref(), Some("connection refused"));
+    up.wait_for(|up| !up.is_up).await.expect("a live task");
+    let down = lines(&log).pop().expect("it is logged");
+    assert!(down.ends_with(r#"reason="connection refused""#), "{down}");
     let _listener = tokio::net::TcpListener::bind(address)
         .await
         .expect("the same port");
-    endpoint.up.wait_for(|up| *up).await.expect("a live task");
+    up.wait_for(|up| up.is_up).await.expect("a live task");
     tasks.drain().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_cannot_work_is_down_and_says_why() {
+async fn an_invalid_check_is_down_and_reports_the_reason() {
     let mut settings = settings(http("localhost"));
     settings.down_after = 1;
-    let tasks = crate::attach(&tokio::runtime::Handle::current())
-        .expect("the system has threads")
-        .tasks()
-        .clone();
-    let mut endpoint = start("web".to_owned(), settings, &tasks);
-    let down = endpoint
-        .state
-        .wait_for(|state| state.status == Status::Down);
-    let reason = down.await.expect("a live task").last_failure.clone();
-    assert_eq!(
-        reason.as_deref(),
-        Some("the URL must begin with http:// or https://")
-    );
+    let tasks = tasks();
+    let (log, _guard) = Log::capture(Level::INFO);
+    let mut up = start("web".to_owned(), settings, &tasks);
+    up.changed().await.expect("a live task");
+    let down = lines(&log).pop().expect("it is logged");
+    let reason = r#"reason="the URL must begin with http:// or https://""#;
+    assert!(down.ends_with(reason), "{down}");
 }
 
 proptest! {

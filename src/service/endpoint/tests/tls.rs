@@ -1,8 +1,18 @@
-use super::{AMPLE, answer, answering, check_beside, http, listen, outcome};
-use crate::service::endpoint::{Checker, check::Target, tls::trusting};
+//! Tests of HTTPS checks: certificates and handshakes.
+
+use super::{AMPLE, answer, answering, check_beside, http, listen, outcome, serving};
+use crate::{
+    http_client::Trust,
+    service::endpoint::{Checker, check::Target},
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use std::sync::Arc;
-use tokio::{join, net::TcpListener, select};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    join,
+    net::TcpListener,
+    select,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -12,7 +22,7 @@ use tokio_rustls::{
     },
 };
 
-/// A certificate that signs itself, and the server's side of it.
+/// A self-signed certificate, and the acceptor of a server that presents it.
 struct SelfSigned {
     certificate: CertificateDer<'static>,
     acceptor: TlsAcceptor,
@@ -37,28 +47,26 @@ fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> SelfS
     }
 }
 
-/// Answers each request with 200 over TLS; a failed handshake is the client's business.
+/// Answers each request with 200 over TLS. Ignores failed handshakes.
 async fn https(listener: TcpListener, acceptor: TlsAcceptor) {
-    loop {
-        let (stream, _) = listener.accept().await.expect("a listening socket");
+    serving(listener, async |stream| {
         if let Ok(mut stream) = acceptor.accept(stream).await {
             answer(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         }
-    }
+    })
+    .await;
 }
 
-/// A checker of `https://localhost` that trusts `root` and nothing else.
+/// Returns a checker of `https://localhost` that trusts only `root`.
 fn trusting_root(root: CertificateDer<'static>, port: u16) -> Checker {
     let check = http(format!("https://localhost:{port}/"));
-    let mut target = Target::new(&check).expect("a valid check");
     let mut roots = RootCertStore::empty();
     roots.add(root).expect("a certificate");
-    let tls = target.get.as_mut().and_then(|get| get.tls.as_mut());
-    tls.expect("an https check").trust(trusting(roots));
-    Checker::with_target(Ok(target), AMPLE)
+    let target = Target::new(&check, Some(Trust::of(roots)));
+    Checker::with_target(target, AMPLE)
 }
 
-/// One check of the server with `signed`, which the client trusts.
+/// Makes one check of a server with the certificate `signed`, which the client trusts.
 async fn check_trusted(signed: SelfSigned) -> String {
     let (listener, address) = listen().await;
     let mut checker = trusting_root(signed.certificate, address.port());
@@ -69,7 +77,7 @@ async fn check_trusted(signed: SelfSigned) -> String {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_refused_with_the_reason() {
+async fn a_self_signed_certificate_is_rejected_with_the_reason() {
     let signed = self_signed("localhost", |_| {});
     let (listener, address) = listen().await;
     let check = http(format!("https://localhost:{}/", address.port()));
@@ -80,13 +88,13 @@ async fn a_self_signed_certificate_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn an_authoritys_own_certificate_is_refused_with_the_reason() {
+async fn the_certificate_of_an_authority_is_rejected_with_the_reason() {
     let signed = self_signed("localhost", |parameters| {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     });
     assert_eq!(
         check_trusted(signed).await,
-        "certificate an authority's own, not a server's (self-signed)"
+        "certificate is a CA certificate, not a server certificate (probably self-signed)"
     );
 }
 
@@ -96,7 +104,7 @@ async fn a_server_with_a_trusted_certificate_is_up() {
     assert_eq!(check_trusted(signed).await, "up");
 }
 
-/// A resumed session would skip the certificate.
+/// A resumed session would skip the verification of the certificate.
 #[tokio::test]
 async fn every_check_makes_a_full_handshake() {
     let signed = self_signed("localhost", |_| {});
@@ -126,16 +134,16 @@ async fn every_check_makes_a_full_handshake() {
 }
 
 #[tokio::test]
-async fn a_certificate_made_for_another_name_is_refused() {
+async fn a_certificate_for_another_name_is_rejected() {
     let signed = self_signed("shop.example", |_| {});
     assert_eq!(
         check_trusted(signed).await,
-        "certificate not made for localhost"
+        "certificate not valid for localhost"
     );
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused() {
+async fn an_expired_certificate_is_rejected() {
     let signed = self_signed("localhost", |parameters| {
         parameters.not_before = date_time_ymd(2019, 1, 1);
         parameters.not_after = date_time_ymd(2020, 1, 1);
@@ -144,18 +152,13 @@ async fn an_expired_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_speak_tls_is_told() {
+async fn a_server_that_does_not_speak_tls_is_reported() {
     let (listener, address) = listen().await;
-    let server = async {
-        loop {
-            let (mut stream, _) = listener.accept().await.expect("a listening socket");
-            let response = b"HTTP/1.1 400 Bad Request\r\n\r\n";
-            tokio::io::AsyncWriteExt::write_all(&mut stream, response)
-                .await
-                .ok();
-            std::future::pending::<()>().await;
-        }
-    };
+    let server = serving(listener, async |mut stream| {
+        let response = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        stream.write_all(response).await.ok();
+        std::future::pending::<()>().await;
+    });
     let check = http(format!("https://localhost:{}/", address.port()));
     assert_eq!(
         check_beside(&check, AMPLE, server).await,
@@ -164,35 +167,31 @@ async fn a_server_that_does_not_speak_tls_is_told() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_in_the_handshake_is_told() {
+async fn a_connection_closed_during_the_handshake_is_reported() {
     let (listener, address) = listen().await;
-    let server = async {
-        loop {
-            let (mut stream, _) = listener.accept().await.expect("a listening socket");
-            let mut hello = [0; 2048];
-            tokio::io::AsyncReadExt::read(&mut stream, &mut hello)
-                .await
-                .ok();
-        }
-    };
+    let server = serving(listener, async |mut stream| {
+        let mut hello = [0; 2048];
+        let read = stream.read(&mut hello).await;
+        assert!(read.is_ok_and(|read| read > 0), "the client says hello");
+    });
     let check = http(format!("https://localhost:{}/", address.port()));
     assert_eq!(
         check_beside(&check, AMPLE, server).await,
-        "connection closed in the TLS handshake"
+        "connection closed during the TLS handshake"
     );
 }
 
-/// A client that says HTTP to a TLS port gets an alert, which is no HTTP.
+/// A client that sends HTTP to a TLS port gets a TLS alert, which is not HTTP.
 #[tokio::test]
-async fn plain_http_to_a_tls_port_is_told() {
+async fn plain_http_to_a_tls_port_is_reported() {
     let signed = self_signed("localhost", |_| {});
     let (listener, address) = listen().await;
     let check = http(format!("http://{address}/"));
     assert_eq!(
         check_beside(&check, AMPLE, https(listener, signed.acceptor)).await,
-        "no HTTP/1 response: invalid HTTP version parsed"
+        "invalid HTTP/1 response: invalid HTTP version parsed"
     );
-    // The helper answers plain requests too, so the test above can fail.
+    // A plain server on such an address is up, so the check above fails because of TLS.
     let (listener, address) = listen().await;
     let check = http(format!("http://{address}/"));
     let plain = answering(listener, b"HTTP/1.1 200 OK\r\n\r\n");

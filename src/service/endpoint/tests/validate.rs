@@ -1,8 +1,10 @@
+//! Tests of the validation of checks.
+
 use super::{http, tcp};
-use crate::service::endpoint::{Check, dial::Address};
+use crate::{http_client::Address, service::endpoint::Check};
 use std::collections::BTreeMap;
 
-/// "key: message", or "fine".
+/// Validates a check, and returns "key: message" or "fine".
 fn verdict(check: &Check) -> String {
     match check.validate() {
         Ok(()) => "fine".to_owned(),
@@ -43,16 +45,16 @@ fn an_address_is_a_host_and_a_port() {
 }
 
 #[test]
-fn a_bad_address_is_refused_by_its_key() {
+fn an_invalid_address_is_rejected_with_its_key() {
     assert_eq!(verdict(&tcp("db.internal:5432")), "fine");
     assert_eq!(
         verdict(&tcp("db.internal")),
-        "address: the address is not host:port"
+        "address: the address is not of the form host:port"
     );
 }
 
 #[test]
-fn a_bad_url_is_refused_with_what_is_wrong() {
+fn an_invalid_url_is_rejected_with_the_problem() {
     for fine in [
         "http://localhost",
         "http://localhost:8080/health?deep=1",
@@ -62,19 +64,22 @@ fn a_bad_url_is_refused_with_what_is_wrong() {
         assert_eq!(verdict(&http(fine)), "fine", "{fine}");
     }
     for (url, problem) in [
-        ("", "is not a URL"),
-        ("http://a b/", "is not a URL"),
+        ("", "is not valid"),
+        ("http://a b/", "is not valid"),
         ("localhost:8080", "must begin with http:// or https://"),
         ("/health", "must begin with http:// or https://"),
         ("ftp://host/", "must begin with http:// or https://"),
         (
             "http://me:secret@host/",
-            "must not hold a password: set the header `authorization`",
+            "must not contain a user or password: set the header `authorization` instead",
         ),
-        ("http://host:99999/", "has no valid port"),
-        ("http://host:/", "has no valid port"),
-        ("http://host:0/", "names no valid host or port"),
-        ("https://-/", "names a host that no certificate can name"),
+        ("http://host:99999/", "has an invalid port"),
+        ("http://host:/", "has an invalid port"),
+        ("http://host:0/", "has an invalid host or port"),
+        (
+            "https://-/",
+            "has a host that cannot be in a TLS certificate",
+        ),
     ] {
         assert_eq!(
             verdict(&http(url)),
@@ -85,16 +90,16 @@ fn a_bad_url_is_refused_with_what_is_wrong() {
 }
 
 #[test]
-fn a_bad_header_is_refused_without_its_value() {
+fn an_invalid_header_is_rejected_without_its_value() {
     let with = |name: &str, value: &str| Check::Http {
         url: "http://localhost/".to_owned(),
         expect_status: Vec::new(),
-        headers: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+        headers: BTreeMap::from([(name.to_owned(), value.to_owned())]).into(),
     };
     assert_eq!(verdict(&with("Authorization", "Bearer x")), "fine");
     assert_eq!(
         verdict(&with("a b", "x")),
-        "headers: the header `a b` is not a header name"
+        "headers: the header `a b` has an invalid name"
     );
     assert_eq!(
         verdict(&with("x-token", "secret\r\nx: y")),
@@ -102,16 +107,16 @@ fn a_bad_header_is_refused_without_its_value() {
     );
     assert_eq!(
         verdict(&with("Connection", "keep-alive")),
-        "headers: the header `Connection` cannot be set: a check is a GET on a connection of its own"
+        "headers: the header `Connection` cannot be set: a check is a GET without a body, on a new connection"
     );
 }
 
 #[test]
-fn a_status_that_no_server_sends_is_refused() {
+fn a_status_outside_the_range_of_http_is_rejected() {
     let expecting = |status| Check::Http {
         url: "http://localhost/".to_owned(),
         expect_status: vec![200, status],
-        headers: BTreeMap::new(),
+        headers: BTreeMap::new().into(),
     };
     assert_eq!(verdict(&expecting(599)), "fine");
     assert_eq!(

@@ -1,40 +1,76 @@
-//! What can go wrong with one run, and with a process for good.
+//! The errors of one run, and those after which a process is not started again.
 
 use std::{io, time::Duration};
 
-use crate::service::process::{board::State, exit::Exit};
+use crate::service::{
+    own_limit,
+    process::{board::State, exit::Exit},
+};
 
-/// Why one run of a process has failed.
+/// The reason for which one run of a process has failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    #[error("{0}")]
-    Refused(String),
+    /// The keeper could not start the command, or the helper processes could not be set up.
+    #[error("{why}")]
+    Refused { why: String, own_limit: bool },
+    /// The command ended by itself, and not with success.
     #[error("{0}")]
     Exited(Exit),
+    /// The process did not become ready within `ready_timeout`.
     #[error("not ready within {0:?}")]
     NotReady(Duration),
-    #[error("its guardian was {0}, so it was stopped")]
+    /// The endpoint of its liveness went down.
+    #[error("its liveness endpoint {0} is down, so the process was stopped")]
+    NotAlive(String),
+    /// The guardian ended before the tree. The keeper ended the tree.
+    #[error("guardian {0}, so the process was stopped")]
     GuardianLost(Exit),
-    /// Nobody was left to say that the tree is dead.
-    #[error("its guardians ended without a word: processes of it may be alive")]
+    /// The keeper ended before the tree. The guardian killed the tree.
+    #[error("keeper {0}, so the process was stopped")]
+    KeeperLost(Exit),
+    /// Both helper processes ended before the tree, and headcount has killed what was left.
+    #[error("its helper processes were lost, so the process was killed")]
+    HelpersLost,
+    /// Both helper processes ended before the tree, and it is not known that the tree is gone.
+    #[error("its helper processes were lost; some of the process may still be alive")]
     Unguarded,
+    /// Processes of the tree survive SIGKILL, or the guardian is not responding.
     #[error("cannot be killed: {0}")]
     Unkillable(String),
+    /// The guardian could not be started.
     #[error("cannot start its guardian: {0}")]
     NoGuardian(io::Error),
 }
 
-/// Why a process will not be started again.
+/// The reason for which a process is not started again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
+    /// The last run failed, after this number of restarts in a row. The number is 0 unless the
+    /// limit of restarts was reached.
     #[error("{fault}{}", after(.restarts))]
     Fault { fault: Fault, restarts: u32 },
-    #[error("can never start: it waits for {need}, and that {}", fate(.state))]
+    /// A dependency can never be met. `state` is its final state; `None` if it is not declared.
+    #[error("can never start: waiting for {need}, but it {}", fate(.state))]
     Dependency { need: String, state: Option<State> },
-    #[error("can never be ready: there is no endpoint {0}")]
+    /// The process can never become ready, because the endpoint of its condition is not declared.
+    #[error("can never become ready: there is no endpoint named {0}")]
     NoEndpoint(String),
 }
 
+// === impl Fault ===
+
+impl Fault {
+    /// Returns true if a limit of this process or machine kept the command from being started.
+    pub(super) fn is_own_limit(&self) -> bool {
+        match self {
+            Self::NoGuardian(error) => own_limit::is_cause_of_start(error),
+            Self::Refused { own_limit, .. } => *own_limit,
+            _ => false,
+        }
+    }
+}
+
+/// Returns the end of the message about a failed run.
 fn after(restarts: &u32) -> String {
     match restarts {
         0 => String::new(),
@@ -43,10 +79,11 @@ fn after(restarts: &u32) -> String {
     }
 }
 
+/// Returns the reason for which a dependency can no longer be met, as the end of a sentence.
 fn fate(state: &Option<State>) -> &'static str {
     match state {
         Some(State::Failed) => "has failed",
-        Some(State::Exited) => "has exited without that",
+        Some(State::Exited) => "exited before that",
         Some(_) => "was stopped",
         None => "is not a declared process",
     }

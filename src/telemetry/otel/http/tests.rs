@@ -1,18 +1,19 @@
-//! Collectors that speak TLS, and what is compressed for them.
+//! Tests of TLS, compression and the reuse of connections.
 
 use super::super::settings::Settings;
 use super::*;
 use rcgen::{CertificateParams, KeyPair};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// A server of `localhost`, and its certificate in PEM form.
+/// Returns a TLS server of `localhost`, and its certificate in PEM form.
 fn server() -> (TlsAcceptor, String) {
     let parameters = CertificateParams::new(["localhost".to_owned()]).expect("a DNS name");
     let key = KeyPair::generate().expect("randomness");
@@ -27,7 +28,7 @@ fn server() -> (TlsAcceptor, String) {
     (TlsAcceptor::from(Arc::new(config)), certificate.pem())
 }
 
-/// Takes one request, and returns it.
+/// Accepts one connection, answers one request and returns it.
 async fn one_request(listener: &TcpListener, acceptor: &TlsAcceptor) -> io::Result<String> {
     let (stream, _) = listener.accept().await?;
     let mut stream = acceptor.accept(stream).await?;
@@ -44,19 +45,29 @@ async fn one_request(listener: &TcpListener, acceptor: &TlsAcceptor) -> io::Resu
     Ok(String::from_utf8_lossy(&request).into_owned())
 }
 
-/// What the variables say of where traces go.
-fn target(address: SocketAddr, certificate: Option<&str>) -> Target {
+/// Returns a client of the collector of traces according to the variables.
+fn collector(address: SocketAddr, certificate: Option<&str>) -> Collector {
     let lookup = |name: &str| match name {
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(format!("https://localhost:{}", address.port())),
         "OTEL_EXPORTER_OTLP_CERTIFICATE" => certificate.map(str::to_owned),
         _ => None,
     };
     let settings = Settings::read(&lookup, None).expect("nothing is wrong");
-    settings.targets[0].clone().expect("traces go somewhere")
+    Collector::new(settings.targets[0].clone().expect("traces go somewhere"))
+}
+
+/// Returns a client of the collector at an address.
+fn plain(address: SocketAddr) -> Collector {
+    let target = Target::parse(&format!("http://{address}"), None);
+    Collector::new(target.expect("it is an address"))
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
 }
 
 #[tokio::test]
-async fn a_compressed_request_says_so_and_is_what_was_sent() {
+async fn a_compressed_request_declares_it_and_contains_the_body() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
     let address = listener.local_addr().expect("it is bound");
     let lookup = |name: &str| match name {
@@ -66,6 +77,7 @@ async fn a_compressed_request_says_so_and_is_what_was_sent() {
     };
     let settings = Settings::read(&lookup, None).expect("nothing is wrong");
     let target = settings.targets[0].clone().expect("traces go somewhere");
+    let mut collector = Collector::new(target);
     let body = Bytes::from("span ".repeat(1000));
     let taken = async {
         let (mut stream, _) = listener.accept().await?;
@@ -79,20 +91,19 @@ async fn a_compressed_request_says_so_and_is_what_was_sent() {
         stream.write_all(answer).await?;
         io::Result::Ok(request)
     };
-    let mut kept = None;
-    let (answer, request) = tokio::join!(target.post(body.clone(), &mut kept), taken);
+    let (answer, request) = tokio::join!(collector.post(&body, soon()), taken);
     assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
     let (head, sent) = unpacked(&request.expect("it is taken")).expect("it is compressed");
     assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
     assert_eq!(sent, body);
 }
 
-/// The head of a request, and what of its body can be read.
+/// Returns the head of a request, and as much of its body as can be decompressed.
 fn unpacked(request: &[u8]) -> Option<(String, Vec<u8>)> {
     let head = request.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let mut body = Vec::new();
     let mut decoder = flate2::read::GzDecoder::new(&request[head + 4..]);
-    // What has come may be a part.
+    // The body may not be complete yet.
     decoder.read_to_end(&mut body).ok();
     Some((
         String::from_utf8_lossy(&request[..head + 2]).into_owned(),
@@ -101,34 +112,34 @@ fn unpacked(request: &[u8]) -> Option<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_collector_whose_certificate_is_named_gets_what_is_sent_and_another_nothing() {
-    let folder = tempfile::tempdir().expect("a temporary folder is to be had");
+async fn only_a_collector_with_a_trusted_certificate_gets_a_request() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join("ca.pem");
     let (acceptor, pem) = server();
     std::fs::write(&path, pem).expect("the folder is ours");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
     let address = listener.local_addr().expect("it is bound");
-    let named = target(address, path.to_str());
-    let mut kept = None;
-    let (answer, request) = tokio::join!(
-        named.post(Bytes::from_static(b"spans"), &mut kept),
-        one_request(&listener, &acceptor)
-    );
+    let body = Bytes::from_static(b"spans");
+    let mut named = collector(address, path.to_str());
+    let (answer, request) =
+        tokio::join!(named.post(&body, soon()), one_request(&listener, &acceptor));
     assert_eq!(answer, Ok(Bytes::from_static(b"ok")));
     let request = request.expect("it is taken");
     assert!(request.starts_with("POST /v1/traces HTTP/1.1"), "{request}");
-    let unnamed = target(address, None);
-    let mut kept = None;
+    let mut unnamed = collector(address, None);
     let (answer, refused) = tokio::join!(
-        unnamed.post(Bytes::from_static(b"spans"), &mut kept),
+        unnamed.post(&body, soon()),
         one_request(&listener, &acceptor)
     );
-    let why = answer.expect_err("nobody vouches for it").to_string();
+    let why = answer
+        .expect_err("the certificate is not trusted")
+        .to_string();
     assert!(why.contains("invalid peer certificate"), "{why}");
     assert!(refused.is_err(), "{refused:?}");
 }
 
-/// Answers so many requests on each of so many connections; what follows each answer.
+/// Answers `each` requests on each of `connections` connections with this header, and returns the
+/// bytes of all requests.
 async fn answer(listener: &TcpListener, connections: usize, each: usize, header: &str) -> Vec<u8> {
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{header}\r\nok");
     let mut all = Vec::new();
@@ -136,15 +147,11 @@ async fn answer(listener: &TcpListener, connections: usize, each: usize, header:
     for _ in 0..connections {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         for _ in 0..each {
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\nspans") {
-                let read = stream.read_buf(&mut request).await;
-                assert!(read.expect("a request") > 0, "a whole request");
-            }
-            all.extend(request);
+            all.extend(take_one(&mut stream).await);
             stream.write_all(answer.as_bytes()).await.expect("it waits");
         }
-        // Who is told that it will be closed, and uses it all the same, gets no answer.
+        // With a header the connection stays open: a client that reuses it in spite of `connection:
+        // close` gets no answer.
         if !header.is_empty() {
             open.push(stream);
         }
@@ -153,21 +160,20 @@ async fn answer(listener: &TcpListener, connections: usize, each: usize, header:
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_that_the_collector_leaves_open_and_no_other() {
-    let spans = || Bytes::from_static(b"spans");
+async fn requests_share_a_connection_only_if_the_collector_leaves_it_open() {
+    let spans = Bytes::from_static(b"spans");
     for (connections, each, header) in [
         (1, 3, ""),
         (3, 1, "connection: close\r\n"),
-        // Closed without a word.
+        // The collector closes the connection without announcing it.
         (3, 1, ""),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
         let address = listener.local_addr().expect("it is bound");
-        let target = Target::parse(&format!("http://{address}"), None).expect("it is an address");
+        let mut collector = plain(address);
         let posts = async {
-            let mut kept = None;
             for _ in 0..3 {
-                let answer = target.post(spans(), &mut kept).await;
+                let answer = collector.post(&spans, soon()).await;
                 assert_eq!(answer, Ok(Bytes::from_static(b"ok")), "{each} {header}");
             }
         };
@@ -178,19 +184,57 @@ async fn requests_share_a_connection_that_the_collector_leaves_open_and_no_other
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gave_up_on_an_answer_does_not_ask_on_that_connection_again() {
+async fn a_connection_is_not_reused_after_a_request_on_it_was_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
     let address = listener.local_addr().expect("it is bound");
-    let target = Target::parse(&format!("http://{address}"), None).expect("it is an address");
-    let mut kept = None;
-    let body = || Bytes::from_static(b"spans");
+    let mut collector = plain(address);
+    let body = Bytes::from_static(b"spans");
     let (answer, _) = tokio::join!(
-        target.post(body(), &mut kept),
+        collector.post(&body, soon()),
         answer(&listener, 1, 1, "x: y\r\n")
     );
-    assert!(answer.is_ok() && kept.is_some(), "{answer:?}");
+    assert!(answer.is_ok() && collector.kept.is_some(), "{answer:?}");
     let limit = Duration::from_secs(1);
-    let given_up = tokio::time::timeout(limit, target.post(body(), &mut kept)).await;
-    assert!(given_up.is_err(), "nobody answers");
-    assert!(kept.is_none());
+    let given_up = tokio::time::timeout(limit, collector.post(&body, soon())).await;
+    assert!(given_up.is_err(), "no answer comes");
+    assert!(collector.kept.is_none());
+}
+
+/// The collector may have processed a request that it did not answer.
+#[tokio::test]
+async fn a_request_that_was_sent_and_not_answered_is_not_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("ports");
+    let address = listener.local_addr().expect("it is bound");
+    let mut collector = plain(address);
+    let body = Bytes::from_static(b"spans");
+    let (first, mut stream) = tokio::join!(collector.post(&body, soon()), async {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        take_one(&mut stream).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(answer).await.expect("it waits");
+        stream
+    });
+    assert!(first.is_ok() && collector.kept.is_some(), "{first:?}");
+    let server = async {
+        take_one(&mut stream).await;
+        drop(stream);
+        let (mut again, _) = listener.accept().await.expect("a connection");
+        take_one(&mut again).await;
+    };
+    tokio::select! {
+        second = collector.post(&body, soon()) => {
+            assert!(matches!(second, Err(Failure::Transport(_))), "{second:?}");
+        }
+        () = server => panic!("it was sent again"),
+    }
+}
+
+/// Reads one request.
+async fn take_one(stream: &mut TcpStream) -> Vec<u8> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\nspans") {
+        let read = stream.read_buf(&mut request).await;
+        assert!(read.expect("a request") > 0, "a whole request");
+    }
+    request
 }

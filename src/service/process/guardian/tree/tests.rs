@@ -1,4 +1,4 @@
-//! The walks through `/proc`, on a small tree of their own.
+//! Tests of the walks through `/proc`, each on a small process tree that it starts.
 
 use std::{
     io::{BufRead, BufReader},
@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 
-/// This process → `sh` → `sleep`.
+/// Starts this process → `sh` → `sleep`, and returns the child with both processes.
 fn parent_and_child() -> (Child, Member, Member) {
     let mut parent = Command::new("sh")
         .args(["-c", "sleep 1000 & echo $!; wait"])
@@ -18,7 +18,7 @@ fn parent_and_child() -> (Child, Member, Member) {
     let stdout = parent.stdout.take().expect("it is piped");
     BufReader::new(stdout)
         .read_line(&mut pid)
-        .expect("the script says a pid");
+        .expect("the script prints a pid");
     let upper = parse_pid(&parent.id().to_string()).expect("a pid");
     let lower = parse_pid(pid.trim()).expect("a pid");
     let upper = Member {
@@ -46,7 +46,8 @@ fn both_walks_find_children_and_grandchildren_below_their_parents() {
     }
 }
 
-/// A guardian has one thread; a test binary has many, each with children of its own.
+/// Returns all processes below this one, from the children of all threads. A guardian has one
+/// thread, but a test binary has many, and each can have children.
 fn by_children_files_of_all_threads() -> Vec<Member> {
     let me = getpid();
     let threads = fs::read_dir("/proc/self/task").expect("every process has threads");
@@ -70,7 +71,7 @@ fn a_process_whose_parent_is_not_the_one_seen_is_not_signalled() {
     assert_eq!(
         parent_of(lower.pid),
         Some(upper.pid),
-        "it lives, under its parent"
+        "it is alive, under its parent"
     );
     lower.signal(Signal::KILL).expect("it is alive");
     parent.wait().expect("it is our child");

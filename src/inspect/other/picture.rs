@@ -1,0 +1,364 @@
+//! The tasks of a process as data: for text, and for JSON.
+
+use super::Process;
+use super::running::{self, Call, Running, Stacked};
+use crate::inspect::chain::{Chains, Tasks, Tree, tree_lines};
+use crate::inspect::descriptors::Descriptors;
+use crate::inspect::header::Task;
+use crate::inspect::program::{Certainty, Functions, Limits, Name, Types, of_kinds};
+use crate::stacks::awaits::type_name::shortened;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::rc::Rc;
+
+/// The most tasks of which the chains are read.
+const CHAINS: usize = 100_000;
+/// The most ids that a group of tasks names.
+const IDS: usize = 10;
+
+/// The tasks of a process at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Picture {
+    pub(crate) pid: u32,
+    /// The file name of the program.
+    pub(crate) program: String,
+    /// The versions of tokio in the program: mostly one.
+    pub(crate) tokio: Vec<String>,
+    /// The way in which the tasks were read: `attach`.
+    pub(crate) by: &'static str,
+    /// The number of tasks that were read.
+    pub(crate) tasks: u64,
+    /// The fewest and the most tasks that there were while they were read.
+    pub(crate) fewest: u64,
+    pub(crate) most: u64,
+    /// The number of runtimes and `LocalSet`s with tasks.
+    pub(crate) runtimes: usize,
+    pub(crate) threads: usize,
+    /// Equal tasks, the most frequent first.
+    pub(crate) groups: Vec<Group>,
+    /// Threads with equal stacks; empty unless they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stacks: Vec<ThreadGroup>,
+    /// The self-checks that were not possible.
+    pub(crate) unchecked: Vec<&'static str>,
+    /// Reasons why something is missing.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Tasks with one type, one state and equal chains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Group {
+    pub(crate) count: u64,
+    /// The ids of the first ten.
+    pub(crate) ids: Vec<u64>,
+    /// `waiting`, `running`, `woken`, `cancelled` or `ending`.
+    pub(crate) state: &'static str,
+    /// The type of the future, shortened.
+    #[serde(rename = "type")]
+    pub(crate) name: String,
+    /// `exact`, `called`, `several` or `unknown`.
+    pub(crate) name_is: &'static str,
+    /// True if nothing is left that could wake them.
+    pub(crate) never_wakes: bool,
+    /// The place of the spawn, if tokio was built with `tokio_unstable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) spawned: Option<String>,
+    /// Where the first of them waits, and for what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) summary: Option<String>,
+    /// The chains of the first of them, a line for each future.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) chain: Vec<Link>,
+}
+
+/// Threads with equal stacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ThreadGroup {
+    pub(crate) count: u64,
+    /// The names of the threads, each once.
+    pub(crate) names: Vec<String>,
+    /// The ids of the first ten.
+    pub(crate) tids: Vec<u32>,
+    /// The calls, innermost first; empty for threads on a processor.
+    pub(crate) stack: Vec<Link>,
+}
+
+/// A line of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Link {
+    /// The number of futures around it.
+    pub(crate) level: usize,
+    /// `own`, `library`, `wakes` or `note`.
+    pub(crate) kind: &'static str,
+    pub(crate) text: String,
+}
+
+/// A task with its number among those with chains, and the key of its group.
+struct Row<'a> {
+    task: &'a Task,
+    at: Option<usize>,
+    key: Key,
+}
+
+/// Tasks with one key are one group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    name: String,
+    state: &'static str,
+    never_wakes: bool,
+    spawned: u64,
+    chain: String,
+}
+
+// === impl Picture ===
+
+impl Picture {
+    /// Groups the tasks of a process by kind and state. Costs no debug information.
+    pub(crate) fn of_kinds(process: &Process) -> Self {
+        let names = names(process, None);
+        let rows = process
+            .tasks()
+            .map(|task| row(task, &names, None, String::new()));
+        let rows: Vec<Row<'_>> = rows.collect();
+        Self::of(process, &names, &rows, &Tasks::default())
+    }
+
+    /// Groups the tasks of a process by their chains too, and adds the threads with their stacks if
+    /// `with_stacks` says so. An error is the reason of a failed self-check.
+    pub(crate) fn with_chains(process: &Process, with_stacks: bool) -> Result<Self, String> {
+        let types = process.program.types(functions(process), Limits::NONE);
+        if let Some(header) = types.header() {
+            process.check_layout(&header)?;
+        }
+        let names = names(process, Some(&types));
+        let descriptors = Descriptors::of(Path::new(&format!("/proc/{}", process.pid)));
+        let chains = Chains::new(&types, &process.memory, &process.program, &descriptors);
+        let mut tasks = Tasks::default();
+        let mut rows = Vec::new();
+        let mut short: HashMap<Rc<str>, String> = HashMap::new();
+        for task in process.tasks() {
+            let (poll, at) = (poll_of(process, task), rows.len());
+            let tree = poll
+                .filter(|_| at < CHAINS)
+                .and_then(|poll| chains.of_task(poll, task.header));
+            let key = tree.as_ref().map(Tree::key);
+            let own = tree.as_ref().map(|tree| {
+                let short = short.entry(Rc::clone(&tree.name));
+                short.or_insert_with(|| shortened(&tree.name)).clone()
+            });
+            let mut row = row(task, &names, own, key.unwrap_or_default());
+            row.at = tree.is_some().then(|| {
+                let name = row.key.name.clone();
+                tasks.add(task.header, task.id, &name, tree)
+            });
+            rows.push(row);
+        }
+        let has_running = process.tasks().any(|task| task.state.is_running());
+        let stacked = match with_stacks || has_running {
+            true => running::stacks(process, &types),
+            false => Vec::new(),
+        };
+        let running = running::running(process, &stacked);
+        let mut picture = Self::of(process, &names, &rows, &tasks);
+        for group in &mut picture.groups {
+            group.take(process, &running);
+        }
+        if with_stacks {
+            picture.stacks = threads(&stacked);
+        }
+        picture.notes.extend(missing(process, &types, rows.len()));
+        Ok(picture)
+    }
+
+    fn of(process: &Process, names: &HashMap<u64, Name>, rows: &[Row<'_>], tasks: &Tasks) -> Self {
+        let mut groups: BTreeMap<&Key, Vec<&Row<'_>>> = BTreeMap::new();
+        for row in rows {
+            groups.entry(&row.key).or_default().push(row);
+        }
+        let groups = groups
+            .into_values()
+            .map(|rows| group(process, names, &rows, tasks));
+        let mut groups: Vec<Group> = groups.collect();
+        groups.sort_by_key(|group| (std::cmp::Reverse(group.count), group.ids.first().copied()));
+        let (fewest, most) = process.range();
+        // A program that was replaced on disk still runs.
+        let path = process.path.trim_end_matches(" (deleted)");
+        let program = Path::new(path).file_name().unwrap_or_default();
+        Self {
+            pid: process.pid,
+            program: program.to_string_lossy().into_owned(),
+            tokio: process.tokio.clone(),
+            by: "attach",
+            tasks: rows.len() as u64,
+            fewest,
+            most,
+            runtimes: process.runtimes.len(),
+            threads: process.threads.len(),
+            groups,
+            stacks: Vec::new(),
+            unchecked: process.unchecked.clone(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Adds the thread and the calls of a task that runs. Of several tasks, none is told apart.
+    fn take(&mut self, process: &Process, running: &HashMap<u64, Running<'_>>) {
+        let [id] = self.ids[..] else { return };
+        let task = process.tasks().find(|task| task.id == id);
+        let Some(running) = task.and_then(|task| running.get(&task.header)) else {
+            return;
+        };
+        self.summary = Some(running.summary());
+        // From the outermost to the innermost, as a chain.
+        let calls = running.calls.iter().rev().enumerate();
+        self.chain = calls.map(|(level, call)| link(level, call)).collect();
+    }
+}
+
+fn link(level: usize, call: &Call) -> Link {
+    Link {
+        level,
+        kind: if call.is_own() { "own" } else { "library" },
+        text: call.shown(),
+    }
+}
+
+/// Groups threads with equal stacks, those on a processor first, then the most frequent.
+fn threads(stacked: &[Stacked]) -> Vec<ThreadGroup> {
+    let mut groups: Vec<ThreadGroup> = Vec::new();
+    for stacked in stacked {
+        let calls = stacked.shown().iter();
+        let stack: Vec<Link> = calls.map(|call| link(0, call)).collect();
+        let thread = &stacked.thread;
+        let group = match groups.iter_mut().find(|group| group.stack == stack) {
+            Some(group) => group,
+            None => {
+                groups.push(ThreadGroup {
+                    count: 0,
+                    names: Vec::new(),
+                    tids: Vec::new(),
+                    stack,
+                });
+                groups.last_mut().expect("it was pushed")
+            }
+        };
+        group.count += 1;
+        if !group.names.contains(&thread.name) {
+            group.names.push(thread.name.clone());
+        }
+        if group.tids.len() < IDS {
+            group.tids.push(thread.tid);
+        }
+    }
+    groups.sort_by_key(|group| (!group.stack.is_empty(), std::cmp::Reverse(group.count)));
+    groups
+}
+
+/// Makes the row of a task. `name` is better than that of its kind.
+fn row<'a>(
+    task: &'a Task,
+    names: &HashMap<u64, Name>,
+    name: Option<String>,
+    chain: String,
+) -> Row<'a> {
+    let kind = || names.get(&task.table).map(|name| shortened(&name.text));
+    let name = name.filter(|name| !name.is_empty()).or_else(kind);
+    let key = Key {
+        name: name.unwrap_or_else(|| "a future of a library".to_owned()),
+        state: task.state.as_str(),
+        never_wakes: task.state.can_never_wake(0),
+        spawned: task.spawned,
+        chain,
+    };
+    Row {
+        task,
+        at: None,
+        key,
+    }
+}
+
+/// Makes a group of tasks with one key.
+fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks: &Tasks) -> Group {
+    let mut ids: Vec<u64> = rows.iter().map(|row| row.task.id).collect();
+    ids.sort_unstable();
+    let first = rows
+        .iter()
+        .min_by_key(|row| row.task.id)
+        .expect("a group has a row");
+    let tree = first.at.and_then(|at| tasks.tree(at));
+    let lines = tree.map_or_else(Vec::new, |tree| tree_lines(tasks, tree));
+    let chain = lines.into_iter().map(|line| Link {
+        level: line.level,
+        kind: line.kind_word(),
+        text: line.text,
+    });
+    let certainty = names.get(&first.task.table).map(|name| name.certainty);
+    ids.truncate(IDS);
+    Group {
+        count: rows.len() as u64,
+        ids,
+        state: first.key.state,
+        name: first.key.name.clone(),
+        name_is: match certainty {
+            Some(Certainty::Exact) => "exact",
+            Some(Certainty::Called) => "called",
+            Some(Certainty::Several) => "several",
+            Some(Certainty::Unknown) | None => "unknown",
+        },
+        never_wakes: first.key.never_wakes,
+        spawned: process.place(first.key.spawned),
+        summary: first.at.and_then(|at| tasks.summary(at)),
+        chain: chain.collect(),
+    }
+}
+
+/// Returns the names of all kinds of tasks.
+fn names(process: &Process, types: Option<&Types<'_>>) -> HashMap<u64, Name> {
+    let tables = process.kinds.tables.iter();
+    let in_file = |at| process.program.in_file(at);
+    let tables = tables.map(|(at, table)| (*at, table.functions.map(in_file)));
+    of_kinds(&process.program, types, tables)
+}
+
+/// Returns the functions by which the types of a program are found: those of the tasks that are alive.
+fn functions(process: &Process) -> Functions {
+    let mut functions = Functions {
+        closures: process.program.symbols().closure_polls(),
+        ..Functions::default()
+    };
+    let mut tables: Vec<u64> = process.tasks().map(|task| task.table).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    for table in tables
+        .iter()
+        .filter_map(|table| process.kinds.tables.get(table))
+    {
+        let [poll, others @ ..] = table.functions.map(|at| process.program.in_file(at));
+        functions.polls.insert(poll);
+        functions.others.extend(others);
+    }
+    functions.others.sort_unstable();
+    functions.others.dedup();
+    functions
+}
+
+fn poll_of(process: &Process, task: &Task) -> Option<u64> {
+    let table = process.kinds.tables.get(&task.table)?;
+    Some(table.functions[0])
+}
+
+/// Explains why chains are missing.
+fn missing(process: &Process, types: &Types<'_>, rows: usize) -> Option<String> {
+    if rows > CHAINS {
+        return Some(format!("chains of the first {CHAINS} tasks only"));
+    }
+    if rows == 0 || types.has_futures() {
+        return None;
+    }
+    Some(process.program.without_types(types).to_owned())
+}

@@ -1,0 +1,252 @@
+//! Tests of the control socket of a service, and of the commands that use it.
+
+use crate::program::Program;
+use crate::service::config;
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const RESOURCES: &str = "[tasks.resources]\nkind = \"resources\"\n";
+const SLEEPS: &str = "[tasks.sleeps]\nkind = \"process\"\ncommand = [\"sleep\", \"1000\"]\n";
+
+/// A running service with a runtime folder of its own.
+struct Service {
+    program: Program,
+    folder: TempDir,
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder can be created")
+}
+
+/// Starts a service and waits until it runs.
+#[track_caller]
+fn serve(tasks: &str) -> Service {
+    serve_in(folder(), tasks)
+}
+
+#[track_caller]
+fn serve_in(folder: TempDir, tasks: &str) -> Service {
+    let config = config(folder.path(), tasks);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.args(["run", &config]);
+    command.env_remove("RUNTIME_DIRECTORY");
+    command.env("XDG_RUNTIME_DIR", folder.path());
+    let mut program = Program::start(command);
+    program.error_line("to stop: ");
+    Service { program, folder }
+}
+
+/// The exit code and the output of a command, with the service's id as N.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Service {
+    fn socket(&self) -> PathBuf {
+        socket(self.folder.path(), self.program.pid())
+    }
+
+    fn output(&self, verb: &str, more: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.arg(verb).arg(self.program.pid().to_string());
+        command.args(more).stdin(Stdio::null());
+        command.output().expect("it runs")
+    }
+
+    fn json(&self, verb: &str) -> serde_json::Value {
+        let output = self.output(verb, &["--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("it is JSON")
+    }
+
+    fn command(&self, verb: &str, more: &[&str]) -> Said {
+        let output = self.output(verb, more);
+        let pid = self.program.pid().to_string();
+        let folder = self
+            .folder
+            .path()
+            .to_str()
+            .expect("temporary names are UTF-8");
+        let steady = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).expect("it is UTF-8");
+            text.replace(folder, "FOLDER").replace(&pid, "N")
+        };
+        Said {
+            code: output.status.code(),
+            stdout: steady(output.stdout),
+            stderr: steady(output.stderr),
+        }
+    }
+}
+
+fn socket(folder: &Path, pid: u32) -> PathBuf {
+    folder.join("headcount").join(format!("{pid}.sock"))
+}
+
+#[test]
+fn a_service_is_stopped_through_its_socket_and_says_so() {
+    let service = serve(RESOURCES);
+    let socket = service.socket();
+    assert!(socket.exists());
+    let said = service.command("stop", &[]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.stdout, "process N: the shutdown has begun\n");
+    let ended = service.program.end();
+    ended.assert_code(0);
+    let report = ended.report();
+    assert!(
+        report.starts_with("headcount test: stopping (control socket)\n"),
+        "{report}"
+    );
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_group_is_drained_or_cancelled_by_its_path_and_a_wrong_path_is_answered_with_the_right_ones() {
+    for verb in ["drain", "cancel"] {
+        let mut service = serve(&format!("{RESOURCES}{SLEEPS}"));
+        service.program.error_line("headcount::process: ready");
+        let wrong = service.command(verb, &["pro cess"]);
+        assert_eq!(wrong.code, Some(1), "{wrong:?}");
+        assert_eq!(
+            wrong.stderr,
+            "headcount: process N: there is no group 'pro cess'; its groups: process\n"
+        );
+        let said = service.command(verb, &["process"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert_eq!(
+            said.stdout,
+            "process N: group 'process': no task is left of 1\n"
+        );
+        service.program.stop(Signal::TERM).assert_code(0);
+    }
+}
+
+#[test]
+fn without_a_socket_the_commands_say_where_they_looked() {
+    let off = format!("[admin]\nlisten = \"off\"\ncontrol_socket = \"off\"\n{RESOURCES}");
+    let service = serve_without(&off);
+    let said = service.command("stop", &[]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(
+        said.stderr,
+        "headcount: process N has no control socket (FOLDER/headcount/N.sock: there is no file)\n"
+    );
+    service.program.stop(Signal::TERM).assert_code(0);
+}
+
+/// Starts a service with this configuration only.
+#[track_caller]
+fn serve_without(text: &str) -> Service {
+    let folder = folder();
+    let path = folder.path().join("off.toml");
+    fs::write(&path, format!("[state]\nfolder = \"off\"\n{text}")).expect("the folder is ours");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    command.arg("run").arg(&path);
+    command.env_remove("RUNTIME_DIRECTORY");
+    command.env("XDG_RUNTIME_DIR", folder.path());
+    let mut program = Program::start(command);
+    program.error_line("to stop: ");
+    Service { program, folder }
+}
+
+#[test]
+fn a_folder_that_is_a_link_or_open_to_others_is_refused_and_the_service_runs_without() {
+    type Plant = fn(&Path);
+    let link: Plant = |folder| {
+        let elsewhere = folder.join("elsewhere");
+        fs::create_dir(&elsewhere).expect("a folder can be made");
+        symlink(elsewhere, folder.join("headcount")).expect("a link can be made");
+    };
+    let open: Plant = |folder| {
+        fs::create_dir(folder.join("headcount")).expect("a folder can be made");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(folder.join("headcount"), mode).expect("it is ours");
+    };
+    for (plant, why) in [
+        (link, "it is a symbolic link"),
+        (open, "other users may enter it: its mode is 0755, not 0700"),
+    ] {
+        let folder = folder();
+        plant(folder.path());
+        let place = folder.path().join("headcount");
+        let mut service = serve_in(folder, RESOURCES);
+        let warning = format!("there is no control socket in {}: {why}", place.display());
+        service.program.has_said(&warning);
+        assert!(!service.socket().exists());
+        service.program.stop(Signal::TERM).assert_code(0);
+    }
+}
+
+#[test]
+fn the_socket_of_a_killed_service_is_removed_by_the_next_one_and_that_of_a_live_one_is_not() {
+    let killed = serve(RESOURCES);
+    let (left, live) = (killed.socket(), serve(RESOURCES));
+    let folder = killed.folder;
+    killed.program.stop(Signal::KILL);
+    assert!(left.exists());
+    // Another live one in the same folder.
+    let kept = folder.path().join("headcount/1.sock");
+    let listens = std::os::unix::net::UnixListener::bind(&kept).expect("the folder is there");
+    let next = serve_in(folder, RESOURCES);
+    assert!(!left.exists());
+    assert!(kept.exists());
+    assert!(next.socket().exists());
+    drop(listens);
+    for service in [live, next] {
+        service.program.stop(Signal::TERM).assert_code(0);
+    }
+}
+
+#[cfg(all(
+    feature = "stacks",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+#[test]
+fn a_dump_says_which_way_it_came_by() {
+    let service = serve(RESOURCES);
+    let text = service.command("dump", &[]);
+    assert_eq!(text.code, Some(0), "{text:?}");
+    let mut lines = text.stdout.lines();
+    assert_eq!(lines.next(), Some("pid N, read by the control socket"));
+    assert_eq!(lines.nth(1), Some("headcount test: dump, running"));
+    let json = service.json("dump");
+    assert_eq!(json["by"], "control socket");
+    assert_eq!(json["service"], "test");
+    // Without the file, the process is read from outside.
+    fs::remove_file(service.socket()).expect("it is ours");
+    assert_eq!(service.json("dump")["by"], "attach");
+    service.program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn two_services_share_a_runtime_folder_and_each_command_reaches_its_own() {
+    let shared = folder();
+    let start = || {
+        let folder = folder();
+        let config = config(folder.path(), RESOURCES);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args(["run", &config]);
+        command.env("RUNTIME_DIRECTORY", shared.path());
+        let mut program = Program::start(command);
+        program.error_line("to stop: ");
+        Service { program, folder }
+    };
+    let (first, second) = (start(), start());
+    let own = shared.path().join(format!("{}.sock", second.program.pid()));
+    assert!(shared.path().join("headcount.sock").exists());
+    assert!(own.exists());
+    for service in [second, first] {
+        assert_eq!(service.command("stop", &[]).code, Some(0));
+        service.program.end().assert_code(0);
+    }
+    let left = fs::read_dir(shared.path()).expect("it is a folder");
+    assert_eq!(left.count(), 0);
+}
