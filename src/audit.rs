@@ -16,6 +16,8 @@ pub(crate) mod ownership;
 pub(crate) mod parent_death;
 pub(crate) mod proc;
 #[cfg(target_os = "linux")]
+pub(crate) mod room;
+#[cfg(target_os = "linux")]
 pub(crate) mod tag;
 pub(crate) mod waits;
 

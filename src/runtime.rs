@@ -14,6 +14,7 @@ mod build;
 mod builder;
 mod parts;
 mod phases;
+mod trial;
 
 #[cfg(target_os = "linux")]
 pub use crate::audit::parent_death::end_with_parent;

@@ -13,14 +13,12 @@ mod expected;
 mod idle;
 mod known;
 mod stop;
-mod trial;
 
 pub use expected::ThreadRule;
 pub(crate) use expected::{IDLE, is_of_tokio, shipped};
 pub(crate) use known::{Known, Registration, all, each_that_can_stop, forget_own};
 pub(crate) use stop::DueCloser;
 pub use stop::Stop;
-pub(crate) use trial::{await_end, try_start};
 
 use std::fmt;
 use std::io;

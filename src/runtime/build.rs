@@ -5,6 +5,7 @@
 //! what tokio needs is tried first, and tokio then builds on a thread of its own. A panic there is
 //! an error here, and so is a build that takes too long.
 
+use super::trial;
 use crate::registry::panics;
 use crate::threads;
 use std::io;
@@ -30,7 +31,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// The panic hook of headcount must be installed: it is how a panic is noticed that does not end.
 pub(super) fn build(mut builder: Builder, root: u64, workers: usize) -> io::Result<Runtime> {
     if workers > 0 {
-        threads::try_start(root, workers + OTHERS)?;
+        trial::try_start(root, workers + OTHERS)?;
     }
     try_descriptors()?;
     let (tell, told) = sync_channel(2);
@@ -51,7 +52,7 @@ pub(super) fn build(mut builder: Builder, root: u64, workers: usize) -> io::Resu
     let built = told
         .recv_timeout(LONGEST)
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    threads::await_end(building);
+    trial::await_end(building);
     Ok(built)
 }
 

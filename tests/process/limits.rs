@@ -38,7 +38,7 @@ fn a_service_with_more_workers_than_threads_is_refused() {
     let ended = program.end();
     assert_refused(&ended);
     insta::assert_snapshot!(ended.stderr.join("\n"), @"
-    headcount: failed to start the runtime's threads: Resource temporarily unavailable (os error 11)
+    headcount: failed to start the runtime's threads: Cannot allocate memory (os error 12)
       raise the limit of threads or memory: pids.max and memory.max of the control group, `ulimit -u` or `ulimit -v`,
       or start fewer threads with [runtime] worker_threads
     ");
