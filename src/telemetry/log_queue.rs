@@ -46,7 +46,9 @@ thread_local! {
 /// into the queue are dropped, and counted by `headcount_log_dropped_total`. Control characters in
 /// the lines are replaced; see [`plain`](crate::text::plain).
 ///
-/// Call [`LogQueue::flush`] before the process ends. Clones share the queue.
+/// Call [`LogQueue::flush`] before the process ends. Clones share the queue. When a third signal or
+/// the deadline of the shutdown ends the process, nothing is flushed, because that could wait for a
+/// lock: lines that wait at that moment are lost.
 ///
 /// # Examples
 ///

@@ -30,8 +30,8 @@ def started(command, mark="", **options):
     return subprocess.Popen([str(part) for part in command], env=environment, **(defaults | options))
 
 
-def until(claim, what, within=LONG):
-    """Waits until `claim` returns something true, and returns it."""
+def until(claim, what, within=LONG, pause=0.01):
+    """Waits until `claim` returns something true, and returns it. Asks again after each pause."""
     end = time.monotonic() + within
     while True:
         found = claim()
@@ -39,7 +39,7 @@ def until(claim, what, within=LONG):
             return found
         if time.monotonic() > end:
             raise Failed(f"not within {within:.0f} s: {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def ended(program, within=LONG):

@@ -363,6 +363,20 @@ fn unsafe_code_lives_in_three_modules() {
     }
 }
 
+/// A signal to process 1 that comes before is lost. `tests/faults/process1` sends one at each moment
+/// after.
+#[test]
+fn main_holds_the_signals_before_anything_else() {
+    let main = include_str!("../../src/main.rs");
+    let (_, body) = main.split_once("fn main()").expect("a program has a main");
+    let (before, _) = body
+        .split_once("headcount::runtime::hold_signals()")
+        .expect("it holds the signals");
+    let calls: Vec<&str> = before.matches("headcount::").collect();
+    assert_eq!(calls.len(), 1, "only that of a guardian: {before}");
+    assert!(before.contains("return headcount::service::guardian_main("));
+}
+
 #[test]
 fn the_root_shows_at_most_fifteen_names() {
     let shown = shown_at_the_root();
