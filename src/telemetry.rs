@@ -19,6 +19,7 @@ pub(crate) mod metrics;
 #[cfg(feature = "otel")]
 pub(crate) mod otel;
 mod part;
+pub(crate) mod supervised;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,9 @@ pub(crate) use console::ConsolePart;
 pub use log_limit::LogLimit;
 #[cfg(feature = "otel")]
 pub use log_queue::{LogLine, LogQueue, LogSource};
-pub use metrics::{Child, Endpoint, Format, Metrics};
+pub use metrics::{Format, Metrics};
 pub(crate) use metrics::{LAYERS, PHASES, Source, blocking_threads, build, unix};
 #[cfg(feature = "otel")]
 pub use otel::{Telemetry, TelemetryBuilder, TelemetryError, layer};
 pub(crate) use part::TelemetryPart;
+pub use supervised::{Child, Endpoint};

@@ -9,7 +9,20 @@ use std::ops::Range;
 
 /// The character in place of one that is not shown.
 const HIDDEN: char = char::REPLACEMENT_CHARACTER;
-/// The text in place of user info.
+/// Words after which a secret is assigned, in lower case.
+#[cfg(feature = "admin")]
+const SECRETS: [&str; 9] = [
+    "password",
+    "passwd",
+    "pwd",
+    "secret",
+    "token",
+    "api_key",
+    "apikey",
+    "authorization",
+    "credential",
+];
+/// The text in place of user info and of secrets.
 const NO_USER_INFO: &str = "…";
 
 /// Returns the text as one line that is safe to show.
@@ -172,6 +185,62 @@ fn user_info_of(word: &str) -> Option<Range<usize>> {
     (scheme.is_some() || has_password).then(|| start..start + end)
 }
 
+/// Returns the text without the values after words that announce a secret, as in `password=…` and
+/// `Authorization: Bearer …`.
+///
+/// It knows a few words in English, and no secret by its look.
+#[cfg(feature = "admin")]
+pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
+    let lower = text.to_ascii_lowercase();
+    let found = SECRETS.iter().flat_map(|word| lower.match_indices(word));
+    let mut found: Vec<_> = found
+        .filter_map(|(at, word)| value_at(text, at + word.len()))
+        .collect();
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    found.sort_by_key(|value| value.start);
+    let mut shown = String::with_capacity(text.len());
+    let mut from = 0;
+    for value in found {
+        if value.start < from {
+            continue;
+        }
+        shown.push_str(&text[from..value.start]);
+        shown.push_str(NO_USER_INFO);
+        from = value.end;
+    }
+    shown.push_str(&text[from..]);
+    Cow::Owned(shown)
+}
+
+/// Returns the range of the value that is assigned to the word which ends at `end`: after the rest of
+/// the word, a colon or an equals sign, and the scheme of an `Authorization` header.
+#[cfg(feature = "admin")]
+fn value_at(text: &str, end: usize) -> Option<Range<usize>> {
+    let rest = &text[end..];
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_-".contains(c));
+    let rest = rest.trim_start_matches(['"', '\'', ' ']);
+    let rest = rest
+        .strip_prefix(['=', ':'])?
+        .trim_start_matches([' ', '=', '>']);
+    let schemes = ["bearer ", "basic ", "token "];
+    let scheme = schemes.iter().find(|scheme| {
+        let start = rest.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    let rest = &rest[scheme.map_or(0, |scheme| scheme.len())..];
+    let quote = rest.chars().next().filter(|c| "\"'".contains(*c));
+    let value = rest.trim_start_matches(['"', '\'']);
+    let length = match quote {
+        Some(quote) => value.find(quote),
+        None => value.find(|c: char| c.is_whitespace() || "\"'`&,;<>)]}".contains(c)),
+    };
+    let start = text.len() - value.len();
+    let length = length.unwrap_or(value.len());
+    (length > 0).then(|| start..start + length)
+}
+
 /// Returns whether a character is shown as it is.
 fn is_safe(c: char) -> bool {
     let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -216,6 +285,36 @@ mod tests {
             "\u{fffd}[32m INFO\u{fffd}[0m a\u{fffd}b\u{fffd}[2Jc\n"
         );
         assert_eq!(plain_lines("\u{1b}", true), "\u{fffd}");
+    }
+
+    #[cfg(feature = "admin")]
+    #[test]
+    fn values_after_a_word_for_a_secret_are_left_out() {
+        for (text, shown) in [
+            ("password=abc next", "password=… next"),
+            ("DB_PASSWORD: abc", "DB_PASSWORD: …"),
+            (
+                "{\"client_secret\":\"a b\",\"x\":1}",
+                "{\"client_secret\":\"…\",\"x\":1}",
+            ),
+            ("GET /?token=abc&page=2", "GET /?token=…&page=2"),
+            ("Authorization: Bearer abc.def", "Authorization: Bearer …"),
+            (
+                "api_key='abc' secret_token => abc",
+                "api_key='…' secret_token => …",
+            ),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+        for text in [
+            "",
+            "3 tokens read",
+            "wrong password",
+            "password=",
+            "ä secret: ",
+        ] {
+            assert_eq!(without_secrets(text), text);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::report::dump::Phase;
 use crate::report::{Reason, Report, TaskRow, ThreadRow, UntrackedRow};
 use crate::state::PreviousRun;
 use crate::task::{TaskId, TaskState};
+use crate::telemetry::supervised::{ChildView, EndpointView};
 use crate::telemetry::{self, Source, unix};
 use crate::threads;
 use serde::Serialize;
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 /// The maximum number of entries of a list.
 const LISTED: usize = 1000;
+/// The most children and endpoints in the body of `/readyz`.
+const READINESS: usize = 100;
 /// The number of tasks on a page, unless the request sets `limit`.
 const PAGE: usize = 100;
 
@@ -108,6 +111,24 @@ pub(crate) struct Threads {
     /// Sorted by class; empty if threads cannot be listed on this system.
     threads: Vec<ThreadRow>,
     /// The number of threads that are left out.
+    more: usize,
+}
+
+/// The answer of `/api/children`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Children {
+    /// In the order in which they were registered.
+    children: Vec<ChildView>,
+    /// The number of children that are left out.
+    more: usize,
+}
+
+/// The answer of `/api/endpoints`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Endpoints {
+    /// In the order in which they were registered.
+    endpoints: Vec<EndpointView>,
+    /// The number of endpoints that are left out.
     more: usize,
 }
 
@@ -376,6 +397,56 @@ pub(crate) fn threads(watched: &Source) -> Threads {
         threads,
         more,
     }
+}
+
+/// Collects the child processes, with the use of CPU and memory as of the last two seconds.
+pub(crate) fn children(watched: &Source) -> Children {
+    let mut children = watched.children_with_usage();
+    let more = cut(&mut children);
+    Children {
+        children: children.iter().map(|child| child.view()).collect(),
+        more,
+    }
+}
+
+/// Collects the endpoints.
+pub(crate) fn endpoints(watched: &Source) -> Endpoints {
+    let mut endpoints = watched.endpoints();
+    let more = cut(&mut endpoints);
+    Endpoints {
+        endpoints: endpoints.iter().map(|endpoint| endpoint.view()).collect(),
+        more,
+    }
+}
+
+/// Writes the body of `/readyz`: the verdict, then a line for each child and each endpoint, for
+/// people. Probes look at the status.
+pub(crate) fn readiness(watched: &Source, reasons: &[String]) -> String {
+    let mut body = match reasons {
+        [] => "ready\n".to_owned(),
+        reasons => format!("not ready: {}\n", reasons.join("; ")),
+    };
+    let children = watched.children();
+    let endpoints = watched.endpoints();
+    let children = children.iter().map(|child| {
+        let (path, state) = (child.path(), child.state());
+        format!("child {path}: {state}\n")
+    });
+    let endpoints = endpoints.iter().map(|endpoint| {
+        let state = match endpoint.is_up() {
+            Some(true) => "up",
+            Some(false) => "down",
+            None => "not known yet",
+        };
+        format!("endpoint {}: {state}\n", endpoint.path())
+    });
+    let mut lines = children.chain(endpoints);
+    body.extend(lines.by_ref().take(READINESS));
+    match lines.count() {
+        0 => {}
+        more => body.push_str(&format!("and {more} more\n")),
+    }
+    body
 }
 
 /// Returns the report of the shutdown, if it is final, and that of the previous run.

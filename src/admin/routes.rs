@@ -67,6 +67,8 @@ pub(super) fn router(state: Shared, place: Arc<Place>, scraped: Scraped) -> Rout
         .route("/api/untracked", data(api::untracked))
         .route("/api/leaks", data(api::leaks))
         .route("/api/threads", data(api::threads))
+        .route("/api/children", data(api::children))
+        .route("/api/endpoints", data(api::endpoints))
         .route("/api/report", data(api::report))
         .route("/api/runtime", data(api::runtime))
         .route("/api/openapi.json", get(|| async { answers::openapi() }))
@@ -171,15 +173,14 @@ fn metrics(
 }
 
 /// Answers `/readyz`: 200, or 503 with the reasons.
-///
-/// The text is for people; probes look at the status.
 async fn ready(Extract(state): Extract<Shared>) -> Response {
-    let reasons = state.metrics.source().reasons_not_ready();
-    if reasons.is_empty() {
-        return text(StatusCode::OK, "ready\n");
-    }
-    let reasons = format!("not ready: {}\n", reasons.join("; "));
-    text(StatusCode::SERVICE_UNAVAILABLE, &reasons)
+    let source = state.metrics.source();
+    let reasons = source.reasons_not_ready();
+    let status = match reasons.is_empty() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    text(status, &api::readiness(source, &reasons))
 }
 
 /// Answers `/api/tasks`.

@@ -14,6 +14,8 @@
 //! is not made on a hot path.
 
 pub(crate) mod maps;
+#[cfg(feature = "admin")]
+pub(crate) mod processes;
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
@@ -227,16 +229,21 @@ pub(crate) fn memory(address: u64, length: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Parses the fields of `stat` that are needed (proc_pid_stat(5)). The name is in parentheses and
-/// may contain any character, parentheses too, so fields are counted from the last one. Returns
-/// `None` for a zombie.
+/// Splits the line of a `stat` file into the name and the fields from the third on (proc_pid_stat(5)).
+/// The name is in parentheses and may contain any character, parentheses too, so fields are counted
+/// from the last one.
+fn fields(stat: &str) -> Option<(&str, Vec<&str>)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, comm) = before.split_once('(')?;
+    Some((comm, after.split_ascii_whitespace().collect()))
+}
+
+/// Parses the fields of `stat` that are needed. Returns `None` for a zombie.
 ///
 /// Also used for processes, which have the same format in `/proc/PID/stat`. A number that is
 /// missing or malformed makes the whole line `None`.
 fn parse_stat(tid: u32, stat: &str) -> Option<OsThread> {
-    let (before, after) = stat.rsplit_once(')')?;
-    let (_, comm) = before.split_once('(')?;
-    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+    let (comm, fields) = fields(stat)?;
     // Field 3 is the state, 14 and 15 the CPU time, 22 the start time.
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let state = fields.first()?.chars().next()?;

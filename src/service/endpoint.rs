@@ -300,8 +300,8 @@ impl Monitor {
             "endpoint checked"
         );
         self.series.checked(took);
-        if failure.is_some() {
-            self.series.failed();
+        if let Some(why) = &failure {
+            self.series.failed(why);
             self.successes.clear();
         } else {
             self.successes.push_back(began);

@@ -26,7 +26,6 @@ mod source;
 pub(crate) mod tasks;
 pub(crate) mod text;
 
-pub use children_and_endpoints::{Child, Endpoint};
 pub(crate) use gauges::{PHASES, blocking_threads};
 pub(crate) use last_run::{LAYERS, LastRun, unix};
 pub(crate) use process::build;

@@ -6,6 +6,7 @@ mod contract;
 mod limits;
 mod schema;
 mod socket;
+mod supervised;
 
 use client::{Client, LONG, with_admin};
 use headcount::{BuildError, Runtime};

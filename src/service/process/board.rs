@@ -6,17 +6,21 @@
 //!
 //! The board keeps no history, and it does not decide: readers see the latest status only.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::{Condition, StopSignal};
-use crate::{TaskGroup, telemetry};
+use super::{Condition, StopSignal, output::Tail};
+use crate::{TaskGroup, service::secrets::Secrets, telemetry};
 
 /// The statuses of all declared processes, by name.
 #[derive(Debug)]
-pub(super) struct Board(BTreeMap<String, watch::Receiver<Status>>);
+pub(super) struct Board {
+    statuses: BTreeMap<String, watch::Receiver<Status>>,
+    /// The registrations, so that a process which has ended for good is still shown.
+    shown: Vec<Arc<telemetry::Child>>,
+}
 
 /// The status of one process.
 #[derive(Debug)]
@@ -59,8 +63,8 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Post {
     status: watch::Sender<Status>,
-    /// The metrics of the process; `None` until [`Self::show`].
-    series: Option<telemetry::Child>,
+    /// The registration of the process; `None` until [`Board::show`].
+    series: Option<Arc<telemetry::Child>>,
     /// The group whose readiness follows that of the process, and the name under which it does;
     /// `None` if the process is not required.
     gate: Option<(TaskGroup, String)>,
@@ -82,14 +86,26 @@ impl Board {
             });
             places.insert(name.clone(), status);
         }
-        (Self(places), posts)
+        let board = Self {
+            statuses: places,
+            shown: Vec::new(),
+        };
+        (board, posts)
+    }
+
+    /// Registers a process for metrics, the API and the report, which every later change updates.
+    pub(super) fn show(&mut self, post: &mut Post, name: &str, group: &TaskGroup) {
+        let series = Arc::new(telemetry::Child::register(group, name));
+        series.set_state(State::Waiting.as_str());
+        self.shown.push(Arc::clone(&series));
+        post.series = Some(series);
     }
 
     /// Waits until all processes are in a final state and one of them has failed, and returns the
     /// names of those that have. Never ends if none fails.
     pub(super) async fn given_up(self) -> Vec<String> {
         let mut failed = Vec::new();
-        for (name, mut status) in self.0 {
+        for (name, mut status) in self.statuses {
             // An error means that the supervising task is gone.
             let last = status.wait_for(|status| status.state.is_final()).await;
             if last.is_ok_and(|status| status.state == State::Failed) {
@@ -99,12 +115,13 @@ impl Board {
         if failed.is_empty() {
             std::future::pending::<()>().await;
         }
+        drop(self.shown);
         failed
     }
 
     /// Returns a receiver of the status of one process; `None` if no process has that name.
     pub(super) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
-        self.0.get(name).cloned()
+        self.statuses.get(name).cloned()
     }
 }
 
@@ -137,11 +154,9 @@ impl State {
     pub(super) fn is_final(self) -> bool {
         matches!(self, Self::Stopped | Self::Exited | Self::Failed)
     }
-}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    fn as_str(self) -> &'static str {
+        match self {
             Self::Waiting => "waiting",
             Self::Starting => "starting",
             Self::Ready => "ready",
@@ -150,7 +165,13 @@ impl fmt::Display for State {
             Self::Stopped => "stopped",
             Self::Exited => "exited",
             Self::Failed => "failed",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -164,11 +185,6 @@ impl Post {
         self.gate = Some((group.clone(), what));
     }
 
-    /// Registers the process for metrics and the report, which every later change updates.
-    pub(super) fn show(&mut self, name: &str, group: &TaskGroup) {
-        self.series = Some(telemetry::Child::register(group, name));
-    }
-
     /// Updates the metrics, if they are registered.
     fn tell(&self, what: impl FnOnce(&telemetry::Child)) {
         if let Some(series) = &self.series {
@@ -176,9 +192,15 @@ impl Post {
         }
     }
 
+    /// Returns what keeps the last lines of output of the process, whose environment may hold secrets.
+    pub(super) fn tail(&self, secrets: &Secrets) -> Tail {
+        Tail::new(self.series.clone(), secrets)
+    }
+
     /// Enters a state.
     pub(super) fn enter(&self, state: State) {
         self.status.send_modify(|status| status.state = state);
+        self.tell(|series| series.set_state(state.as_str()));
     }
 
     /// Records that the last run counts as ready.

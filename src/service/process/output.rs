@@ -6,13 +6,14 @@
 //!
 //! A command that prints faster than the log accepts lines blocks on its full pipe: nothing more is
 //! read from it until the log has room for its lines. Each stream holds at most one read and one
-//! line, [`MAX_READ`] and [`MAX_LINE`] bytes.
+//! line, [`MAX_READ`] and [`MAX_LINE`] bytes. The last lines are also kept for the admin server.
 
-use std::io;
+use std::{borrow::Cow, cmp::Reverse, fmt, io, sync::Arc};
 
 use tokio::net::unix::pipe;
 
-use crate::telemetry::LogSource;
+use crate::service::secrets::Secrets;
+use crate::telemetry::{self, LogSource};
 use crate::text::plain;
 
 /// The target of forwarded lines.
@@ -30,11 +31,24 @@ pub(super) struct Output {
     stream: &'static str,
     /// The share of the log, which all runs of the process have in common.
     source: LogSource,
+    tail: Tail,
     /// The reading end; `None` after the end of the stream or a read error.
     pipe: Option<pipe::Receiver>,
     buffer: Box<[u8]>,
     lines: Lines,
 }
+
+/// The last lines of one process, for the admin server. They have none of the values of the
+/// environment that the configuration sets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tail {
+    child: Option<Arc<telemetry::Child>>,
+    hidden: Arc<Hidden>,
+}
+
+/// Texts that may be secret, those that contain others first.
+#[derive(Default)]
+struct Hidden(Vec<String>);
 
 /// A splitter of bytes into lines.
 #[derive(Debug, Default)]
@@ -52,13 +66,14 @@ impl Output {
     pub(super) fn new(
         name: &str,
         stream: &'static str,
-        source: &LogSource,
+        (source, tail): (&LogSource, &Tail),
         pipe: io::PipeReader,
     ) -> io::Result<Self> {
         Ok(Self {
             name: name.to_owned(),
             stream,
             source: source.clone(),
+            tail: tail.clone(),
             pipe: Some(pipe::Receiver::from_owned_fd(pipe.into())?),
             buffer: vec![0; MAX_READ].into(),
             lines: Lines::default(),
@@ -94,8 +109,10 @@ impl Output {
     /// Forwards the last line if it is unterminated.
     pub(super) fn flush(&mut self) {
         let (name, stream, source) = (&self.name, self.stream, &self.source);
-        self.lines
-            .finish(|line| source.log(|| print(name, stream, line)));
+        self.lines.finish(|line| {
+            self.tail.said(line);
+            source.log(|| print(name, stream, line));
+        });
     }
 
     /// Reads once and forwards the lines that are complete. Returns true if a line contained
@@ -115,6 +132,7 @@ impl Output {
                 let mut found = false;
                 let (name, stream, source) = (&self.name, self.stream, &self.source);
                 self.lines.push(&self.buffer[..length], |line| {
+                    self.tail.said(line);
                     source.log(|| print(name, stream, line));
                     found |= needle.is_some_and(|needle| line.contains(needle));
                 });
@@ -133,6 +151,43 @@ impl Output {
 fn print(name: &str, stream: &str, line: &str) {
     let line = plain(line);
     tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{line}");
+}
+
+// === impl Tail ===
+
+impl Tail {
+    /// Keeps the lines for this child. A value of four characters or more is taken for a secret.
+    pub(super) fn new(child: Option<Arc<telemetry::Child>>, secrets: &Secrets) -> Self {
+        let values = secrets.values().filter(|value| value.chars().count() >= 4);
+        let mut hidden: Vec<String> = values.cloned().collect();
+        hidden.sort_by_key(|value| Reverse(value.len()));
+        Self {
+            child,
+            hidden: Arc::new(Hidden(hidden)),
+        }
+    }
+
+    /// Keeps one line.
+    fn said(&self, line: &str) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        let mut line = Cow::Borrowed(line);
+        for secret in &self.hidden.0 {
+            if line.contains(secret) {
+                line = Cow::Owned(line.replace(secret, "…"));
+            }
+        }
+        child.said(&line);
+    }
+}
+
+// === impl Hidden ===
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hidden").field(&self.0.len()).finish()
+    }
 }
 
 // === impl Lines ===

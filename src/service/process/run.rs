@@ -30,7 +30,7 @@ use super::{
     exit::Exit,
     group::Group,
     guardian, mark,
-    output::Output,
+    output::{Output, Tail},
     wire::{self, Notice, Order, Start},
 };
 use crate::service::own_limit;
@@ -114,7 +114,8 @@ impl Default for Launcher {
 impl Run {
     /// Starts a guardian and sends the order to start the command.
     ///
-    /// `source` is the share of the log that all runs of a process have in common.
+    /// `source` is the share of the log that all runs of a process have in common, and `tail` keeps
+    /// their last lines.
     ///
     /// # Errors
     /// The error of creating the sockets and pipes or of starting the guardian. A command that
@@ -123,7 +124,7 @@ impl Run {
         launcher: &Launcher,
         name: &str,
         settings: &ProcessSettings,
-        source: &LogSource,
+        output: (&LogSource, &Tail),
     ) -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
@@ -156,8 +157,8 @@ impl Run {
             socket: UnixStream::from_std(ours)?,
             unread: Vec::new(),
             outputs: [
-                Output::new(name, "stdout", source, stdout)?,
-                Output::new(name, "stderr", source, stderr)?,
+                Output::new(name, "stdout", output, stdout)?,
+                Output::new(name, "stderr", output, stderr)?,
             ],
             needle: match &settings.ready {
                 Ready::Log(needle) => Some(needle.clone()),

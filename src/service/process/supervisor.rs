@@ -75,7 +75,7 @@ pub(super) fn start_all(
     launcher: &Launcher,
 ) -> Board {
     let group = tasks.group("process");
-    let (board, posts) = Board::with(processes.keys());
+    let (mut board, posts) = Board::with(processes.keys());
     let budgets: Vec<_> = processes
         .keys()
         .map(|name| stop_time(name, &processes, &mut BTreeSet::new()))
@@ -96,7 +96,7 @@ pub(super) fn start_all(
     {
         let (name, settings) = process;
         let required = settings.required;
-        post.show(&name, &group);
+        board.show(&mut post, &name, &group);
         if required {
             post.gate(&name, &group);
         }
@@ -223,7 +223,8 @@ impl Supervisor {
     async fn run_once(&mut self) -> End {
         self.post.unready("not ready yet");
         self.post.enter(State::Starting);
-        let launched = Run::launch(&self.launcher, &self.name, &self.settings, &self.source).await;
+        let output = (&self.source, &self.post.tail(&self.settings.env));
+        let launched = Run::launch(&self.launcher, &self.name, &self.settings, output).await;
         let end = match launched {
             Ok(run) => Attempt::new(self, run).watch().await,
             Err(error) => End::failed(Fault::NoGuardian(error)),

@@ -15,6 +15,7 @@ use crate::registry::root::Root;
 use crate::report::{UntrackedRow, UntrackedTasks};
 use crate::state::PreviousRun;
 use crate::task::TaskId;
+use crate::telemetry::supervised::{self, CHILDREN, ChildState, ENDPOINTS, EndpointState, Usages};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -49,6 +50,8 @@ pub(crate) struct Source {
     pub(super) process: Process,
     /// The last look at the untracked tasks.
     looked: Mutex<Option<Arc<Looked>>>,
+    /// The last look at the process trees of the children.
+    usages: Usages,
 }
 
 /// The untracked tasks at one look.
@@ -98,6 +101,7 @@ impl Source {
             exports: Arc::default(),
             process: Process::new(),
             looked: Mutex::default(),
+            usages: Usages::default(),
         }
     }
 
@@ -147,6 +151,25 @@ impl Source {
         self.last_run.state.as_deref()?.previous()
     }
 
+    /// Returns the registered child processes, in the order in which they were registered.
+    pub(crate) fn children(&self) -> Vec<Arc<ChildState>> {
+        CHILDREN.all(self.root.number)
+    }
+
+    /// Returns the child processes, after a look at what their trees use. A look serves for two
+    /// seconds.
+    pub(crate) fn children_with_usage(&self) -> Vec<Arc<ChildState>> {
+        let children = self.children();
+        let live = children.iter().filter_map(|child| child.measured());
+        self.usages.look(&Vec::from_iter(live));
+        children
+    }
+
+    /// Returns the registered endpoints, in the order in which they were registered.
+    pub(crate) fn endpoints(&self) -> Vec<Arc<EndpointState>> {
+        ENDPOINTS.all(self.root.number)
+    }
+
     /// Looks at the untracked tasks. A look that took long serves for [`LOOK`].
     pub(crate) fn untracked(&self) -> Arc<Looked> {
         let mut last = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,6 +198,13 @@ impl Source {
     pub(super) fn untracked_for_scrape(&self) -> Option<Arc<Looked>> {
         let tasks = self.work.metrics().num_alive_tasks();
         (tasks <= LOOKED).then(|| self.untracked())
+    }
+}
+
+impl Drop for Source {
+    /// Nothing reads the children and endpoints of the runtime any longer.
+    fn drop(&mut self) {
+        supervised::forget(self.root.number);
     }
 }
 

@@ -3,16 +3,35 @@
 
 use super::client::{Client, with_admin};
 use super::schema;
+use headcount::telemetry::{Child, Endpoint};
 use serde_json::Value;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 fn document(client: &Client) -> Value {
     client.json("/api/openapi.json")
 }
 
-/// Creates everything that an answer can contain: tasks in groups, an untracked task, and one that
-/// blocks a thread. The last one lives until the returned sender is dropped.
-fn populate(client: &Client) -> Sender<()> {
+/// What is gone when it is dropped: a task that blocks a thread, a child and an endpoint.
+struct Populated {
+    _release: Sender<()>,
+    _child: Child,
+    _endpoint: Endpoint,
+}
+
+/// Creates everything that an answer can contain: tasks in groups, an untracked task, one that blocks
+/// a thread, a child and an endpoint.
+fn populate(client: &Client) -> Populated {
+    let child = Child::register(&client.tasks, "proxy");
+    child.started(std::process::id(), "proxy");
+    child.ended("exited with code 1");
+    child.started(std::process::id(), "proxy");
+    child.told(15);
+    child.said("line");
+    let endpoint = Endpoint::register(&client.tasks, "db");
+    endpoint.checked(Duration::from_millis(3));
+    endpoint.failed("refused");
+    endpoint.turned(false);
     let group = client.tasks.group("http");
     group.spawn("connection", std::future::pending::<()>());
     client
@@ -29,7 +48,11 @@ fn populate(client: &Client) -> Sender<()> {
     starts.recv().ok();
     #[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
     drop(tokio::spawn(std::future::pending::<()>()));
-    release
+    Populated {
+        _release: release,
+        _child: child,
+        _endpoint: endpoint,
+    }
 }
 
 #[track_caller]

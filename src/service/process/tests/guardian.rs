@@ -10,6 +10,7 @@ use super::{LONG, Service, launcher, log, script};
 use crate::service::process::{
     Condition,
     board::{State, Status},
+    output::Tail,
     run::{Event, Launcher, Run},
     wire::Notice,
 };
@@ -160,7 +161,7 @@ async fn lost(also: impl FnOnce(u32)) -> Vec<String> {
         launcher(),
         "web",
         &script("exec sleep 1000"),
-        &LogSource::default(),
+        (&LogSource::default(), &Tail::default()),
     )
     .await
     .expect("it can be launched");
