@@ -16,11 +16,15 @@ mod running;
 #[cfg(test)]
 mod tests;
 mod threads;
+#[cfg(feature = "service")]
+mod watched;
 
 pub(crate) use kinds::Kinds;
 #[cfg(feature = "service")]
-pub(crate) use picture::{Group, Picture, ThreadGroup};
+pub(crate) use picture::{ATTACH, Group, Label, Labels, Link, Picture, ThreadGroup};
 pub(crate) use threads::Thread;
+#[cfg(feature = "service")]
+pub(crate) use watched::{OsProcess, OsThread, Watched, processes, threads};
 
 use super::header::{Tables, Task};
 use super::list::{self, Bounds, Lists, Look};
@@ -30,7 +34,7 @@ use handles::Found;
 use rights::Access;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The most tasks that are read of a process.
@@ -56,6 +60,9 @@ const HEADER: [(&str, u64); 4] = [
     ("vtable", 16),
     ("owner_id", 24),
 ];
+/// The most words of a future that are read.
+#[cfg(feature = "service")]
+const FUTURE: usize = 1 << 13;
 /// The most bytes of a path.
 const PATH: usize = 4096;
 
@@ -65,6 +72,8 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// The path of the program.
     pub(crate) path: String,
+    /// The address at which the program begins.
+    begin: u64,
     /// The version of tokio; several, or none, if the program does not tell one.
     pub(crate) tokio: Vec<String>,
     pub(crate) memory: Memory,
@@ -75,6 +84,8 @@ pub(crate) struct Process {
     pub(crate) runtimes: Vec<Runtime>,
     /// The self-checks that were not possible.
     pub(crate) unchecked: Vec<&'static str>,
+    /// Those of them that concern the program, not a look at it.
+    unchecked_of_kinds: Vec<&'static str>,
 }
 
 /// The tasks of a runtime, or of a `LocalSet`.
@@ -123,6 +134,13 @@ impl Own {
 impl Process {
     /// Reads the tasks of a process. An error is a sentence, without a full stop at its end.
     pub(crate) fn read(pid: u32) -> Result<Self, String> {
+        let mut process = Self::open(pid)?;
+        process.look()?;
+        Ok(process)
+    }
+
+    /// Opens a process, without a look at its tasks. An error is a sentence.
+    fn open(pid: u32) -> Result<Self, String> {
         let access = Access::open(pid, rights::KEPT)?;
         let program = Program::of(access.program, access.begin)
             .map_err(|error| format!("cannot read the program of process {pid}: {error}"))?;
@@ -132,23 +150,44 @@ impl Process {
         if kinds.tables.is_empty() {
             return Err(without_tasks(pid, &access.path, &tokio));
         }
-        let tables = Tables::new(kinds.has_spawn_place);
         let mut unchecked = Vec::new();
         refuse(&tokio, &kinds.check(&program, &mut unchecked))?;
-        let of_kinds = unchecked.len();
+        Ok(Self {
+            pid,
+            path: access.path,
+            begin: access.begin,
+            tokio,
+            memory,
+            program,
+            kinds,
+            threads: Vec::new(),
+            runtimes: Vec::new(),
+            unchecked_of_kinds: unchecked.clone(),
+            unchecked,
+        })
+    }
+
+    /// Looks at the tasks, anew if it did before. An error is a sentence; what was read before is
+    /// then unchanged.
+    fn look(&mut self) -> Result<(), String> {
+        let (pid, memory) = (self.pid, &self.memory);
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let tables = Tables::new(self.kinds.has_spawn_place);
         let is_there = || {
-            let word = memory.word(access.begin).map(drop);
+            let word = memory.word(self.begin).map(drop);
             word.ok_or_else(|| format!("process {pid} ended while its tasks were read"))
         };
         let mut attempts = 1;
+        let mut unchecked = self.unchecked_of_kinds.clone();
+        let of_kinds = unchecked.len();
         let (threads, found, unseen, runtimes) = loop {
             let mut wrong = Vec::new();
-            let (threads, found, unseen) = search(&access.folder, &memory, &tables);
+            let (threads, found, unseen) = search(&folder, memory, &tables);
             if unseen > 0 {
                 unchecked
                     .push("the stacks of threads on a processor, which may know another runtime");
             }
-            let runtimes = runtimes(&memory, &tables, &found, &mut wrong, &mut unchecked);
+            let runtimes = runtimes(memory, &tables, &found, &mut wrong, &mut unchecked);
             if wrong.is_empty() {
                 break (threads, found, unseen, runtimes);
             }
@@ -158,7 +197,7 @@ impl Process {
             }
             // A runtime may have been dropped meanwhile, and its memory be used by something else.
             if attempts == ATTEMPTS {
-                refuse(&tokio, &wrong)?;
+                refuse(&self.tokio, &wrong)?;
             }
             attempts += 1;
             unchecked.truncate(of_kinds);
@@ -169,22 +208,22 @@ impl Process {
         }
         unchecked.sort_unstable();
         unchecked.dedup();
-        Ok(Self {
-            pid,
-            path: access.path,
-            tokio,
-            memory,
-            program,
-            kinds,
-            threads,
-            runtimes,
-            unchecked,
-        })
+        (self.threads, self.runtimes, self.unchecked) = (threads, runtimes, unchecked);
+        Ok(())
     }
 
     /// Returns all tasks.
     pub(crate) fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.runtimes.iter().flat_map(|runtime| &runtime.tasks)
+    }
+
+    /// Returns the first of these addresses that is among the words of a task and its future.
+    #[cfg(feature = "service")]
+    pub(crate) fn refers_to(&self, task: &Task, addresses: &HashSet<u64>) -> Option<u64> {
+        let table = self.kinds.tables.get(&task.table)?;
+        let words = usize::try_from(table.trailer / 8).ok()?.min(FUTURE);
+        let words = self.memory.some_words(task.header, words);
+        words.into_iter().find(|word| addresses.contains(word))
     }
 
     /// Holds the members of a task's header in the debug information against those that are known.

@@ -13,7 +13,19 @@ mod report;
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
+mod services;
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 mod tasks;
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod ways;
 
 use std::io;
 use std::net::SocketAddr;
@@ -66,7 +78,7 @@ enum Command {
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))]
     #[command(after_help = AFTER_LOOK)]
-    Ps(tasks::Arguments),
+    Ps(tasks::List),
     /// Show what each task of a running tokio program waits for
     #[cfg(all(
         target_os = "linux",
@@ -171,8 +183,11 @@ Exit codes:
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 const AFTER_LOOK: &str = "\
-The program needs nothing of headcount in it. It is not stopped, signalled or changed. It must run
-as the same user; root may look into any. Chains need `debug = 2` in its Cargo profile.
+Without --by, a service of headcount answers by its control socket. If it is stopped or does not
+answer, its black box is read, and its memory by attach. Any other tokio program is read by attach:
+it needs nothing of headcount in it, and is not stopped, signalled or changed. The output says which
+way each row came by. The process must run as the same user; root may look into any. Chains by attach
+need `debug = 2` in its Cargo profile.
 
 Exit codes:
   0  its tasks were printed
@@ -225,7 +240,13 @@ pub fn main() -> ExitCode {
             target_os = "linux",
             any(target_arch = "x86_64", target_arch = "aarch64")
         ))]
-        Command::Ps(arguments) => tell(tasks::ps(&arguments, tasks::Form::of_stdout())),
+        Command::Ps(arguments) => {
+            let form = tasks::Form::of_stdout();
+            match arguments.pid {
+                Some(pid) => tell(tasks::ps(&arguments, pid, form)),
+                None => print(&services::list(arguments.json, form)),
+            }
+        }
         #[cfg(all(
             target_os = "linux",
             any(target_arch = "x86_64", target_arch = "aarch64")
@@ -338,21 +359,21 @@ fn help_for_address(address: SocketAddr, source: &io::Error) -> String {
     }
 }
 
-/// Runs `headcount dump`: asks the process for the dump if it has a control socket, else reads it.
+/// Runs `headcount dump`.
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 fn dump(arguments: &tasks::Arguments) -> ExitCode {
-    match control::dump(arguments.pid, arguments.json) {
-        Ok(text) => return print(&text),
-        Err(control::Unanswered::NoSocket(_)) => {}
-        Err(control::Unanswered::Failed(why)) => {
-            let note = format!("headcount: {why}; it is read from outside\n");
-            write_all(io::stderr(), &note).ok();
-        }
-    }
-    tell(tasks::dump(arguments, tasks::Form::of_stdout()))
+    tell(
+        tasks::dump(arguments, tasks::Form::of_stdout()).map(|(text, note)| {
+            if let Some(why) = note {
+                let note = format!("headcount: {}; it is read from outside\n", plain(&why));
+                write_all(io::stderr(), &note).ok();
+            }
+            text
+        }),
+    )
 }
 
 /// Prints the output of a command about another process, or the reason why it failed.

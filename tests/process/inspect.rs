@@ -1,4 +1,5 @@
-//! Tests of `headcount ps` and `headcount tree`, on a service that knows nothing of headcount.
+//! Tests of `headcount ps` and `headcount tree`, on a service that knows nothing of headcount. Those on
+//! services of headcount are in `ways`.
 //!
 //! The service is a package of its own, in `tests/inspect`: its build has full debug information, and
 //! none of the flags of this repository. The first test builds it.
@@ -39,7 +40,7 @@ fn programs() -> &'static Path {
 }
 
 /// Starts the service and waits until all of its handlers have been entered.
-fn wedged() -> Program {
+pub(crate) fn wedged() -> Program {
     let mut program = Program::start(Command::new(programs().join("wedged-service")));
     assert_eq!(program.line(), program.pid().to_string());
     program

@@ -30,4 +30,9 @@ mod stacks;
 mod stuck;
 mod terminal;
 mod text;
+#[cfg(all(
+    feature = "service",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod ways;
 mod wedged;

@@ -11,9 +11,12 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The most tasks of which the chains are read.
 const CHAINS: usize = 100_000;
+/// The word for the way by which all of this is read.
+pub(crate) const ATTACH: &str = "attach";
 /// The most ids that a group of tasks names.
 const IDS: usize = 10;
 
@@ -23,9 +26,14 @@ pub(crate) struct Picture {
     pub(crate) pid: u32,
     /// The file name of the program.
     pub(crate) program: String,
+    /// The name and the phase of a service of headcount, if it is known to be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) phase: Option<String>,
     /// The versions of tokio in the program: mostly one.
     pub(crate) tokio: Vec<String>,
-    /// The way in which the tasks were read: `attach`.
+    /// The ways by which the tasks were read, such as `attach`.
     pub(crate) by: &'static str,
     /// The number of tasks that were read.
     pub(crate) tasks: u64,
@@ -52,7 +60,20 @@ pub(crate) struct Group {
     pub(crate) count: u64,
     /// The ids of the first ten.
     pub(crate) ids: Vec<u64>,
-    /// `waiting`, `running`, `woken`, `cancelled` or `ending`.
+    /// The way by which they were read.
+    pub(crate) by: &'static str,
+    /// The path of a task that headcount tracks: its group and its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<String>,
+    /// The age of the oldest, if it is known.
+    #[serde(
+        rename = "oldest_seconds",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "seconds"
+    )]
+    pub(crate) oldest: Option<Duration>,
+    /// `waiting`, `running`, `woken`, `cancelled` or `ending`; of a task that headcount tracks, and
+    /// that was not read by attach, its state there.
     pub(crate) state: &'static str,
     /// The type of the future, shortened.
     #[serde(rename = "type")]
@@ -94,9 +115,21 @@ pub(crate) struct Link {
     pub(crate) text: String,
 }
 
+/// The notes of headcount about a task.
+#[derive(Debug, Clone)]
+pub(crate) struct Label {
+    /// The path: its group and its name.
+    pub(crate) task: Rc<str>,
+    pub(crate) age: Duration,
+}
+
+/// The notes of headcount about the tasks of a process, by their addresses.
+pub(crate) type Labels = HashMap<u64, Label>;
+
 /// A task with its number among those with chains, and the key of its group.
 struct Row<'a> {
     task: &'a Task,
+    label: Option<&'a Label>,
     at: Option<usize>,
     key: Key,
 }
@@ -104,6 +137,7 @@ struct Row<'a> {
 /// Tasks with one key are one group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
+    task: Option<Rc<str>>,
     name: String,
     state: &'static str,
     never_wakes: bool,
@@ -115,18 +149,22 @@ struct Key {
 
 impl Picture {
     /// Groups the tasks of a process by kind and state. Costs no debug information.
-    pub(crate) fn of_kinds(process: &Process) -> Self {
+    pub(crate) fn of_kinds(process: &Process, labels: &Labels) -> Self {
         let names = names(process, None);
         let rows = process
             .tasks()
-            .map(|task| row(task, &names, None, String::new()));
+            .map(|task| row(task, labels, &names, None, String::new()));
         let rows: Vec<Row<'_>> = rows.collect();
         Self::of(process, &names, &rows, &Tasks::default())
     }
 
     /// Groups the tasks of a process by their chains too, and adds the threads with their stacks if
     /// `with_stacks` says so. An error is the reason of a failed self-check.
-    pub(crate) fn with_chains(process: &Process, with_stacks: bool) -> Result<Self, String> {
+    pub(crate) fn with_chains(
+        process: &Process,
+        labels: &Labels,
+        with_stacks: bool,
+    ) -> Result<Self, String> {
         let types = process.program.types(functions(process), Limits::NONE);
         if let Some(header) = types.header() {
             process.check_layout(&header)?;
@@ -147,7 +185,7 @@ impl Picture {
                 let short = short.entry(Rc::clone(&tree.name));
                 short.or_insert_with(|| shortened(&tree.name)).clone()
             });
-            let mut row = row(task, &names, own, key.unwrap_or_default());
+            let mut row = row(task, labels, &names, own, key.unwrap_or_default());
             row.at = tree.is_some().then(|| {
                 let name = row.key.name.clone();
                 tasks.add(task.header, task.id, &name, tree)
@@ -188,8 +226,10 @@ impl Picture {
         Self {
             pid: process.pid,
             program: program.to_string_lossy().into_owned(),
+            service: None,
+            phase: None,
             tokio: process.tokio.clone(),
-            by: "attach",
+            by: ATTACH,
             tasks: rows.len() as u64,
             fewest,
             most,
@@ -262,13 +302,16 @@ fn threads(stacked: &[Stacked]) -> Vec<ThreadGroup> {
 /// Makes the row of a task. `name` is better than that of its kind.
 fn row<'a>(
     task: &'a Task,
+    labels: &'a Labels,
     names: &HashMap<u64, Name>,
     name: Option<String>,
     chain: String,
 ) -> Row<'a> {
     let kind = || names.get(&task.table).map(|name| shortened(&name.text));
     let name = name.filter(|name| !name.is_empty()).or_else(kind);
+    let label = labels.get(&task.header);
     let key = Key {
+        task: label.map(|label| Rc::clone(&label.task)),
         name: name.unwrap_or_else(|| "a future of a library".to_owned()),
         state: task.state.as_str(),
         never_wakes: task.state.can_never_wake(0),
@@ -277,6 +320,7 @@ fn row<'a>(
     };
     Row {
         task,
+        label,
         at: None,
         key,
     }
@@ -302,6 +346,9 @@ fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks
     Group {
         count: rows.len() as u64,
         ids,
+        by: ATTACH,
+        task: first.key.task.as_deref().map(str::to_owned),
+        oldest: rows.iter().filter_map(|row| Some(row.label?.age)).max(),
         state: first.key.state,
         name: first.key.name.clone(),
         name_is: match certainty {
@@ -318,7 +365,7 @@ fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks
 }
 
 /// Returns the names of all kinds of tasks.
-fn names(process: &Process, types: Option<&Types<'_>>) -> HashMap<u64, Name> {
+pub(super) fn names(process: &Process, types: Option<&Types<'_>>) -> HashMap<u64, Name> {
     let tables = process.kinds.tables.iter();
     let in_file = |at| process.program.in_file(at);
     let tables = tables.map(|(at, table)| (*at, table.functions.map(in_file)));
@@ -350,6 +397,14 @@ fn functions(process: &Process) -> Functions {
 fn poll_of(process: &Process, task: &Task) -> Option<u64> {
     let table = process.kinds.tables.get(&task.table)?;
     Some(table.functions[0])
+}
+
+/// Writes seconds, or `null`.
+fn seconds<S: serde::Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
 /// Explains why chains are missing.

@@ -14,8 +14,6 @@ pub(super) const KEPT: u64 = 64 << 20;
 /// An open process.
 #[derive(Debug)]
 pub(super) struct Access {
-    /// Such as `/proc/17`.
-    pub(super) folder: PathBuf,
     pub(super) memory: Memory,
     /// The file of its program, also if it was deleted or is in a container.
     pub(super) program: File,
@@ -46,7 +44,6 @@ impl Access {
             return Err(refused(&error));
         }
         Ok(Self {
-            folder,
             memory,
             program,
             begin,

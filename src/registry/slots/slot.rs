@@ -70,7 +70,7 @@ mod loom;
 
 mod copies;
 
-pub(crate) use copies::of_copies;
+pub(crate) use copies::{WAKER_WORDS, of_copies, waker_words};
 
 use std::ops::DerefMut;
 use std::task::Waker;

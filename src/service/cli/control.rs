@@ -11,6 +11,7 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -41,6 +42,7 @@ pub(super) struct Group {
 }
 
 /// The reason why there is no answer, as a sentence.
+#[derive(Debug)]
 pub(super) enum Unanswered {
     /// There is no socket to ask.
     NoSocket(String),
@@ -138,8 +140,35 @@ fn refusal(pid: u32, answer: &str) -> String {
     plain(&why).into_owned()
 }
 
+/// Returns the answer to a request that reads something. Waits at most `patience` for it.
+pub(super) fn read<T: DeserializeOwned>(
+    pid: u32,
+    path: &str,
+    patience: Duration,
+) -> Result<T, Unanswered> {
+    let (status, body) = ask_within(pid, Method::GET, path, patience)?;
+    if status != StatusCode::OK {
+        let text = String::from_utf8_lossy(&body);
+        return Err(Unanswered::Failed(refusal(pid, &text)));
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        let why = format!("process {pid} answers {path} in an unknown form: {error}");
+        Unanswered::Failed(why)
+    })
+}
+
 /// Sends a request to the process, and returns the status and the body of its answer.
 fn ask(pid: u32, method: Method, path: &str) -> Result<(StatusCode, Bytes), Unanswered> {
+    ask_within(pid, method, path, PATIENCE)
+}
+
+/// Sends a request to the process, and waits at most `patience` for its answer.
+fn ask_within(
+    pid: u32,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> Result<(StatusCode, Bytes), Unanswered> {
     let failed = |why: String| Unanswered::Failed(format!("process {pid}: {why}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,9 +185,9 @@ fn ask(pid: u32, method: Method, path: &str) -> Result<(StatusCode, Bytes), Unan
         exchange(stream, request).await.map_err(failed)
     };
     // The timer is made within the runtime.
-    let asked = runtime.block_on(async { timeout(PATIENCE, work).await });
+    let asked = runtime.block_on(async { timeout(patience, work).await });
     asked.unwrap_or_else(|_| {
-        let seconds = PATIENCE.as_secs();
+        let seconds = patience.as_secs_f64();
         Err(failed(format!(
             "its control socket has not answered within {seconds} s"
         )))

@@ -1,25 +1,46 @@
-//! `headcount ps` and `headcount tree`: the tasks of another process.
+//! `headcount ps`, `tree` and `dump`: the tasks of another process.
 //!
-//! The process may be any tokio program of the same user. It is not stopped, signalled or written to.
+//! The process may be a service of headcount, or any tokio program of the same user. It is not stopped,
+//! signalled or written to. `ways` reads it; here is the text.
 
-use crate::inspect::other::{Group, Picture, Process, ThreadGroup};
+use super::control;
+use super::control::Unanswered;
+use super::ways::{self, Detail, Way};
+use crate::inspect::other::{Group, Picture, ThreadGroup};
 use crate::text::plain;
 use anstyle::{AnsiColor, Style};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// The width of a line, if the terminal does not tell another one.
 const WIDTH: usize = 80;
 /// The narrowest line.
 const NARROWEST: usize = 40;
 
-/// The options of `ps` and `tree`.
+/// The options of `ps`.
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Process to look into [default: list the services of headcount]
+    pub(super) pid: Option<u32>,
+    /// Way into the process [default: the best one]
+    #[arg(long, value_enum, value_name = "WAY", requires = "pid")]
+    by: Option<Way>,
+    /// Print JSON, see docs/inspect.md for its fields
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The options of `tree` and `dump`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Process to look into
-    pub(super) pid: u32,
+    pid: u32,
+    /// Way into the process [default: the best one]
+    #[arg(long, value_enum, value_name = "WAY")]
+    by: Option<Way>,
     /// Print one JSON object, see docs/inspect.md for its fields
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
 /// The form of the output.
@@ -29,10 +50,9 @@ pub(super) struct Form {
     colours: bool,
 }
 
-/// Returns the output of `headcount ps`. An error is a sentence.
-pub(super) fn ps(arguments: &Arguments, form: Form) -> Result<String, String> {
-    let process = Process::read(arguments.pid)?;
-    let picture = Picture::of_kinds(&process);
+/// Returns the output of `headcount ps` for a process. An error is a sentence.
+pub(super) fn ps(arguments: &List, pid: u32, form: Form) -> Result<String, String> {
+    let picture = ways::picture(pid, Detail::Kinds, arguments.by)?;
     Ok(match arguments.json {
         true => json(&picture),
         false => form.kinds(&picture),
@@ -41,18 +61,28 @@ pub(super) fn ps(arguments: &Arguments, form: Form) -> Result<String, String> {
 
 /// Returns the output of `headcount tree`. An error is a sentence.
 pub(super) fn tree(arguments: &Arguments, form: Form) -> Result<String, String> {
-    let process = Process::read(arguments.pid)?;
-    let picture = Picture::with_chains(&process, false)?;
-    Ok(match arguments.json {
-        true => json(&picture),
-        false => form.trees(&picture),
-    })
+    shown(arguments, Detail::Chains, form)
 }
 
-/// Returns the output of `headcount dump`. An error is a sentence.
-pub(super) fn dump(arguments: &Arguments, form: Form) -> Result<String, String> {
-    let process = Process::read(arguments.pid)?;
-    let picture = Picture::with_chains(&process, true)?;
+/// Returns the output of `headcount dump`: the dump that a service takes of itself, or else what is seen
+/// from outside, with a note of the reason. An error is a sentence.
+pub(super) fn dump(arguments: &Arguments, form: Form) -> Result<(String, Option<String>), String> {
+    let own = matches!(arguments.by, None | Some(Way::Socket)) && !ways::is_stopped(arguments.pid);
+    let asked = own.then(|| control::dump(arguments.pid, arguments.json));
+    let note = match (asked, arguments.by) {
+        (Some(Ok(text)), _) => return Ok((text, None)),
+        (Some(Err(Unanswered::NoSocket(why) | Unanswered::Failed(why))), Some(_)) => {
+            return Err(why);
+        }
+        (Some(Err(Unanswered::Failed(why))), None) => Some(why),
+        (Some(Err(Unanswered::NoSocket(_))) | None, _) => None,
+    };
+    let text = shown(arguments, Detail::Stacks, form)?;
+    Ok((text, note))
+}
+
+fn shown(arguments: &Arguments, detail: Detail, form: Form) -> Result<String, String> {
+    let picture = ways::picture(arguments.pid, detail, arguments.by)?;
     Ok(match arguments.json {
         true => json(&picture),
         false => form.trees(&picture),
@@ -74,18 +104,24 @@ impl Form {
         let width = size
             .map(|size| usize::from(size.ws_col))
             .filter(|width| *width > 0);
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             width: width.unwrap_or(WIDTH).max(NARROWEST),
-            colours: size.is_some() && !is_plain,
+            colours: size.is_some() && colours(),
         }
     }
 
     /// Lists the kinds of tasks, a row for each.
     fn kinds(self, picture: &Picture) -> String {
         let mut text = self.head(picture);
+        let states = picture.groups.iter().map(|group| group.state.len());
+        let width = states.max().unwrap_or(0).max(9);
         if !picture.groups.is_empty() {
-            text += &self.line(&format!("{:>7}  {:<9}  TYPE", "TASKS", "STATE"), "");
+            let by = by(picture, || "  BY".to_owned());
+            let head = format!(
+                "{:>7}  {:<width$}  {:>5}  TASK OR TYPE{by}",
+                "TASKS", "STATE", "AGE"
+            );
+            text += &self.line(&head, "");
         }
         for group in &picture.groups {
             let never = if group.never_wakes {
@@ -93,11 +129,12 @@ impl Form {
             } else {
                 ""
             };
-            let row = format!("{:>7}  {:<9}  ", group.count, group.state);
-            let name = format!("{}{never}", group.name);
+            let oldest = group.oldest.map_or_else(String::new, age);
+            let row = format!("{:>7}  {:<width$}  {oldest:>5}  ", group.count, group.state);
+            let by = by(picture, || format!("  by {}", group.by));
             let spawned = group.spawned.as_ref();
             let spawned = spawned.map_or_else(String::new, |place| format!("  spawned {place}"));
-            text += &self.line(&row, &format!("{name}{spawned}"));
+            text += &self.line(&row, &format!("{}{never}{by}{spawned}", name(group)));
         }
         text + &self.foot(picture)
     }
@@ -106,7 +143,7 @@ impl Form {
     fn trees(self, picture: &Picture) -> String {
         let mut text = self.head(picture);
         for group in &picture.groups {
-            text += &self.group(group);
+            text += &self.group(picture, group);
         }
         for threads in &picture.stacks {
             text += &self.threads(threads);
@@ -114,16 +151,17 @@ impl Form {
         text + &self.foot(picture)
     }
 
-    fn group(self, group: &Group) -> String {
+    fn group(self, picture: &Picture, group: &Group) -> String {
         let ids: Vec<String> = group.ids.iter().map(u64::to_string).collect();
         let more = if group.count > ids.len() as u64 {
             ", …"
         } else {
             ""
         };
-        let count = match group.count {
-            1 => format!("task {}", ids.concat()),
-            count => format!("{count} tasks ({}{more})", ids.join(", ")),
+        let count = match (group.count, ids.as_slice()) {
+            (1, ids) => format!("task {}", ids.concat()).trim_end().to_owned(),
+            (count, []) => format!("{count} tasks"),
+            (count, ids) => format!("{count} tasks ({}{more})", ids.join(", ")),
         };
         let never = if group.never_wakes {
             ", never wakes"
@@ -132,7 +170,17 @@ impl Form {
         };
         let spawned = group.spawned.as_ref();
         let spawned = spawned.map_or_else(String::new, |place| format!(", spawned {place}"));
-        let head = format!("{count}: {}, {}{never}{spawned}", group.name, group.state);
+        let oldest = group.oldest.map(|oldest| match group.count {
+            1 => format!(" for {}", age(oldest)),
+            _ => format!(", the oldest for {}", age(oldest)),
+        });
+        let oldest = oldest.unwrap_or_default();
+        let by = by(picture, || format!(", by {}", group.by));
+        let head = format!(
+            "{count}: {}, {}{oldest}{never}{by}{spawned}",
+            name(group),
+            group.state
+        );
         let mut text = self.wrapped("", &head, 4, AnsiColor::White.on_default().bold());
         if let Some(summary) = &group.summary {
             text += &self.wrapped("    ", summary, 6, Style::new());
@@ -191,10 +239,15 @@ impl Form {
     }
 
     fn head(self, picture: &Picture) -> String {
-        let tokio = match picture.tokio.as_slice() {
-            [] => "tokio of an unknown version".to_owned(),
-            versions => format!("tokio {}", versions.join(" and ")),
+        let tokio = match (picture.tokio.as_slice(), &picture.service) {
+            ([], Some(_)) => String::new(),
+            ([], None) => ", tokio of an unknown version".to_owned(),
+            (versions, _) => format!(", tokio {}", versions.join(" and ")),
         };
+        let service = picture.service.as_ref();
+        let service = service.map_or_else(String::new, |name| format!("headcount {name}: "));
+        let phase = picture.phase.as_ref();
+        let phase = phase.map_or_else(String::new, |phase| format!(", {phase}"));
         let range = match picture.fewest == picture.most {
             true => String::new(),
             false => format!(
@@ -204,7 +257,7 @@ impl Form {
             ),
         };
         let head = format!(
-            "{} (pid {}), {tokio}, {} thread{}: {} task{}{range}, read by {}",
+            "{service}{} (pid {}){phase}{tokio}, {} thread{}: {} task{}{range}, read by {}",
             picture.program,
             picture.pid,
             picture.threads,
@@ -229,7 +282,7 @@ impl Form {
     }
 
     /// Returns one line, which is cut at the width.
-    fn line(self, start: &str, rest: &str) -> String {
+    pub(super) fn line(self, start: &str, rest: &str) -> String {
         let line = plain(&format!("{start}{rest}")).into_owned();
         let mut cut: String = line.chars().take(self.width).collect();
         if cut.len() < line.len() {
@@ -271,6 +324,40 @@ impl Form {
     }
 }
 
+/// Returns whether the user wants colours (<https://no-color.org>).
+pub(super) fn colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Returns the path of a task that headcount tracks, and the type of its future.
+fn name(group: &Group) -> String {
+    match (&group.task, group.name.as_str()) {
+        (Some(task), "") => task.clone(),
+        (Some(task), name) => format!("{task} ({name})"),
+        (None, name) => name.to_owned(),
+    }
+}
+
+/// Returns words about the way that a row came by, if not all rows of the picture came by one.
+fn by(picture: &Picture, words: impl FnOnce() -> String) -> String {
+    let first = picture.groups.first().map(|group| group.by);
+    let is_one = picture.groups.iter().all(|group| Some(group.by) == first);
+    if is_one { String::new() } else { words() }
+}
+
+/// Returns an age in one or two units.
+pub(super) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0 if age.as_millis() < 100 => "0s".to_owned(),
+        0..10 => format!("{:.1}s", age.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
 /// Returns the style of a line of a chain or a stack.
 fn style(kind: &str) -> Style {
     match kind {
@@ -281,7 +368,7 @@ fn style(kind: &str) -> Style {
 }
 
 /// Formats a number with commas.
-fn thousands(number: u64) -> String {
+pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {

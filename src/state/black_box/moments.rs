@@ -9,7 +9,7 @@ use crate::recorder::sheet::{
     ThreadCard,
 };
 use crate::registry::slots::BATCH;
-use crate::registry::slots::slot::{Reading, Slot};
+use crate::registry::slots::slot::{Reading, Slot, WAKER_WORDS};
 use crate::report;
 use crate::report::dump::Phase;
 use crate::state::boot;
@@ -91,11 +91,11 @@ pub struct LastMoments {
     /// process had the box, or it was full.
     pub threads_not_in_box: u64,
     /// The live tasks by kind, the kind with the oldest task first.
-    pub(super) tasks: Vec<Kind>,
+    pub(crate) tasks: Vec<Kind>,
     /// The threads that were in a task, the one that was in it longest first.
-    pub(super) on_threads: Vec<Held>,
+    pub(crate) on_threads: Vec<Held>,
     /// The registered threads, by id.
-    pub(super) threads: Vec<Thread>,
+    pub(crate) threads: Vec<Thread>,
     /// The latest events, the oldest first. Those of a [`PreviousRun`](crate::state::PreviousRun) are
     /// the latest 100.
     pub(super) events: Vec<Event>,
@@ -107,54 +107,63 @@ pub struct LastMoments {
 
 /// The live tasks of one kind.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Kind {
-    pub(super) group: String,
+pub(crate) struct Kind {
+    pub(crate) group: String,
     /// Empty if the name is not in the box.
-    pub(super) name: String,
-    pub(super) runs: &'static str,
+    pub(crate) name: String,
+    pub(crate) runs: &'static str,
     /// The spawn site; empty if it is not in the box.
-    pub(super) spawned: String,
-    pub(super) count: u64,
+    pub(crate) spawned: String,
+    pub(crate) count: u64,
     /// The numbers of tasks by state.
-    pub(super) states: BTreeMap<&'static str, u64>,
+    pub(crate) states: BTreeMap<&'static str, u64>,
     #[serde(rename = "oldest_seconds", serialize_with = "report::seconds")]
-    pub(super) oldest: Duration,
-    /// At most [`ROWS`], the oldest first.
-    pub(super) rows: Vec<Task>,
+    pub(crate) oldest: Duration,
+    /// The oldest ones, the oldest first; at most [`ROWS`] unless more were asked for.
+    pub(crate) rows: Vec<Task>,
 }
 
 /// One live task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Task {
-    pub(super) id: u64,
+pub(crate) struct Task {
+    pub(crate) id: u64,
     #[serde(rename = "age_seconds", serialize_with = "report::seconds")]
-    pub(super) age: Duration,
-    pub(super) state: TaskState,
+    pub(crate) age: Duration,
+    pub(crate) state: TaskState,
+    /// The time since the last poll, at most 0.1 s too long; `None` if it is not known.
+    #[serde(rename = "last_poll_seconds", serialize_with = "optional_seconds")]
+    pub(crate) last_poll: Option<Duration>,
+    /// Words of which one is the address of tokio's task, if the task has published a waker.
+    #[serde(skip)]
+    pub(crate) waker: [u64; WAKER_WORDS],
+    /// The address of its slot in the process.
+    #[serde(skip)]
+    pub(crate) slot: u64,
 }
 
 /// A thread that was in a task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Held {
-    pub(super) tid: u32,
+pub(crate) struct Held {
+    pub(crate) tid: u32,
     /// The name and the class of the thread, if it was registered.
-    pub(super) thread: Option<String>,
-    pub(super) class: Option<ThreadClass>,
+    pub(crate) thread: Option<String>,
+    pub(crate) class: Option<ThreadClass>,
     /// The path of the task; `None` if it is not in the box.
-    pub(super) task: Option<String>,
-    pub(super) id: Option<u64>,
+    pub(crate) task: Option<String>,
+    pub(crate) id: Option<u64>,
     /// True if it dropped the task's future.
-    pub(super) dropping: bool,
+    pub(crate) dropping: bool,
     /// The time since the poll, the drop or the closure began; `None` if it is not known.
     #[serde(rename = "held_seconds", serialize_with = "optional_seconds")]
-    pub(super) held: Option<Duration>,
+    pub(crate) held: Option<Duration>,
 }
 
 /// A registered thread.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Thread {
-    pub(super) tid: u32,
-    pub(super) name: String,
-    pub(super) class: ThreadClass,
+pub(crate) struct Thread {
+    pub(crate) tid: u32,
+    pub(crate) name: String,
+    pub(crate) class: ThreadClass,
 }
 
 /// An event.
@@ -213,9 +222,23 @@ impl LastMoments {
     /// # Ok::<(), headcount::state::UnreadableBox>(())
     /// ```
     pub fn read(path: &Path) -> Result<Self, UnreadableBox> {
+        Self::with_rows(path, ROWS)
+    }
+
+    /// Reads a black box, with at most `rows` tasks of each kind.
+    fn with_rows(path: &Path, rows: usize) -> Result<Self, UnreadableBox> {
         let own = geteuid().as_raw();
         let copy = Copy::of(path, (own != 0).then_some(own))?;
-        Self::of(&copy)
+        Self::of(&copy, rows)
+    }
+
+    /// Reads the black box of a live process, with at most `rows` tasks of each kind. `None` if it
+    /// has none that can be read.
+    #[cfg(feature = "service")]
+    pub(crate) fn of_live(pid: u32, rows: usize) -> Option<Self> {
+        let path = super::of_process(pid)?;
+        let moments = Self::with_rows(&path, rows).ok()?;
+        (moments.is_alive && moments.pid == pid).then_some(moments)
     }
 
     /// Reads the box that the previous run of this service left, which must be this user's. If the
@@ -223,13 +246,13 @@ impl LastMoments {
     pub(in crate::state) fn of_previous(path: &Path, is_gone: bool) -> Result<Self, UnreadableBox> {
         let mut copy = Copy::of_dead(path)?;
         copy.is_alive &= !is_gone;
-        Self::of(&copy)
+        Self::of(&copy, ROWS)
     }
 }
 
 impl LastMoments {
-    /// Reads a copy that was checked.
-    pub(super) fn of(copy: &Copy) -> Result<Self, UnreadableBox> {
+    /// Reads a copy that was checked, with at most `rows` tasks of each kind.
+    pub(super) fn of(copy: &Copy, rows: usize) -> Result<Self, UnreadableBox> {
         let live = offset_of!(Sheet, live);
         let beat = copy.word(live + offset_of!(Live, beat));
         let phase = copy.word(live + offset_of!(Live, phase));
@@ -253,7 +276,8 @@ impl LastMoments {
         let chunks = copy.word(live + offset_of!(Live, chunks));
         let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
         let slots = chunks.saturating_mul(BATCH).min(SLOTS);
-        let tasks: Vec<Reading> = (0..slots).filter_map(|at| copy.slot(at)).collect();
+        let tasks = (0..slots).filter_map(|at| Some((at, copy.slot(at)?)));
+        let tasks: Vec<(usize, Reading)> = tasks.collect();
         let total = copy.word(live + offset_of!(Live, tasks));
         let has_more = copy.word(live + offset_of!(Live, outside)) != 0;
         let not_in_box = total.saturating_sub(tasks.len() as u64);
@@ -276,7 +300,7 @@ impl LastMoments {
             threads_not_in_box: copy.word(live + offset_of!(Live, threads_outside)),
             on_threads: copy.on_threads(),
             threads: copy.threads(),
-            tasks: copy.kinds(tasks),
+            tasks: copy.kinds(tasks, rows),
             events: events.into_iter().map(|(_, event)| event).collect(),
             events_noted: copy.word(live + offset_of!(Live, events)),
             ends_not_noted: copy.word(live + offset_of!(Live, unsaid)),
@@ -335,19 +359,23 @@ impl Copy {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Returns the tasks by kind.
-    fn kinds(&self, tasks: Vec<Reading>) -> Vec<Kind> {
+    /// Returns the tasks by kind, with at most `rows` of each.
+    fn kinds(&self, tasks: Vec<(usize, Reading)>, rows: usize) -> Vec<Kind> {
+        let first = self.word(offset_of!(Head, address));
         let mut by_kind: BTreeMap<u32, Vec<Task>> = BTreeMap::new();
-        for task in tasks {
+        for (slot, task) in tasks {
             by_kind.entry(task.entry.kind).or_default().push(Task {
                 id: task.entry.id,
                 age: self.since(task.entry.started),
                 state: self.state_of(&task),
+                last_poll: self.last_poll(&task),
+                waker: self.waker_words(slot),
+                slot: first.wrapping_add((slot * size_of::<Slot>()) as u64),
             });
         }
         let mut kinds: Vec<Kind> = by_kind
             .into_iter()
-            .map(|(number, tasks)| Kind::of(self.named(number), tasks))
+            .map(|(number, tasks)| Kind::of(self.named(number), tasks, rows))
             .collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.oldest));
         kinds
@@ -366,6 +394,19 @@ impl Copy {
         }
     }
 
+    /// Returns the time between the last poll of a task and the last beat; `None` if polls note no
+    /// pulse, or the task was not polled.
+    fn last_poll(&self, task: &Reading) -> Option<Duration> {
+        // The first poll may note a pulse from before the task was started.
+        (self.has_pulse() && task.polled != 0)
+            .then(|| self.since(task.polled.max(task.entry.started)))
+    }
+
+    /// Returns whether polls note a pulse.
+    fn has_pulse(&self) -> bool {
+        self.word(offset_of!(Sheet, live) + offset_of!(Live, has_pulse)) != 0
+    }
+
     /// Returns whether a group was told to drain.
     fn is_draining(&self, scope: u32) -> bool {
         let scope = scope as usize;
@@ -376,7 +417,7 @@ impl Copy {
     /// Returns the threads that are in a task.
     fn on_threads(&self) -> Vec<Held> {
         let address = self.word(offset_of!(Head, address));
-        let has_pulse = self.word(offset_of!(Sheet, live) + offset_of!(Live, has_pulse)) != 0;
+        let has_pulse = self.has_pulse();
         let threads = self.threads();
         let mut all = Vec::new();
         for desk in 0..DESKS {
@@ -466,14 +507,14 @@ impl Copy {
 
 impl Kind {
     /// Sums up the tasks of a kind, of which there is at least one.
-    fn of(named: Option<Named>, mut tasks: Vec<Task>) -> Self {
+    fn of(named: Option<Named>, mut tasks: Vec<Task>, rows: usize) -> Self {
         tasks.sort_by_key(|task| (std::cmp::Reverse(task.age), task.id));
         let mut states = BTreeMap::new();
         for task in &tasks {
             *states.entry(task.state.as_str()).or_default() += 1;
         }
         let (count, oldest) = (tasks.len() as u64, tasks[0].age);
-        tasks.truncate(ROWS);
+        tasks.truncate(rows);
         let named = named.unwrap_or_else(|| Named {
             group: String::new(),
             name: String::new(),

@@ -285,6 +285,24 @@ impl Copy {
         slot::of_copies([first, second?, third?])
     }
 
+    /// Returns the words of the waker in a slot. The task of the slot may be another one than that of
+    /// [`Copy::slot`] if the process runs.
+    pub(super) fn waker_words(&self, number: usize) -> [u64; slot::WAKER_WORDS] {
+        let at = number.saturating_mul(size_of::<Slot>());
+        let copies = [&self.second, &self.third];
+        let [second, third] = copies.map(|copy| {
+            let slot = copy
+                .get(at..)
+                .and_then(|rest| rest.get(..size_of::<Slot>()));
+            slot::waker_words(slot.unwrap_or_default())
+        });
+        if second == third {
+            second
+        } else {
+            [0; slot::WAKER_WORDS]
+        }
+    }
+
     /// Returns whether a process has this pid and the start time in the file, in the same boot.
     fn is_running(&self, pid: u64) -> bool {
         let start = self.word(offset_of!(Head, pid_start));

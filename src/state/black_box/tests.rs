@@ -96,7 +96,7 @@ impl Made {
 /// Reads changed bytes.
 fn read(bytes: Vec<u8>) -> Result<LastMoments, UnreadableBox> {
     let copy = Copy::checked(bytes, geteuid().as_raw())?;
-    LastMoments::of(&copy)
+    LastMoments::of(&copy, 10)
 }
 
 #[track_caller]

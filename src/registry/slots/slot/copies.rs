@@ -43,6 +43,20 @@ pub(crate) fn of_copies(copies: [&[u8]; 3]) -> Option<Reading> {
     })
 }
 
+/// The number of words from the waker of a slot to its end.
+pub(crate) const WAKER_WORDS: usize = (size_of::<Slot>() - offset_of!(Slot, waker)) / 8;
+
+/// Returns the words of the waker in a copy of a slot. If the slot has a waker, one of them is the
+/// address of its task; which one is up to the compiler.
+pub(crate) fn waker_words(copy: &[u8]) -> [u64; WAKER_WORDS] {
+    let mut words = [0; WAKER_WORDS];
+    let bytes = copy.get(offset_of!(Slot, waker)..).unwrap_or_default();
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
 #[cfg(all(test, not(headcount_loom)))]
 mod tests {
     use super::of_copies;
