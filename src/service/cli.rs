@@ -25,6 +25,12 @@ mod tasks;
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
+mod top;
+#[cfg(all(
+    feature = "stacks",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 mod ways;
 
 use std::io;
@@ -86,6 +92,13 @@ enum Command {
     ))]
     #[command(after_help = AFTER_LOOK)]
     Tree(tasks::Arguments),
+    /// Watch tasks, threads and processes of a running tokio program
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    #[command(after_help = AFTER_TOP)]
+    Top(top::Arguments),
     /// Show what each task waits for, and the stacks of all threads
     #[cfg(all(
         target_os = "linux",
@@ -198,6 +211,26 @@ Exit codes:
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
+const AFTER_TOP: &str = "\
+Keys:
+  q, Ctrl-C   quit                          s, S      sort by the next column, or the one before
+  Tab, 1 2 3  tasks, threads, processes     r         reverse the order
+  /           show only rows with a text    p, Space  pause
+  +, -        more often, less often        ?         help
+
+The tasks come from the black box of a service of headcount, else from its control socket; untracked
+tasks, and those of any other tokio program, by attach. Ages by attach count from the first sample.
+The process is not stopped, signalled or changed, and may be stopped. NO_COLOR turns colours off.
+
+Exit codes:
+  0  quit, or the process has ended
+  1  the process cannot be read, or there is no terminal; stderr has the reason
+  2  invalid usage";
+
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 const AFTER_DUMP: &str = "\
 A service of headcount that has a control socket takes the dump itself, and has 5 s for it. Any other
 tokio program is read from outside, as by `tree`: it is not stopped, signalled or changed. The first
@@ -220,13 +253,13 @@ Exit codes:
 /// Parses the command line of the process, runs the command, and returns the exit code.
 ///
 /// Without a subcommand, runs the embedded default configuration. Signals that `main` holds keep their
-/// default effect in all commands but `run`. Exits the process with code 2 if
+/// default effect in all commands but `run` and `top`. Exits the process with code 2 if
 /// the arguments are invalid, and with 0 after `--help` and `--version`.
 #[must_use]
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command;
     let command = command.unwrap_or(Command::Run(Run::BARE));
-    if !matches!(command, Command::Run(_)) {
+    if !command.holds_signals() {
         release_signals();
     }
     match command {
@@ -257,11 +290,31 @@ pub fn main() -> ExitCode {
             any(target_arch = "x86_64", target_arch = "aarch64")
         ))]
         Command::Dump(arguments) => dump(&arguments),
+        #[cfg(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64")
+        ))]
+        Command::Top(arguments) => tell(top::top(&arguments)),
         Command::Report(arguments) => report::report(&arguments),
         Command::Stop(arguments) => tell(control::stop(&arguments)),
         Command::Drain(arguments) => tell(control::drain(&arguments)),
         Command::Cancel(arguments) => tell(control::cancel(&arguments)),
         Command::Config { default: _ } => print(DEFAULT),
+    }
+}
+
+impl Command {
+    /// Returns whether the command acts on signals itself.
+    fn holds_signals(&self) -> bool {
+        match self {
+            Self::Run(_) => true,
+            #[cfg(all(
+                target_os = "linux",
+                any(target_arch = "x86_64", target_arch = "aarch64")
+            ))]
+            Self::Top(_) => true,
+            _ => false,
+        }
     }
 }
 

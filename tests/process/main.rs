@@ -34,5 +34,10 @@ mod text;
     feature = "service",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
+mod top;
+#[cfg(all(
+    feature = "service",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 mod ways;
 mod wedged;
