@@ -12,6 +12,10 @@ _default:
 demo *args:
     cargo run {{ args }}
 
+# Manual pages of all commands, in target/man.
+man:
+    cargo run --quiet --all-features -- man target/man
+
 # Formatting, shellcheck, and clippy with each set of features.
 check: fmt shellcheck clippy clippy-none clippy-stable
 

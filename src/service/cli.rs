@@ -6,6 +6,8 @@
 //! `service::run` does.
 
 mod control;
+mod generated;
+mod init;
 mod output;
 mod report;
 #[cfg(all(
@@ -117,12 +119,19 @@ enum Command {
     /// Cancel the tasks of a group of a service
     #[command(after_help = AFTER_VERB)]
     Cancel(control::Group),
+    /// Write a configuration file to start from
+    Init(init::Arguments),
     /// Print the default configuration, which documents every key
     Config {
         /// Print the default configuration
         #[arg(long, required = true)]
         default: bool,
     },
+    /// Print the completions of the commands for a shell
+    Completions(generated::Completions),
+    /// Write manual pages to a folder
+    #[command(hide = true)]
+    Man(generated::Man),
 }
 
 #[derive(Debug, clap::Args)]
@@ -299,7 +308,10 @@ pub fn main() -> ExitCode {
         Command::Stop(arguments) => tell(control::stop(&arguments)),
         Command::Drain(arguments) => tell(control::drain(&arguments)),
         Command::Cancel(arguments) => tell(control::cancel(&arguments)),
+        Command::Init(arguments) => tell(init::init(&arguments)),
         Command::Config { default: _ } => print(DEFAULT),
+        Command::Completions(arguments) => print(&generated::completions(&arguments)),
+        Command::Man(arguments) => tell(generated::man(&arguments)),
     }
 }
 

@@ -172,3 +172,47 @@ fn a_process_that_is_no_service_has_neither_socket_nor_box() {
     }
     assert_eq!(run(&["ps", "--by", "socket"]).status.code(), Some(2));
 }
+
+#[test]
+fn init_writes_a_configuration_that_check_accepts_and_does_not_overwrite_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        let command = command.args(arguments).current_dir(folder.path());
+        command.output().expect("it runs")
+    };
+    let written = run(&["init", "--name", "orders"]);
+    assert_eq!(written.status.code(), Some(0), "{written:?}");
+    let file = folder.path().join("headcount.toml");
+    let text = fs::read_to_string(&file).expect("it was written");
+    assert!(text.contains("\nname = \"orders\"\n"), "{text}");
+    let checked = run(&["check", "headcount.toml"]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    fs::write(&file, "mine").expect("it is ours");
+    let refused = run(&["init"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let error = String::from_utf8(refused.stderr).expect("it is UTF-8");
+    assert!(
+        error.contains("headcount.toml exists, and is not overwritten"),
+        "{error}"
+    );
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
+}
+
+#[test]
+fn completions_and_manual_pages_have_all_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = said(&["completions", shell]);
+        for command in ["top", "tree", "completions"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let pages = folder.path().join("man");
+    said(&["man", pages.to_str().expect("temporary names are UTF-8")]);
+    for page in ["headcount.1", "headcount-top.1", "headcount-ps.1"] {
+        let text = fs::read_to_string(pages.join(page)).expect("it was written");
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    assert!(!pages.join("headcount-man.1").exists(), "it is hidden");
+}
