@@ -108,6 +108,11 @@ schemathesis:
     cargo build --all-features --example admin_scenario
     tests/schemathesis target/debug/examples/admin_scenario target/schemathesis/bin/schemathesis
 
+# The page of the admin server in Chromium, with axe-core.
+page:
+    cargo build --all-features --example admin_scenario
+    tests/page/check target/debug/examples/admin_scenario
+
 # The tasks of a service in the real tokio-console, in a terminal.
 console: (_install "tokio-console" "0.1.14")
     cargo build --all-features

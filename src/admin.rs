@@ -1,6 +1,6 @@
-//! The admin server: a read-only HTTP server for a page, metrics, health checks and JSON. The control
-//! socket: the same over a Unix socket of the process's user, with dumps, and verbs that stop the service
-//! or end the tasks of a group.
+//! The admin server: a read-only HTTP server for a page, metrics, health checks, JSON and dumps. The
+//! control socket: the same over a Unix socket of the process's user, with verbs that stop the service or
+//! end the tasks of a group.
 //!
 //! It runs on its own thread with its own current-thread runtime, so it answers even when every worker of the service
 //! is stuck, and during the shutdown. Answers are computed from the counters and slots of the registry and from
@@ -8,7 +8,7 @@
 //!
 //! [`Claimed::new`] binds the address before anything else is started; [`Claimed::serve`] starts the thread. `server`
 //! accepts connections and bounds them, `routes` maps paths to answers, `api` builds the JSON, and `answers` the HTTP
-//! responses. `hosts` checks the host name of each request.
+//! responses. `dumps` takes dumps, and `events` streams what changes to the page. `hosts` checks the host name of each request.
 //!
 //! The admin server has no request that changes anything, no authentication and no TLS. That is why only known host
 //! names are accepted, and why the service listens on the loopback by default.
@@ -22,6 +22,8 @@
 
 mod answers;
 mod api;
+mod dumps;
+mod events;
 mod hosts;
 mod page;
 mod part;
@@ -37,9 +39,11 @@ pub(crate) use part::AdminPart;
 pub(crate) use socket::SocketPart;
 pub use socket::control_sockets;
 
+use crate::control::part::DumpSource;
 use crate::control::scrapes::Scrape;
 use crate::telemetry::Metrics;
 use crate::threads;
+use dumps::Dumps;
 use hosts::Hosts;
 use routes::State;
 use server::Listener;
@@ -101,10 +105,17 @@ impl Claimed {
     ///
     /// Returns an error if the system refuses the thread or the descriptors of its runtime.
     #[track_caller]
-    pub(crate) fn serve(self, metrics: Metrics, on_scrape: OnScrape) -> io::Result<Admin> {
+    pub(crate) fn serve(
+        self,
+        metrics: Metrics,
+        dumps: Arc<dyn DumpSource>,
+        on_scrape: OnScrape,
+    ) -> io::Result<Admin> {
         let state = State {
             metrics,
             hosts: self.hosts,
+            dumps: Dumps::public(dumps),
+            events: Arc::default(),
             controls: None,
         };
         let (listener, address) = (self.listener, self.address);

@@ -40,7 +40,16 @@ pub(crate) fn text(status: StatusCode, text: &str) -> Response {
 
 /// Returns the response to a request for which no place is left.
 pub(crate) fn full() -> Response {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, FULL);
+    in_a_second(text(StatusCode::SERVICE_UNAVAILABLE, FULL))
+}
+
+/// Returns the response to a request that comes too early, as JSON.
+pub(crate) fn later(why: &str) -> Response {
+    in_a_second(error(StatusCode::SERVICE_UNAVAILABLE, why))
+}
+
+/// Adds the time after which the request may be sent again.
+fn in_a_second(mut response: Response) -> Response {
     let seconds = HeaderValue::from_static("1");
     response.headers_mut().insert(RETRY_AFTER, seconds);
     response

@@ -304,7 +304,7 @@ pub(crate) fn tasks(watched: &Source, asked: &Asked) -> Tasks {
 }
 
 /// Counts the live tracked tasks, daemons included.
-fn live(watched: &Source) -> u64 {
+pub(crate) fn live(watched: &Source) -> u64 {
     watched.root.scope.live() + watched.root.scope.live_daemons()
 }
 
@@ -349,8 +349,13 @@ impl Group {
 
 /// Truncates a list to [`LISTED`] entries and returns the number of removed ones.
 fn cut<T>(list: &mut Vec<T>) -> usize {
-    let more = list.len().saturating_sub(LISTED);
-    list.truncate(LISTED);
+    cut_to(list, LISTED)
+}
+
+/// Truncates a list and returns the number of removed entries.
+fn cut_to<T>(list: &mut Vec<T>, most: usize) -> usize {
+    let more = list.len().saturating_sub(most);
+    list.truncate(most);
     more
 }
 
@@ -401,8 +406,13 @@ pub(crate) fn threads(watched: &Source) -> Threads {
 
 /// Collects the child processes, with the use of CPU and memory as of the last two seconds.
 pub(crate) fn children(watched: &Source) -> Children {
+    children_at_most(watched, LISTED)
+}
+
+/// Collects at most so many child processes.
+pub(crate) fn children_at_most(watched: &Source, most: usize) -> Children {
     let mut children = watched.children_with_usage();
-    let more = cut(&mut children);
+    let more = cut_to(&mut children, most);
     Children {
         children: children.iter().map(|child| child.view()).collect(),
         more,
@@ -411,8 +421,13 @@ pub(crate) fn children(watched: &Source) -> Children {
 
 /// Collects the endpoints.
 pub(crate) fn endpoints(watched: &Source) -> Endpoints {
+    endpoints_at_most(watched, LISTED)
+}
+
+/// Collects at most so many endpoints.
+pub(crate) fn endpoints_at_most(watched: &Source, most: usize) -> Endpoints {
     let mut endpoints = watched.endpoints();
-    let more = cut(&mut endpoints);
+    let more = cut_to(&mut endpoints, most);
     Endpoints {
         endpoints: endpoints.iter().map(|endpoint| endpoint.view()).collect(),
         more,
@@ -517,20 +532,28 @@ fn shutdown(watched: &Source) -> Shutdown {
     }
 }
 
-/// Collects the metrics of the work runtime. Tasks of headcount itself are not counted as alive.
+/// Collects the metrics of the work runtime.
 fn tokio(watched: &Source) -> Tokio {
     let metrics = watched.work.metrics();
-    let workers = metrics.num_workers();
-    let busy: Duration = (0..workers)
-        .map(|worker| metrics.worker_total_busy_duration(worker))
-        .sum();
+    let (alive_tasks, busy) = alive_and_busy(watched);
     Tokio {
         owned: watched.owns_runtime,
-        workers,
+        workers: metrics.num_workers(),
         worker_busy_seconds: busy.as_secs_f64(),
         global_queue_depth: metrics.global_queue_depth(),
-        alive_tasks: (metrics.num_alive_tasks() as u64).saturating_sub(watched.root.own_tasks()),
+        alive_tasks,
         blocking_threads: telemetry::blocking_threads(watched),
         heartbeat_age_seconds: watched.heartbeat.age().map(|age| age.as_secs_f64()),
     }
+}
+
+/// Returns the number of live tasks of the work runtime, without that of headcount itself, and the time
+/// for which its workers were not parked.
+pub(crate) fn alive_and_busy(watched: &Source) -> (u64, Duration) {
+    let metrics = watched.work.metrics();
+    let workers = 0..metrics.num_workers();
+    let busy = workers.map(|worker| metrics.worker_total_busy_duration(worker));
+    let alive = metrics.num_alive_tasks() as u64;
+    let own = watched.root.own_tasks();
+    (alive.saturating_sub(own), busy.sum())
 }

@@ -1,4 +1,4 @@
-//! The static files of the page. Its script polls the JSON of `/api`.
+//! The static files of the page. Its script listens to `/api/events`, and polls the lists of `/api`.
 //!
 //! The script inserts all values as text, so a task name cannot inject markup.
 //!
@@ -9,21 +9,32 @@ use super::answers::typed;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+/// The script: one request brings all of its files, in this order.
+const SCRIPT: &str = concat!(
+    include_str!("page/format.js"),
+    include_str!("page/table.js"),
+    include_str!("page/chart.js"),
+    include_str!("page/overview.js"),
+    include_str!("page/supervised.js"),
+    include_str!("page/tasks.js"),
+    include_str!("page/shutdown.js"),
+    include_str!("page/live.js"),
+);
+
 /// Returns the page.
 pub(crate) fn html() -> Response {
-    let page = include_str!("page.html");
+    let page = include_str!("page/page.html");
     typed(StatusCode::OK, "text/html; charset=utf-8", page)
 }
 
 /// Returns the script.
 pub(crate) fn script() -> Response {
-    let script = include_str!("page.js");
-    typed(StatusCode::OK, "text/javascript; charset=utf-8", script)
+    typed(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT)
 }
 
 /// Returns the style sheet.
 pub(crate) fn style() -> Response {
-    let style = include_str!("page.css");
+    let style = include_str!("page/page.css");
     typed(StatusCode::OK, "text/css; charset=utf-8", style)
 }
 

@@ -6,7 +6,7 @@
 use super::{Admin, Claimed};
 use crate::control::build_error::BuildError;
 use crate::control::builder::Builder;
-use crate::control::part::{Earlier, Part, Starting};
+use crate::control::part::{DumpSource, Earlier, Part, Starting};
 use crate::control::scrapes::Scrapes;
 use crate::telemetry::{Metrics, TelemetryPart};
 use std::io;
@@ -34,6 +34,7 @@ pub(crate) struct AdminPart {
 struct Served {
     /// A handle; the counters are the registry's.
     metrics: Metrics,
+    dumps: Arc<dyn DumpSource>,
     /// The shutdown reads it, to learn for which scrapers to wait.
     scrapes: Arc<Scrapes>,
 }
@@ -133,6 +134,7 @@ impl Part for AdminPart {
     fn start(&mut self, start: &Starting<'_>, earlier: Earlier<'_>) -> io::Result<()> {
         let served = self.served.insert(Served {
             metrics: earlier.get::<TelemetryPart>().metrics().clone(),
+            dumps: Arc::clone(start.dumps),
             scrapes: Arc::clone(start.scrapes),
         });
         let server = self.claimed.take().map(|claimed| served.serve(claimed));
@@ -149,7 +151,7 @@ impl Served {
     fn serve(&self, claimed: Claimed) -> io::Result<Admin> {
         let scrapes = Arc::clone(&self.scrapes);
         let on_scrape = Arc::new(move |scrape| scrapes.note(scrape));
-        claimed.serve(self.metrics.clone(), on_scrape)
+        claimed.serve(self.metrics.clone(), Arc::clone(&self.dumps), on_scrape)
     }
 }
 

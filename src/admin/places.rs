@@ -3,17 +3,20 @@
 //! A client that opens connections and sends nothing would otherwise keep all others out, and with
 //! them the probes of an orchestrator, which would then restart the service. So:
 //!
-//! - a connection that waits for its request gives way to a later one, the oldest first
+//! - a connection that waits for its request gives way to a later one, the oldest first; if there is
+//!   none, a stream of events does, since its client connects again
 //! - a peer, which is an address or a process, has at most [`SHARE`] of the [`CONNECTIONS`] places
 //! - [`KEPT`] further places answer only the paths of [`PROBES`]
 //!
-//! A connection whose request has arrived never gives way. All of this runs on the thread of the
+//! A connection whose answer is under way never gives way, apart from a stream. All of this runs on the thread of the
 //! server.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 
 /// The maximum number of connections that may ask for anything. A connection holds a descriptor and
 /// some buffers, and the service needs its descriptors for other things.
@@ -22,6 +25,9 @@ pub(super) const CONNECTIONS: usize = 64;
 pub(super) const SHARE: usize = CONNECTIONS / 2;
 /// The number of connections beyond these limits that are accepted for the sake of probes.
 pub(super) const KEPT: usize = 8;
+/// The time limit of a connection, from the request to the end of the answer. It includes the wait
+/// for the client's close after a scrape. For a stream, it is that of each event.
+const WHOLE: Duration = Duration::from_secs(10);
 /// The paths that a connection beyond the limits may ask for.
 const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
@@ -53,6 +59,10 @@ pub(super) struct Place {
     is_kept: bool,
     /// Set when the head of the request has arrived.
     has_head: AtomicBool,
+    /// Set when the answer is a stream of events.
+    is_stream: AtomicBool,
+    /// The time at which the connection is ended.
+    until: Mutex<Instant>,
 }
 
 // === impl Peer ===
@@ -91,13 +101,15 @@ impl Places {
     }
 
     /// Returns whether fewer than `limit` connections are `among` these. If not, the oldest of them
-    /// that still waits for its request is ended to make room.
+    /// that still waits for its request, or else the oldest stream, is ended to make room.
     fn has_room(&mut self, limit: usize, among: impl Fn(&Taken) -> bool) -> bool {
         if self.0.iter().filter(|taken| among(taken)).count() < limit {
             return true;
         }
         let waits = |taken: &Taken| among(taken) && !taken.place.has_head();
-        let Some(oldest) = self.0.iter().position(waits) else {
+        let streams = |taken: &Taken| among(taken) && taken.place.is_stream();
+        let oldest = self.0.iter().position(waits);
+        let Some(oldest) = oldest.or_else(|| self.0.iter().position(streams)) else {
             return false;
         };
         self.0.remove(oldest).connection.abort();
@@ -112,6 +124,8 @@ impl Place {
         Arc::new(Self {
             is_kept,
             has_head: AtomicBool::new(false),
+            is_stream: AtomicBool::new(false),
+            until: Mutex::new(Instant::now() + WHOLE),
         })
     }
 
@@ -123,8 +137,38 @@ impl Place {
         !self.is_kept || PROBES.contains(&path)
     }
 
+    /// Notes that the answer is a stream of events.
+    pub(super) fn streams(&self) {
+        self.is_stream.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the connection another [`WHOLE`], from this moment on.
+    pub(super) fn extend(&self) {
+        *self.until() = Instant::now() + WHOLE;
+    }
+
+    /// Waits until the time of the connection is over.
+    pub(super) async fn overdue(&self) {
+        loop {
+            let until = *self.until();
+            if Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+
     fn has_head(&self) -> bool {
         self.has_head.load(Ordering::Relaxed)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.is_stream.load(Ordering::Relaxed)
+    }
+
+    /// A poisoned lock is used as it is: it holds one value.
+    fn until(&self) -> MutexGuard<'_, Instant> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,6 +246,35 @@ mod tests {
             assert_eq!(server.connect(THIRD, Some("/livez")), Answer::Served);
         }
         assert_eq!(server.connect(THIRD, Some("/readyz")), Answer::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_stream_gives_way_after_all_idle_connections() {
+        let mut server = Server::default();
+        for _ in 1..SHARE {
+            server.connect(ONE, Some("/metrics"));
+        }
+        server.connect(ONE, Some("/api/events"));
+        server.places.0[SHARE - 1].place.streams();
+        let is_there =
+            |server: &Server| server.places.0.iter().any(|taken| taken.place.is_stream());
+        server.places.0.remove(0);
+        assert_eq!(server.connect(ONE, None), Answer::Waits);
+        assert_eq!(server.connect(ONE, Some("/metrics")), Answer::Served);
+        assert!(is_there(&server), "the idle one gives way");
+        assert_eq!(server.connect(ONE, Some("/metrics")), Answer::Served);
+        assert!(!is_there(&server));
+        assert_eq!(server.connect(ONE, Some("/metrics")), Answer::Refused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_over_ten_seconds_after_its_last_event() {
+        let place = Place::new(false);
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        place.extend();
+        place.overdue().await;
+        assert_eq!(begun.elapsed().as_secs(), 17);
     }
 
     #[tokio::test]

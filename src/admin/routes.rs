@@ -1,12 +1,14 @@
 //! The routes of the server, and the checks that every request has to pass.
 //!
-//! The order of the checks: the `Host` header, the host in the target, the body; then the path,
+//! The order of the checks: the `Host` header, the host in the target, the site, the body; then the path,
 //! then the method. The routes here are all `GET` and `HEAD`, so they change nothing; the control socket
 //! adds those of `verbs`. Each handler here runs to its end without waiting, on the thread of the
-//! server.
+//! server, except that of the dump.
 
 use super::answers::{self, error, json, text};
 use super::api::{self, Asked};
+use super::dumps::Dumps;
+use super::events::{self, Events};
 use super::hosts::Hosts;
 use super::page;
 use super::places::{Peer, Place};
@@ -14,7 +16,7 @@ use super::verbs::{self, Controls};
 use crate::control::scrapes::Scrape;
 use crate::telemetry::{Format, Metrics, Source};
 use axum::Router;
-use axum::extract::{Query, Request, State as Extract};
+use axum::extract::{Query, RawQuery, Request, State as Extract};
 use axum::http::header::{ACCEPT, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -28,6 +30,8 @@ use std::time::Instant;
 pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) hosts: Hosts,
+    pub(crate) dumps: Dumps,
+    pub(crate) events: Arc<Events>,
     /// For the control socket only.
     pub(crate) controls: Option<Controls>,
 }
@@ -53,6 +57,10 @@ pub(super) fn router(state: Shared, place: Arc<Place>, scraped: Scraped) -> Rout
         let text = metrics(&scraped, state, &method, &headers);
         async { text }
     };
+    let streams = Arc::clone(&place);
+    let events = move |Extract(state): Extract<Shared>| async move {
+        events::answer(&state.events, &state.metrics, streams)
+    };
     let verbs = state.controls.as_ref().map(verbs::routes);
     Router::new()
         .route("/", get(|| async { page::html() }))
@@ -71,6 +79,8 @@ pub(super) fn router(state: Shared, place: Arc<Place>, scraped: Scraped) -> Rout
         .route("/api/endpoints", data(api::endpoints))
         .route("/api/report", data(api::report))
         .route("/api/runtime", data(api::runtime))
+        .route("/api/events", get(events))
+        .route("/api/dump", get(dump))
         .route("/api/openapi.json", get(|| async { answers::openapi() }))
         .merge(verbs.unwrap_or_default())
         .fallback(|| async {
@@ -139,6 +149,12 @@ fn refusal(hosts: &Hosts, request: &Request) -> Option<Response> {
         );
         return Some(error(StatusCode::FORBIDDEN, &text));
     }
+    if is_foreign(headers) {
+        return Some(error(
+            StatusCode::FORBIDDEN,
+            "requests by pages of other sites are not allowed",
+        ));
+    }
     let length = headers
         .get(CONTENT_LENGTH)
         .is_some_and(|length| length != "0");
@@ -149,6 +165,15 @@ fn refusal(hosts: &Hosts, request: &Request) -> Option<Response> {
         ));
     }
     None
+}
+
+/// Returns whether a browser sends the request for a page of another site, which cannot read the answer
+/// but could have dumps taken (<https://www.w3.org/TR/fetch-metadata/>). A link to this server is
+/// followed.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+    let from_elsewhere = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    from_elsewhere && !is("sec-fetch-dest", "document")
 }
 
 /// Answers `/metrics`, in the format that the client accepts. Records the request in `scraped`; a HEAD request is no
@@ -181,6 +206,11 @@ async fn ready(Extract(state): Extract<Shared>) -> Response {
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
     text(status, &api::readiness(source, &reasons))
+}
+
+/// Answers `/api/dump`.
+async fn dump(Extract(state): Extract<Shared>, RawQuery(query): RawQuery) -> Response {
+    state.dumps.answer(query.as_deref()).await
 }
 
 /// Answers `/api/tasks`.

@@ -1,8 +1,8 @@
 //! The accept loop and the connections, with limits on their number, duration and size.
 //!
-//! Each connection serves one request, and a slow or hostile client can occupy it for at most [`WHOLE`]. Connections
+//! Each connection serves one request, and a slow or hostile client can occupy it for at most ten seconds. Connections
 //! share one thread. Their handlers compute an answer without waiting, one after the other, except
-//! those of the control socket in `verbs`, which wait for other threads.
+//! the dump and those of the control socket in `verbs`, which wait for other threads.
 //!
 //! The life of a connection, and the limit of each step:
 //!
@@ -11,7 +11,7 @@
 //! | accepted | 64 connections at once, 32 of one peer, and 8 for probes | see `places` |
 //! | head of the request | 3 s, 16 KiB, 64 headers | an error from hyper, or closed |
 //! | answer computed | none: it does not wait, or not long | |
-//! | answer sent, client closes | 10 s in all | dropped |
+//! | answer sent, client closes | 10 s in all; for a stream of events, 10 s for each | dropped |
 //!
 //! The limits and the connections that give way are in [`places`](super::places).
 
@@ -32,15 +32,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// The time in which the head of a request must arrive.
 ///
 /// A client on the loopback or in the same network sends it at once.
 const HEAD: Duration = Duration::from_secs(3);
-/// The time limit of a connection, from the request to the end of the answer. It includes the wait
-/// for the client's close after a scrape.
-const WHOLE: Duration = Duration::from_secs(10);
 /// The maximum size of the read buffer, and so of the head of a request.
 const HEAD_BYTES: usize = 16 * 1024;
 /// The maximum number of headers of a request.
@@ -72,9 +69,14 @@ pub(super) trait Listener {
 /// The stop is polled first, so a server that is always busy ends too. `work` is dropped at the
 /// return, and with it the listener and all connections.
 pub(crate) async fn until(stopped: oneshot::Receiver<()>, work: impl Future<Output = ()>) {
-    let (mut stopped, mut work) = (pin!(stopped), pin!(work));
+    first(async { drop(stopped.await) }, work).await;
+}
+
+/// Runs both until one of them ends, and drops the other. The limit is polled first.
+async fn first(limit: impl Future<Output = ()>, work: impl Future<Output = ()>) {
+    let (mut limit, mut work) = (pin!(limit), pin!(work));
     poll_fn(|cx| {
-        if stopped.as_mut().poll(cx).is_ready() {
+        if limit.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         work.as_mut().poll(cx)
@@ -82,7 +84,8 @@ pub(crate) async fn until(stopped: oneshot::Receiver<()>, work: impl Future<Outp
     .await;
 }
 
-/// Serves connections of the listener, and sends the heartbeat of the work runtime.
+/// Serves connections of the listener, sends the heartbeat of the work runtime, and samples it for the
+/// charts of the page.
 ///
 /// If the listener cannot be registered with the runtime it returns, and the thread ends. That fails
 /// only if the system is out of resources.
@@ -92,16 +95,18 @@ pub(super) async fn serve<L: Listener>(
     on_scrape: OnScrape,
 ) {
     let mut own = JoinSet::new();
-    let beating = state.metrics.clone();
+    let state = Arc::new(state);
+    let beating = Arc::clone(&state);
     own.spawn(async move {
-        let source = beating.source();
+        let source = beating.metrics.source();
         loop {
             source.heartbeat.send(&source.root, &source.work);
+            beating.events.sample(source);
             sleep(BEAT).await;
         }
     });
     if let Ok(listener) = register() {
-        accept(listener, Arc::new(state), on_scrape).await;
+        accept(listener, state, on_scrape).await;
     }
 }
 
@@ -151,7 +156,8 @@ async fn answer(
     on_scrape: OnScrape,
 ) {
     let scraped = Scraped::default();
-    let service = TowerToHyperService::new(router(state, place, scraped.clone()));
+    let router = router(state, Arc::clone(&place), scraped.clone());
+    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -172,7 +178,10 @@ async fn answer(
         Some(())
     };
     // Errors and timeouts concern only this client.
-    timeout(WHOLE, exchange).await.ok();
+    first(place.overdue(), async {
+        exchange.await;
+    })
+    .await;
 }
 
 /// Waits until the client has closed its side, which it does once it has read the whole answer.
@@ -180,8 +189,8 @@ async fn answer(
 /// Returns `None` if the connection was lost. A successful write is not enough: it only means that the system has
 /// buffered the answer.
 ///
-/// Bytes that the client still sends are read and ignored. There is no limit here: [`WHOLE`]
-/// applies.
+/// Bytes that the client still sends are read and ignored. There is no limit here: that of the
+/// connection applies.
 async fn taken(stream: &mut (impl AsyncRead + Unpin)) -> Option<()> {
     let mut more = [0; 256];
     loop {

@@ -12,6 +12,7 @@ mod file;
 
 pub use file::control_sockets;
 
+use super::dumps::Dumps;
 use super::hosts::Hosts;
 use super::places::Peer;
 use super::routes::State;
@@ -71,9 +72,9 @@ impl Builder {
     /// Serves the control socket at this path. Default: no control socket.
     ///
     /// It is a Unix socket with mode 0600, which only the user of the process and root may use. It
-    /// answers the requests of the [admin server](Builder::admin), and these:
+    /// answers the requests of the [admin server](Builder::admin), shows whole command lines in dumps, and
+    /// answers these:
     ///
-    /// - `GET /api/dump`: a [dump](crate::report::Dump) as JSON, or as text with `?format=text`
     /// - `POST /stop`: begins the shutdown
     /// - `POST /drain?group=PATH`, `POST /cancel?group=PATH`: ends the tasks of the groups with
     ///   this path, waits for them for at most 4 s, and answers how many are left
@@ -151,7 +152,9 @@ impl Part for SocketPart {
             metrics: earlier.get::<TelemetryPart>().metrics().clone(),
             // Browsers cannot connect, so names do not matter; clients such as curl send one.
             hosts: Hosts::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &[]),
-            controls: Some(Controls::new(start.tasks.clone(), Arc::clone(start.dumps))),
+            dumps: Dumps::private(Arc::clone(start.dumps)),
+            events: Arc::default(),
+            controls: Some(Controls::new(start.tasks.clone())),
         };
         let served = made.and_then(|(listener, file)| {
             let register = || {

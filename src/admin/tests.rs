@@ -16,7 +16,7 @@ fn scrapes(requests: impl FnOnce(SocketAddr)) -> usize {
     let (tell, told) = channel();
     let on_scrape = Arc::new(move |_| tell.send(()).expect("the test counts"));
     let admin = claimed
-        .serve(runtime.metrics(), on_scrape)
+        .serve(runtime.metrics(), Arc::new(runtime.dumper()), on_scrape)
         .expect("threads are available");
     requests(admin.address());
     let answer = ask(admin.address(), "GET /metrics", "localhost");

@@ -1,25 +1,18 @@
-//! The additional routes of the control socket: the dump, and the verbs that stop the service or end
-//! the tasks of a group.
+//! The additional routes of the control socket: the verbs that stop the service or end the tasks of a
+//! group.
 //!
-//! Each handler answers within the time of a connection. A dump is taken on a thread of its own, one
-//! at a time. A drain or a cancel runs on the control side; the answer waits for it for at most
-//! [`PATIENCE`], and says how many tasks are left.
+//! Each handler answers within the time of a connection. A drain or a cancel runs on the control side;
+//! the answer waits for it for at most [`PATIENCE`], and says how many tasks are left.
 
-use super::answers::{error, json, text, typed};
-use crate::control::part::DumpSource;
+use super::answers::{error, json};
 use crate::group::TaskGroup;
 use axum::Router;
-use axum::extract::RawQuery;
 use axum::http::StatusCode;
-use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::post;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,13 +30,7 @@ const REASON: &str = "control socket";
 pub(crate) struct Controls {
     /// The root group.
     tasks: TaskGroup,
-    dumps: Arc<dyn DumpSource>,
-    /// True while a dump for a client is in progress, even if the client is gone.
-    dumping: Arc<AtomicBool>,
 }
-
-/// A guard that marks a dump as in progress until it is dropped.
-struct Dumping(Arc<AtomicBool>);
 
 /// A way to end the tasks of a group.
 #[derive(Debug, Clone, Copy)]
@@ -83,12 +70,8 @@ struct Unknown {
 
 /// Returns the routes, for a router of any state.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(controls: &Controls) -> Router<S> {
-    let [dumped, stopped, drained, cancelled] = [(); 4].map(|()| controls.clone());
+    let [stopped, drained, cancelled] = [(); 3].map(|()| controls.clone());
     Router::new()
-        .route(
-            "/api/dump",
-            get(move |RawQuery(query)| async move { dumped.dump(query.as_deref()).await }),
-        )
         .route("/stop", post(move || async move { stopped.stop() }))
         .route(
             "/drain",
@@ -103,54 +86,8 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(controls: &Controls) -> R
 // === impl Controls ===
 
 impl Controls {
-    pub(super) fn new(tasks: TaskGroup, dumps: Arc<dyn DumpSource>) -> Self {
-        Self {
-            tasks,
-            dumps,
-            dumping: Arc::default(),
-        }
-    }
-
-    /// Answers `/api/dump`: JSON, or text with `?format=text`.
-    async fn dump(&self, query: Option<&str>) -> Response {
-        let is_text = match query {
-            None | Some("" | "format=json") => false,
-            Some("format=text") => true,
-            Some(_) => {
-                let allowed = "the only parameter is 'format': json or text";
-                return error(StatusCode::BAD_REQUEST, allowed);
-            }
-        };
-        let Some(dumping) = Dumping::begin(&self.dumping) else {
-            let mut busy = error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "a dump is already being taken",
-            );
-            let seconds = HeaderValue::from_static("1");
-            busy.headers_mut().insert(RETRY_AFTER, seconds);
-            return busy;
-        };
-        let (tell, told) = oneshot::channel();
-        let begun = self.dumps.begin(Box::new(move |dump| {
-            let words = if is_text {
-                dump.to_text()
-            } else {
-                dump.to_json()
-            };
-            // Before the answer, because its reader may ask for the next dump at once.
-            drop(dumping);
-            // It fails if the client is gone.
-            tell.send(words).ok();
-        }));
-        if let Err(refused) = begun {
-            let why = format!("the system refuses a thread for the dump: {refused}");
-            return error(StatusCode::INTERNAL_SERVER_ERROR, &why);
-        }
-        match told.await {
-            Ok(words) if is_text => text(StatusCode::OK, &words),
-            Ok(words) => typed(StatusCode::OK, "application/json", words),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the dump has failed"),
-        }
+    pub(super) fn new(tasks: TaskGroup) -> Self {
+        Self { tasks }
     }
 
     /// Answers `/stop`: begins the shutdown.
@@ -241,21 +178,5 @@ fn group_of(query: GroupQuery) -> Option<String> {
     match <[_; 1]>::try_from(query.ok()?.0) {
         Ok([(key, value)]) if key == "group" && !value.is_empty() => Some(value),
         _ => None,
-    }
-}
-
-// === impl Dumping ===
-
-impl Dumping {
-    /// Marks a dump as in progress. Returns `None` if one already is.
-    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
-        let begun = !flag.swap(true, Ordering::AcqRel);
-        begun.then(|| Self(Arc::clone(flag)))
-    }
-}
-
-impl Drop for Dumping {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }

@@ -113,7 +113,7 @@ pub(crate) trait DumpSource: Debug + Send + Sync {
     /// Fails if the system refuses the thread. `done` is dropped then.
     #[cfg_attr(
         not(feature = "admin"),
-        expect(dead_code, reason = "only the control socket asks for dumps")
+        expect(dead_code, reason = "only the servers ask for dumps")
     )]
     fn begin(&self, done: Box<dyn FnOnce(Dump) + Send>) -> io::Result<()>;
 }

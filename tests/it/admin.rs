@@ -3,6 +3,8 @@
 
 mod client;
 mod contract;
+mod dumps;
+mod events;
 mod limits;
 mod schema;
 mod socket;
@@ -103,6 +105,28 @@ fn a_request_has_one_host_header() {
                     "{\"error\":\"exactly one Host header is required\"}"
                 );
             }
+        },
+    );
+}
+
+/// Such a page could not read the answer, but it could have dumps taken.
+#[test]
+fn a_request_by_a_page_of_another_site_is_refused_and_a_link_is_followed() {
+    with_admin(
+        |builder| builder,
+        |client| {
+            let status = |site: &str, to: &str| {
+                let headers = format!(
+                    "host: localhost\r\nsec-fetch-site: {site}\r\nsec-fetch-dest: {to}\r\n"
+                );
+                client.ask("GET", "/", &headers).status
+            };
+            assert_eq!(status("cross-site", "image"), 403);
+            assert_eq!(status("same-site", "empty"), 403);
+            assert_eq!(status("cross-site", "iframe"), 403);
+            assert_eq!(status("cross-site", "document"), 200);
+            assert_eq!(status("same-origin", "empty"), 200);
+            assert_eq!(status("none", "document"), 200);
         },
     );
 }

@@ -16,6 +16,7 @@ fn main() -> Report {
     match std::env::args().nth(1).unwrap_or_default().as_str() {
         "usual" => run(Duration::ZERO, usual),
         "many-names" => run(Duration::ZERO, many_names),
+        "page" => run(Duration::ZERO, page),
         "workers-stuck" => run(Duration::ZERO, workers_stuck),
         "drains-for-long" => run(Duration::ZERO, drains_for_long),
         "waits-for-a-scrape" => run(AMPLE, drains_for_long),
@@ -131,6 +132,50 @@ async fn many_names(tasks: TaskGroup, address: SocketAddr) {
 #[expect(clippy::disallowed_methods, reason = "an untracked task is needed")]
 fn untracked() {
     drop(tokio::spawn(pending::<()>()));
+}
+
+/// Creates what an operator may see on the page: 10,000 tasks, children and endpoints that are well and
+/// not, and, from the stop on, a task and a child that are late until standard input is closed.
+async fn page(tasks: TaskGroup, address: SocketAddr) {
+    let http = tasks.group("http");
+    for _ in 0..10_000 {
+        let own = http.clone();
+        http.spawn("connection", async move { own.draining().await });
+    }
+    let jobs = tasks.group("jobs");
+    jobs.spawn_blocking("flush", || std::io::stdin().read_to_end(&mut Vec::new()));
+    jobs.try_spawn("import", async { Err::<(), _>("no such file") })
+        .await
+        .ok();
+    let processes = tasks.group("process");
+    let [db, web, mailer] = ["db", "web", "mailer"].map(|name| Child::register(&processes, name));
+    db.started(
+        std::process::id(),
+        "/usr/lib/postgresql/bin/postgres -D /data",
+    );
+    db.said("database system is ready to accept connections");
+    db.set_state("ready");
+    web.started(std::process::id(), "orders-web");
+    web.said("listening on <b id=\"injected\">8080</b>");
+    web.set_state("ready");
+    mailer.started(1, "mailer");
+    mailer.ended("exited with code 7");
+    mailer.restarted();
+    mailer.set_state("backoff");
+    let [api, cache] = ["api", "cache"].map(|name| Endpoint::register(&tasks, name));
+    api.checked(Duration::from_millis(3));
+    api.turned(true);
+    cache.checked(Duration::from_millis(1));
+    cache.failed("connection refused");
+    cache.turned(false);
+    ready(address);
+    tasks.draining().await;
+    web.ended("exited with code 0");
+    web.set_state("stopped");
+    db.told(15);
+    db.set_state("stopping");
+    // Until the end of the service.
+    std::mem::forget((db, web, mailer));
 }
 
 /// Blocks every worker until standard input is closed.

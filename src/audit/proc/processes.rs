@@ -54,6 +54,11 @@ pub(crate) fn all(most: usize) -> Option<HashMap<u32, Stat>> {
     Some(all)
 }
 
+/// Returns this process.
+pub(crate) fn own() -> Option<Stat> {
+    parse(&String::from_utf8_lossy(&fs::read("/proc/self/stat").ok()?))
+}
+
 /// Returns whether another process runs the program of this one.
 pub(crate) fn is_copy_of_this(pid: u32) -> bool {
     let program = |process: &str| fs::read_link(format!("/proc/{process}/exe")).ok();

@@ -78,6 +78,10 @@ fn every_path_of_the_document_answers_as_described_and_there_are_no_others() {
                 let methods: Vec<&String> =
                     methods.as_object().expect("an object").keys().collect();
                 assert_eq!(methods, ["get"], "{path}");
+                if path == "/api/events" {
+                    // It has no end.
+                    continue;
+                }
                 let answer = client.get(path);
                 assert_eq!(answer.status, 200, "{path}: {}", answer.body);
                 let kind = answer.header("content-type").expect("it has one");

@@ -1,0 +1,118 @@
+// The connection: a stream of events, or requests at an interval where a stream is refused.
+
+const PATIENCE = 5000;
+const POLL = 2000;
+// The time without an event after which the data is called stale.
+const SILENCE = 5000;
+let source = null;
+let lastState = 0;
+let failedSince = null;
+let lists = null;
+
+async function get(path, patience = PATIENCE) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(patience) });
+  if (!answer.ok) throw new Error(path + ": " + answer.status);
+  return answer.json();
+}
+
+function sampleOf(runtime) {
+  return {
+    tasks_live: runtime.tasks_live,
+    alive_tasks: runtime.runtime.alive_tasks,
+    worker_busy_seconds: runtime.runtime.worker_busy_seconds,
+    cpu_seconds: runtime.process.cpu_seconds,
+    resident_bytes: runtime.process.resident_bytes,
+  };
+}
+
+function show(state) {
+  lastState = Date.now();
+  note(state.timestamp_seconds, sampleOf(state.runtime));
+  noteSupervised(state.timestamp_seconds, state.children, state.endpoints);
+  showHead(state.runtime);
+  showShutdown(state);
+  showOverview(state.runtime);
+  showSupervised(state.children, state.endpoints);
+  setText(find("connection"), source ? "live" : "every " + POLL / 1000 + " s");
+  isWell();
+}
+
+function isWell() {
+  failedSince = null;
+  find("problem").hidden = true;
+  document.body.classList.remove("stale");
+}
+
+function isLost(why) {
+  failedSince = failedSince || new Date();
+  const isEnd = find("stopping").hidden ? "" : " It was stopping, so it has probably ended.";
+  setText(find("problem"), "No answer from the service since " + failedSince.toLocaleTimeString() + "." + isEnd + " The data below is stale. (" + why + ")");
+  find("problem").hidden = false;
+  setText(find("connection"), "disconnected");
+  document.body.classList.add("stale");
+}
+
+function listen() {
+  source = new EventSource("/api/events");
+  source.addEventListener("history", (event) => {
+    if (series.size > 0) return;
+    for (const sample of JSON.parse(event.data)) note(sample.timestamp_seconds, sample);
+  });
+  source.addEventListener("state", (event) => show(JSON.parse(event.data)));
+  source.addEventListener("error", () => {
+    // A refused stream is closed for good; a lost one connects again by itself.
+    if (source.readyState !== EventSource.CLOSED) return;
+    source = null;
+    setTimeout(listen, 10000);
+    poll();
+  });
+}
+
+// Asks for what the stream would bring, until there is a stream.
+async function poll() {
+  if (source && source.readyState === EventSource.OPEN) return;
+  try {
+    const [runtime, children, endpoints] = await Promise.all([get("/api/runtime"), get("/api/children"), get("/api/endpoints")]);
+    show({ timestamp_seconds: Date.now() / 1000, runtime, children, endpoints });
+  } catch (error) {
+    isLost(error.message);
+  }
+  setTimeout(poll, POLL);
+}
+
+// Reads the lists every two seconds while the page is visible.
+async function readLists() {
+  clearTimeout(lists);
+  if (!document.hidden) {
+    try {
+      await updateLists();
+      if (Date.now() - lastState < SILENCE) isWell();
+    } catch (error) {
+      isLost(error.message);
+    }
+  }
+  lists = setTimeout(readLists, POLL);
+}
+
+setInterval(() => {
+  if (lastState && !document.hidden && Date.now() - lastState > SILENCE) isLost("no event for " + SILENCE / 1000 + " s");
+}, 1000);
+find("filter").addEventListener("input", () => {
+  shownTasks = PAGE;
+  readLists();
+});
+find("filter").addEventListener("submit", (event) => event.preventDefault());
+find("more").addEventListener("click", () => {
+  shownTasks = Math.min(1000, shownTasks * 4);
+  readLists();
+});
+document.querySelectorAll("button.dump").forEach((button) => button.addEventListener("click", takeDump));
+document.addEventListener("keydown", (event) => {
+  // As on many pages, a slash goes to the filter.
+  if (event.key !== "/" || event.target.closest("input, select")) return;
+  event.preventDefault();
+  find("filter").elements.group.focus();
+});
+listen();
+readLists();
+get("/api/report").then(({ previous }) => showPrevious(previous), () => {});

@@ -1,0 +1,49 @@
+//! The dump of the admin server.
+
+use super::client::with_admin;
+use serde_json::json;
+use std::process::Command;
+
+#[test]
+fn a_dump_has_no_arguments_of_command_lines() {
+    with_admin(
+        |builder| builder,
+        |client| {
+            let mut child = Command::new("sleep")
+                .arg("1000")
+                .spawn()
+                .expect("sleep runs");
+            client.tasks.spawn("idler", std::future::pending::<()>());
+            let dump = client.json("/api/dump");
+            child.kill().expect("it is alive");
+            child.wait().expect("it is a child");
+            let pid = json!(child.id());
+            let rows = dump["children"].as_array().expect("they are observed");
+            let row = rows.iter().find(|row| row["pid"] == pid);
+            assert_eq!(row.expect("it is listed")["command"], "sleep");
+            let names = dump["root"]["kinds"].as_array().expect("a list");
+            assert!(names.iter().any(|kind| kind["name"] == "idler"), "{dump:#}");
+        },
+    );
+}
+
+#[test]
+fn dumps_are_at_most_one_a_second() {
+    with_admin(
+        |builder| builder,
+        |client| {
+            let first = client.get("/api/dump?format=text");
+            assert!(first.body.starts_with("headcount test: dump, running\n"));
+            let second = client.get("/api/dump");
+            assert_eq!(second.status, 503, "{second:?}");
+            assert_eq!(second.header("retry-after"), Some("1"));
+            let why = "{\"error\":\"a dump was taken less than a second ago\"}";
+            assert_eq!(second.body, why);
+            let wrong = client.get("/api/dump?format=xml");
+            assert_eq!(wrong.status, 400);
+            while client.get("/api/dump").status != 200 {
+                std::thread::yield_now();
+            }
+        },
+    );
+}
