@@ -7,6 +7,8 @@
 mod code;
 mod dwarf;
 mod elf;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod kind_names;
 mod names;

@@ -3,6 +3,7 @@
 
 mod client;
 mod contract;
+mod damaged;
 mod limits;
 mod schema;
 mod socket;
