@@ -53,7 +53,7 @@ pub(crate) struct Chains<'a, 'p> {
     /// Whether values of a type can hold something that waits.
     can_wait: RefCell<FxHashMap<Type, bool>>,
     plans: RefCell<FxHashMap<Type, Rc<Plan>>>,
-    /// What tokio's futures of these types around a leaf wait for, in words.
+    /// The words for a leaf by the types of tokio's futures around it.
     told: RefCell<FxHashMap<Box<[Type]>, Option<String>>>,
     /// By the functions that poll tasks.
     stages: RefCell<FxHashMap<u64, Option<Stage>>>,

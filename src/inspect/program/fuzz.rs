@@ -16,7 +16,7 @@ const BEGIN: u64 = 0x20_0000;
 /// Compiles a small program with full debug information, and returns its file.
 fn seed() -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inspect/src/seed.rs");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fuzzing/seed.rs");
     let file = folder.path().join("seed");
     let mut compiler = Command::new("rustc");
     compiler.args(["--edition", "2024", "-g", "-C", "panic=abort"]);

@@ -30,7 +30,7 @@ pub(in crate::inspect::chain) struct Plan {
     pub(super) is_of_tokio: bool,
 }
 
-/// What is done with a value.
+/// The step that a walk takes with a value.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Nothing in it can wait.
