@@ -83,6 +83,15 @@ pressure *names:
     cargo build --all-features --examples
     tests/faults/pressure {{ names }}
 
+# Damaged input for the readers of requests, configurations, black boxes and programs. `seconds`: for each of them.
+fuzz seconds="60":
+    HEADCOUNT_FUZZ={{ seconds }} cargo test --all-features --lib --test it -- damaged makes_the_reader_panic
+
+# What `headcount ps` and `tree` read of programs with many versions of tokio, built in many ways (docs/inspect.md).
+inspect-matrix *args:
+    cargo build --all-features
+    tests/inspect/matrix target/debug/headcount {{ args }}
+
 # Models of the lock-free code.
 loom:
     RUSTFLAGS="--cfg headcount_loom --cfg tokio_unstable" \
@@ -95,6 +104,10 @@ doc:
 # The benchmarks (benches/README.md). Arguments as for the benchmark.
 bench *args:
     cargo bench --bench compare -- {{ args }}
+
+# Looks at the tasks of a runtime, from inside and from outside (benches/README.md). Arguments: numbers of tasks.
+bench-inspect *args:
+    benches/inspect {{ args }}
 
 # Runs each benchmark once, without checking figures.
 bench-smoke:

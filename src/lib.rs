@@ -66,3 +66,6 @@ pub use threads::{ThreadHandle, ThreadKind};
 #[cfg(all(test, not(headcount_loom)))]
 #[path = "../tests/it/alone.rs"]
 mod alone;
+#[cfg(all(test, not(headcount_loom)))]
+#[path = "../tests/it/fuzzing.rs"]
+mod fuzzing;

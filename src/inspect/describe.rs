@@ -4,7 +4,7 @@
 //! most 512 MiB, with an index of the types of the units that are looked through. So it is for a thread of its
 //! own and for a report or a dump, not for a scrape. What was read is freed at the end.
 
-use super::chain::{Chains, Tasks};
+use super::chain::{Address, Chains, Tasks};
 use super::descriptors::Descriptors;
 use super::header::Tables;
 use super::other::Own;
@@ -83,7 +83,11 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
                 let task = tables.task(&own.memory, *header);
                 task.is_some_and(|task| (task.id, task.table) == (*id, subject.table))
             };
-            let tree = is_there().then(|| chains.of_task(subject.functions[0], *header));
+            let address = Address {
+                header: *header,
+                poll: subject.functions[0],
+            };
+            let tree = is_there().then(|| chains.of_task(address));
             let Some(tree) = tree.flatten().filter(|_| is_there() && !types.is_cut()) else {
                 continue;
             };
@@ -91,8 +95,8 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
             if !tree.name.is_empty() {
                 future = Some(shortened(&tree.name));
             }
-            let name = future.clone().unwrap_or_default();
-            of_subject.push(tasks.add(*header, *id, &name, Some(tree)));
+            let name = future.as_deref().unwrap_or_default();
+            of_subject.push(tasks.add(*header, *id, name.into(), Some(tree.into())));
         }
         read.push((future, of_subject));
     }

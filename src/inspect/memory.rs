@@ -56,7 +56,8 @@ impl Memory {
     /// Fails if the process has ended, or if the kernel allows no access: to a process of another
     /// user, to one that is not dumpable, or by Yama (ptrace(2), "Ptrace access mode checking").
     pub(crate) fn open(process: &Path, kept: u64) -> io::Result<Self> {
-        let blocks = usize::try_from(kept / BLOCK).unwrap_or(usize::MAX).max(1);
+        // A power of two, so that a place is found by a mask.
+        let blocks = usize::try_from(kept / BLOCK).map_or(1, |blocks| 1 << blocks.max(1).ilog2());
         Ok(Self {
             mappings: RefCell::new(maps::read(process)?),
             file: File::open(process.join("mem"))?,
@@ -178,8 +179,8 @@ impl Memory {
 impl Blocks {
     /// Returns the place of the block with an address.
     fn place(&mut self, address: u64) -> &mut Block {
-        let places = self.kept.len() as u64;
-        let place = usize::try_from(address / BLOCK % places).unwrap_or(0);
+        let mask = self.kept.len() as u64 - 1;
+        let place = usize::try_from(address / BLOCK & mask).unwrap_or(0);
         let block = &mut self.kept[place];
         if block.generation != self.generation {
             block.generation = self.generation;

@@ -7,6 +7,8 @@
 mod code;
 mod dwarf;
 mod elf;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod kind_names;
 mod names;
@@ -110,7 +112,9 @@ impl Program {
     /// Returns the machine code of a function. Without symbols, it is as long as a short function.
     fn body(&self, function: u64) -> Vec<u8> {
         const SHORT: usize = 96;
+        const LONGEST: usize = 1 << 20;
         let length = self.symbols().size(function).unwrap_or(SHORT);
+        let length = length.min(LONGEST);
         self.elf.at(function, length)
     }
 
@@ -128,9 +132,8 @@ impl Program {
             self.elf.has_section(".gnu_debuglink"),
         );
         // Before there was a flag for it, the name told a compressed section.
-        let is_compressed =
-            self.elf.is_compressed(".debug_info") || self.elf.has_section(".zdebug_info");
-        without_types(has_info, is_compressed, is_elsewhere, types.is_split())
+        let is_old = self.elf.has_section(".zdebug_info");
+        without_types(has_info, is_old, is_elsewhere, types.is_split())
     }
 
     /// Returns the types of the program; those of which the functions of tasks are given are looked
@@ -166,8 +169,8 @@ fn without_types(
 ) -> &'static str {
     match (has_info, is_compressed, is_elsewhere) {
         (_, true, _) => {
-            "the debug information of the program is compressed, which is not read: to see what tasks wait for, build \
-             it without `--compress-debug-sections`"
+            "the debug information of the program is compressed in an old way, which is not read: to see what tasks \
+             wait for, build it with `--compress-debug-sections=zlib`"
         }
         (true, ..) if is_split => {
             "the debug information of the program is in files of its own, which are not read: to see what tasks wait \

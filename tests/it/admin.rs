@@ -3,6 +3,7 @@
 
 mod client;
 mod contract;
+mod damaged;
 mod dumps;
 mod events;
 mod limits;

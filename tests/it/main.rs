@@ -12,6 +12,8 @@ mod console;
 mod dashboards;
 mod dump;
 mod excused;
+#[cfg(feature = "admin")]
+mod fuzzing;
 #[cfg(feature = "service")]
 mod guardian;
 mod heard;

@@ -7,15 +7,9 @@
 
 use super::Chains;
 use crate::inspect::program::{Place, Type};
-use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// The crates of the standard library. Its own functions have awaits of its own.
 const STANDARD: [&str; 3] = ["core", "std", "alloc"];
-
-/// The places that were found, by coroutine and awaited future.
-#[derive(Debug, Default)]
-pub(super) struct Lines(RefCell<HashMap<(Type, Type), Option<Place>>>);
 
 // === impl Chains ===
 
@@ -45,16 +39,8 @@ impl Chains<'_, '_> {
                 .iter()
                 .any(|part| name.contains(part))
         };
-        let known = self.lines.0.borrow().get(&(coroutine, awaited)).cloned();
-        let found = known.unwrap_or_else(|| {
-            let future = Some(awaited).filter(is_of_one_place);
-            let found = future.and_then(|future| self.values.types.awaited(future, &is_outside));
-            self.lines
-                .0
-                .borrow_mut()
-                .insert((coroutine, awaited), found.clone());
-            found
-        });
+        let future = Some(awaited).filter(is_of_one_place);
+        let found = future.and_then(|future| self.values.types.awaited(future, &is_outside));
         let types = self.values.types;
         let declared = || types.declared(coroutine).into_iter().find(is_outside);
         match found {

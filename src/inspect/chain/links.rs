@@ -6,7 +6,9 @@
 
 use super::Tree;
 use super::walk::{Hold, Kind, Link, Node};
-use std::collections::{HashMap, HashSet};
+use rustc_hash::FxHashMap;
+use std::collections::HashSet;
+use std::rc::Rc;
 
 /// The most tasks of a chain of tasks.
 const LINKED: usize = 6;
@@ -20,7 +22,7 @@ const PLACES: usize = 2;
 pub(crate) struct Tasks {
     all: Vec<Read>,
     /// Tasks by what they give. The flag is false for one that may have given it away.
-    by: HashMap<Link, (usize, bool)>,
+    by: FxHashMap<Link, (usize, bool)>,
 }
 
 /// One task.
@@ -28,8 +30,8 @@ pub(crate) struct Tasks {
 struct Read {
     id: u64,
     /// The type of its future, shortened.
-    name: String,
-    tree: Option<Tree>,
+    name: Rc<str>,
+    tree: Option<Rc<Tree>>,
 }
 
 /// A frame of the program's own code below which there is none that is awaited.
@@ -42,8 +44,20 @@ struct Innermost<'n> {
 // === impl Tasks ===
 
 impl Tasks {
+    /// Makes room for tasks.
+    pub(crate) fn reserve(&mut self, tasks: usize) {
+        self.all.reserve(tasks);
+        self.by.reserve(tasks);
+    }
+
     /// Adds a task with its chains, if they could be read. Returns its number.
-    pub(crate) fn add(&mut self, header: u64, id: u64, name: &str, tree: Option<Tree>) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        header: u64,
+        id: u64,
+        name: Rc<str>,
+        tree: Option<Rc<Tree>>,
+    ) -> usize {
         let at = self.all.len();
         self.by.insert(Link::Task(header), (at, true));
         for (link, is_sure) in tree.iter().flat_map(|tree| &tree.gives) {
@@ -51,17 +65,13 @@ impl Tasks {
                 self.by.insert(*link, (at, *is_sure));
             }
         }
-        self.all.push(Read {
-            id,
-            name: name.to_owned(),
-            tree,
-        });
+        self.all.push(Read { id, name, tree });
         at
     }
 
     /// Returns the chains of a task.
     pub(crate) fn tree(&self, at: usize) -> Option<&Tree> {
-        self.all[at].tree.as_ref()
+        self.all[at].tree.as_deref()
     }
 
     /// Describes in one line where a task waits, and for what; `None` if its chains were not read.
@@ -108,7 +118,7 @@ impl Tasks {
         collect(nodes, &mut leaves, &mut notes);
         let mut texts: Vec<String> = Vec::new();
         for leaf in leaves {
-            let mut text = leaf.text.clone();
+            let mut text = leaf.text.to_string();
             text += &self.from(leaf);
             if let Some((of, _)) = leaf.link.and_then(|link| self.by.get(&link)) {
                 let roots = self.tree(*of).map_or(&[][..], |tree| &tree.roots);
@@ -123,7 +133,7 @@ impl Tasks {
             }
         }
         if texts.is_empty() {
-            let note = notes.first().map(|note| note.text.clone());
+            let note = notes.first().map(|note| note.text.to_string());
             return note.unwrap_or_else(|| "something that is not known".to_owned());
         }
         let more = texts.len().saturating_sub(TEXTS);
@@ -192,16 +202,17 @@ fn last_frame(nodes: &[Node]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hold, Kind, Link, Node, Tasks, Tree};
+    use super::{Hold, Kind, Link, Node, Rc, Tasks, Tree};
     use crate::inspect::program::Place;
 
     fn frame(text: &str, line: u64, below: Vec<Node>) -> Node {
+        let place = Place {
+            file: "src/main.rs".to_owned(),
+            line,
+            library: None,
+        };
         Node {
-            place: Some(Place {
-                file: "src/main.rs".to_owned(),
-                line,
-                library: None,
-            }),
+            place: Some(place.into()),
             below,
             ..Node::new(Kind::Frame, text, Hold::Awaited)
         }
@@ -214,12 +225,13 @@ mod tests {
         }
     }
 
-    fn tree(roots: Vec<Node>, gives: &[(Link, bool)]) -> Option<Tree> {
-        Some(Tree {
+    fn tree(roots: Vec<Node>, gives: &[(Link, bool)]) -> Option<Rc<Tree>> {
+        let tree = Tree {
             roots,
             gives: gives.to_vec(),
             ..Tree::default()
-        })
+        };
+        Some(tree.into())
     }
 
     #[test]
@@ -230,7 +242,7 @@ mod tests {
             7,
             vec![leaf("a oneshot channel", Some(Link::Oneshot(64)))],
         );
-        tasks.add(16, 1, "quote", tree(vec![waits], &[]));
+        tasks.add(16, 1, "quote".into(), tree(vec![waits], &[]));
         let reads = frame(
             "fetch",
             9,
@@ -239,14 +251,14 @@ mod tests {
         tasks.add(
             32,
             2,
-            "fetch",
+            "fetch".into(),
             tree(vec![reads], &[(Link::Oneshot(64), true)]),
         );
         // An earlier owner still has a copy of the sender.
         tasks.add(
             48,
             3,
-            "other",
+            "other".into(),
             tree(Vec::new(), &[(Link::Oneshot(64), false)]),
         );
         assert_eq!(
@@ -266,7 +278,7 @@ mod tests {
             tasks.add(
                 at,
                 at,
-                "join",
+                "join".into(),
                 tree(vec![frame("join", at, vec![waits])], &[]),
             );
         }
@@ -291,7 +303,12 @@ mod tests {
             held(Hold::Doubtful, "freed"),
         ];
         let mut tasks = Tasks::default();
-        tasks.add(16, 1, "stock", tree(vec![frame("stock", 5, below)], &[]));
+        tasks.add(
+            16,
+            1,
+            "stock".into(),
+            tree(vec![frame("stock", 5, below)], &[]),
+        );
         let summary = tasks.summary(0).expect("it has a tree");
         assert!(
             summary
@@ -299,7 +316,7 @@ mod tests {
             "{summary}"
         );
         assert!(!summary.contains("freed"), "{summary}");
-        tasks.add(32, 2, "bare", None);
+        tasks.add(32, 2, "bare".into(), None);
         assert_eq!(tasks.summary(1), None);
     }
 }

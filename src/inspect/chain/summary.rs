@@ -66,24 +66,33 @@ fn add(tasks: &Tasks, nodes: &[Node], level: usize, lines: &mut Vec<Line>) {
 // === impl Tree ===
 
 impl Tree {
-    /// Returns a text that is the same for chains that differ only in numbers: those of sockets, timers
+    /// Writes a text that is the same for chains that differ only in numbers: those of sockets, timers
     /// and tasks.
-    pub(crate) fn key(&self) -> String {
-        let mut key = String::new();
-        key_of(&self.roots, &mut key);
-        key
+    pub(super) fn key(&self, into: &mut String) {
+        key_of(&self.roots, into);
     }
 }
 
 fn key_of(nodes: &[Node], key: &mut String) {
     for node in nodes {
-        let text = match node.kind {
-            Kind::Leaf => node.text.replace(|c: char| c.is_ascii_digit(), ""),
-            _ => node.text.clone(),
-        };
-        let place = node.shown_place();
-        write!(key, "{:?} {:?} {text}{place}[", node.kind, node.hold)
-            .expect("a String takes every write");
+        key.push(match node.kind {
+            Kind::Frame => 'f',
+            Kind::Leaf => 'l',
+            Kind::Note => 'n',
+        });
+        key.push(match node.hold {
+            Hold::Awaited => 'a',
+            Hold::Held => 'h',
+            Hold::Doubtful => 'd',
+        });
+        match node.kind {
+            Kind::Leaf => key.extend(node.text.split(|c: char| c.is_ascii_digit())),
+            _ => key.push_str(&node.text),
+        }
+        if let Some(place) = &node.place {
+            write!(key, "\n{}\n{}", place.file, place.line).expect("a String takes every write");
+        }
+        key.push('[');
         key_of(&node.below, key);
         key.push(']');
     }
@@ -97,12 +106,13 @@ mod tests {
     #[test]
     fn chains_differ_in_lines_and_not_in_peers() {
         let tree = |line, leaf: &str, hold| {
+            let place = Place {
+                file: "src/a.rs".to_owned(),
+                line,
+                library: None,
+            };
             let frame = Node {
-                place: Some(Place {
-                    file: "src/a.rs".to_owned(),
-                    line,
-                    library: None,
-                }),
+                place: Some(place.into()),
                 below: vec![Node::new(Kind::Leaf, leaf, hold)],
                 ..Node::new(Kind::Frame, "load", Hold::Awaited)
             };
@@ -111,15 +121,20 @@ mod tests {
                 ..Tree::default()
             }
         };
+        let key = |tree: &Tree| {
+            let mut key = String::new();
+            tree.key(&mut key);
+            key
+        };
         let first = tree(7, "tcp 10.0.0.1:80 to be readable", Hold::Awaited);
         let other_peer = tree(7, "tcp 10.0.0.2:81 to be readable", Hold::Awaited);
-        assert_eq!(first.key(), other_peer.key());
+        assert_eq!(key(&first), key(&other_peer));
         for other in [
             tree(8, "tcp 10.0.0.1:80 to be readable", Hold::Awaited),
             tree(7, "tcp 10.0.0.1:80 to be writable", Hold::Awaited),
             tree(7, "tcp 10.0.0.1:80 to be readable", Hold::Held),
         ] {
-            assert_ne!(first.key(), other.key());
+            assert_ne!(key(&first), key(&other));
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use crate::inspect::memory::Memory;
 use crate::inspect::program::{Member, Shape, Type, Types};
+use rustc_hash::FxHashMap;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The most levels of members in which one is searched by its name.
 const LEVELS: usize = 8;
 /// The most members of a level that are searched.
 const WIDTH: usize = 500;
-/// The most members between a pointer and the value around it.
+/// The most members between a pointer and the value around it, and the most that are looked at.
 const POINTER: u32 = 6;
+const MEMBERS: u32 = 10_000;
 
 /// A value: its type and its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,15 +22,36 @@ pub(crate) struct Value {
 }
 
 /// A reader of values.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Values<'a, 'p> {
     pub(crate) types: &'a Types<'p>,
     pub(crate) memory: &'a Memory,
+    /// The members that were found by their names.
+    routes: RefCell<FxHashMap<(Type, &'static str), Route>>,
+}
+
+/// The way from a value to the member of a name in it.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    /// The offset and the type are the same in all values of the type.
+    Fixed(u64, Type),
+    /// There is no such member.
+    None,
+    /// It depends on the variants of enums.
+    Varies,
 }
 
 // === impl Values ===
 
-impl Values<'_, '_> {
+impl<'a, 'p> Values<'a, 'p> {
+    pub(super) fn new(types: &'a Types<'p>, memory: &'a Memory) -> Self {
+        Self {
+            types,
+            memory,
+            routes: RefCell::default(),
+        }
+    }
+
     pub(super) fn shape(&self, of: Type) -> Rc<Shape> {
         self.types.shape(of)
     }
@@ -49,40 +73,70 @@ impl Values<'_, '_> {
         self.bytes(value.at, self.shape(value.of).size.clamp(1, 8))
     }
 
-    /// Returns the variant that an enum is in, or the state of a coroutine, and the number that tells
-    /// it.
-    pub(super) fn variant(&self, value: Value) -> Option<(Member, u64)> {
-        let shape = self.shape(value.of);
+    /// Returns the number that tells the variant of an enum, or the state of a coroutine.
+    pub(super) fn tag(&self, at: u64, shape: &Shape) -> Option<u64> {
         let variants = shape.variants.as_ref()?;
-        let number = match variants.size {
+        match variants.size {
             // An enum with one variant has nothing that tells it.
-            0 => 0,
-            size => self.bytes(value.at.wrapping_add(variants.at), size)?,
-        };
-        Some((variants.with(number)?.clone(), number))
+            0 => Some(0),
+            size => self.bytes(at.wrapping_add(variants.at), size),
+        }
+    }
+
+    /// Returns the variant that an enum of this shape is in.
+    pub(super) fn variant<'s>(&self, at: u64, shape: &'s Shape) -> Option<&'s Member> {
+        let variants = shape.variants.as_ref()?;
+        variants.with(self.tag(at, shape)?)
     }
 
     /// Returns whether an enum is in the variant of this name.
     pub(super) fn is(&self, value: Value, variant: &str) -> bool {
-        self.variant(value)
-            .is_some_and(|found| found.0.name == variant)
+        let shape = self.shape(value.of);
+        let found = self.variant(value.at, &shape);
+        found.is_some_and(|found| found.name == variant)
     }
 
     /// Returns the member of a value, wherever in it, without following pointers; then the next name
     /// in that.
-    pub(super) fn member(&self, value: Value, path: &[&str]) -> Option<Value> {
+    pub(super) fn member(&self, value: Value, path: &[&'static str]) -> Option<Value> {
         let mut names = path.iter();
         names.try_fold(value, |value, name| self.find(value, name))
     }
 
-    fn find(&self, value: Value, name: &str) -> Option<Value> {
+    fn find(&self, value: Value, name: &'static str) -> Option<Value> {
+        let known = self.routes.borrow().get(&(value.of, name)).copied();
+        match known {
+            Some(Route::Fixed(offset, of)) => {
+                let at = value.at.checked_add(offset)?;
+                return Some(Value { of, at });
+            }
+            Some(Route::None) => return None,
+            Some(Route::Varies) | None => {}
+        }
+        let mut varies = false;
+        let found = self.search(value, name, &mut varies);
+        if known.is_none() {
+            let route = match found {
+                _ if varies => Route::Varies,
+                Some(found) => Route::Fixed(found.at.wrapping_sub(value.at), found.of),
+                None => Route::None,
+            };
+            self.routes.borrow_mut().insert((value.of, name), route);
+        }
+        found
+    }
+
+    /// Searches a value for a member, level by level. `varies` says whether an enum was met, so that
+    /// another value may have it elsewhere.
+    fn search(&self, value: Value, name: &str, varies: &mut bool) -> Option<Value> {
         let mut level = vec![value];
         for _ in 0..LEVELS {
             let mut next = Vec::new();
             for value in level {
                 let shape = self.shape(value.of);
-                let variant = self.variant(value).map(|found| found.0);
-                for member in shape.members.iter().chain(&variant) {
+                *varies |= shape.variants.is_some();
+                let variant = self.variant(value.at, &shape);
+                for member in shape.members.iter().chain(variant) {
                     let Some(inside) = inside(value, member) else {
                         continue;
                     };
@@ -101,23 +155,24 @@ impl Values<'_, '_> {
     }
 
     /// Returns the number that a member is.
-    pub(super) fn number_of(&self, value: Value, path: &[&str]) -> Option<u64> {
+    pub(super) fn number_of(&self, value: Value, path: &[&'static str]) -> Option<u64> {
         self.number(self.member(value, path)?)
     }
 
     /// Returns the word that a member begins with, such as a pointer.
-    pub(super) fn word_of(&self, value: Value, path: &[&str]) -> Option<u64> {
+    pub(super) fn word_of(&self, value: Value, path: &[&'static str]) -> Option<u64> {
         self.word(self.member(value, path)?.at)
     }
 
     /// Returns the type that a pointer in a value points to.
     pub(super) fn pointee(&self, of: Type) -> Option<Type> {
-        self.pointee_within(of, POINTER)
+        self.pointee_within(of, POINTER, &mut MEMBERS.clone())
     }
 
-    fn pointee_within(&self, of: Type, levels: u32) -> Option<Type> {
+    fn pointee_within(&self, of: Type, levels: u32, left: &mut u32) -> Option<Type> {
         let shape = self.shape(of);
-        if levels == 0 || shape.pointee.is_some() {
+        *left = left.saturating_sub(1);
+        if levels == 0 || *left == 0 || shape.pointee.is_some() {
             return shape.pointee;
         }
         let variants = shape.variants.iter().flat_map(|variants| &variants.all);
@@ -126,7 +181,7 @@ impl Values<'_, '_> {
             .iter()
             .chain(variants.map(|(_, member)| member));
         let mut types = members.filter_map(|member| member.of);
-        types.find_map(|of| self.pointee_within(of, levels - 1))
+        types.find_map(|of| self.pointee_within(of, levels - 1, left))
     }
 
     /// Returns the value that an `Arc` shares.

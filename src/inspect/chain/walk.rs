@@ -6,13 +6,16 @@
 
 mod containers;
 mod leaves;
+mod plan;
 mod search;
+
+pub(super) use plan::Plan;
 
 use super::Chains;
 use super::values::{Value, inside};
-use crate::inspect::program::{Place, Shape, Type};
-use search::Found;
-use std::collections::HashSet;
+use crate::inspect::program::{Place, Type};
+use plan::{Coroutine, Step};
+use rustc_hash::FxHashSet;
 use std::rc::Rc;
 
 /// The bounds of the walk of one task.
@@ -20,9 +23,6 @@ const LEVELS: u32 = 200;
 const VALUES: usize = 50_000;
 const NODES: usize = 2000;
 pub(super) const ELEMENTS: u64 = 64;
-
-/// The type of a future with a timeout.
-const TIMEOUT: &str = "tokio::time::timeout::Timeout<";
 
 /// The kind of a node of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +62,9 @@ pub(crate) enum Link {
 pub(crate) struct Node {
     pub(crate) kind: Kind,
     /// The function of a frame, or what a leaf waits for.
-    pub(crate) text: String,
+    pub(crate) text: Rc<str>,
     /// For a frame, the place of its await.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<Rc<Place>>,
     /// True if only the function's place is known, and not that of the await.
     pub(crate) is_near: bool,
     pub(crate) hold: Hold,
@@ -75,21 +75,21 @@ pub(crate) struct Node {
 /// A walk of one task.
 pub(super) struct Walk<'w, 'a, 'p> {
     pub(super) chains: &'w Chains<'a, 'p>,
-    seen: HashSet<Value>,
+    seen: FxHashSet<Value>,
     nodes: usize,
     gives: Vec<(Link, bool)>,
     pub(super) hold: Hold,
     is_cut: bool,
     /// The leaves that are awaited: a copy of one may be in a local.
-    awaited: HashSet<String>,
-    /// The paths of the types around a value, up to the innermost coroutine that is not tokio's.
-    pub(super) around: Vec<Rc<str>>,
+    awaited: Vec<Rc<str>>,
+    /// The types of tokio around a value, up to the innermost coroutine that is not tokio's.
+    pub(super) around: Vec<Type>,
 }
 
 // === impl Node ===
 
 impl Node {
-    pub(super) fn new(kind: Kind, text: impl Into<String>, hold: Hold) -> Self {
+    pub(super) fn new(kind: Kind, text: impl Into<Rc<str>>, hold: Hold) -> Self {
         Self {
             kind,
             text: text.into(),
@@ -110,7 +110,7 @@ impl Node {
 
     /// Returns whether it is a frame of the program's own code.
     pub(crate) fn is_own(&self) -> bool {
-        self.kind == Kind::Frame && self.place.as_ref().is_some_and(Place::is_own)
+        self.kind == Kind::Frame && self.place.as_deref().is_some_and(Place::is_own)
     }
 }
 
@@ -120,12 +120,12 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
     pub(super) fn new(chains: &'w Chains<'a, 'p>) -> Self {
         Self {
             chains,
-            seen: HashSet::new(),
+            seen: FxHashSet::default(),
             nodes: 0,
             gives: Vec::new(),
             hold: Hold::Awaited,
             is_cut: false,
-            awaited: HashSet::new(),
+            awaited: Vec::new(),
             around: Vec::new(),
         }
     }
@@ -161,73 +161,74 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
             self.is_cut = true;
             return;
         }
-        if !self.can_wait(value.of) || !self.is_new(value) {
+        let plan = self.chains.plan(value.of);
+        if matches!(plan.step, Step::Nothing) || !self.is_new(value) {
             return;
         }
-        let values = self.chains.values;
-        let (shape, name) = (values.shape(value.of), values.types.name(value.of));
         let hold = self.hold;
-        if hold == Hold::Held && is_behind_pointer(&shape, &name) {
+        if hold == Hold::Held && plan.is_behind_pointer {
             self.hold = Hold::Doubtful;
         }
         let depth = self.around.len();
-        self.around.push(Rc::clone(&name));
-        self.inside(value, &shape, &name, level, out);
+        if plan.is_of_tokio {
+            self.around.push(value.of);
+        }
+        self.inside(value, &plan, level, out);
         self.around.truncate(depth);
         self.hold = hold;
     }
 
-    fn inside(&mut self, value: Value, shape: &Shape, name: &str, level: u32, out: &mut Vec<Node>) {
-        if leaves::is_leaf(name) {
-            self.leaf(value, name, out);
-            return;
-        }
-        if shape.is_coroutine() {
-            self.nodes += 1;
-            self.frame(value, name, level, out);
-            return;
-        }
-        let follows = follows(name);
-        if let Some((pointer, table)) = shape.wide("vtable") {
-            if follows {
-                let (pointer, table) =
-                    (value.at.wrapping_add(pointer), value.at.wrapping_add(table));
-                self.dynamic(pointer, table, level, out);
+    fn inside(&mut self, value: Value, plan: &Plan, level: u32, out: &mut Vec<Node>) {
+        let values = &self.chains.values;
+        match &plan.step {
+            Step::Nothing => {}
+            Step::Leaf(leaf, payload) => self.leaf(value, leaf, payload, out),
+            Step::Coroutine(coroutine) => {
+                self.nodes += 1;
+                self.frame(value, coroutine, level, out);
             }
-            return;
-        }
-        if let Some(of) = shape.pointee {
-            let at = self.chains.values.word(value.at).filter(|at| *at != 0);
-            if let Some(at) = at.filter(|_| follows) {
-                self.value(Value { of, at }, level + 1, out);
+            Step::Dynamic(pointer, table) => {
+                let words = (
+                    value.at.wrapping_add(*pointer),
+                    value.at.wrapping_add(*table),
+                );
+                self.dynamic(words.0, words.1, level, out);
             }
-            return;
-        }
-        if let Some((element, length)) = shape.array {
-            self.several(element, value.at, length, level, out);
-            return;
-        }
-        if self.container(value, shape, name, level, out) || shape.is_union {
-            return;
-        }
-        let variant = self.chains.values.variant(value).map(|found| found.0);
-        for member in variant.iter().chain(&shape.members) {
-            if let Some(inner) = inside(value, member) {
-                // A timer in the future of a timeout is not the timeout's own.
-                let is_limited = member.name == "value" && name.starts_with(TIMEOUT);
-                let around = is_limited.then(|| std::mem::take(&mut self.around));
-                self.value(inner, level + 1, out);
-                self.around = around.unwrap_or_else(|| std::mem::take(&mut self.around));
+            Step::Pointer(of) => {
+                if let Some(at) = values.word(value.at).filter(|at| *at != 0) {
+                    self.value(Value { of: *of, at }, level + 1, out);
+                }
+            }
+            Step::Array(element, length) => self.several(*element, value.at, *length, level, out),
+            Step::Container(shape) => self.container(value, shape, &plan.name, level, out),
+            Step::Members(members, of_enum) => {
+                let variant = of_enum
+                    .as_ref()
+                    .and_then(|shape| values.variant(value.at, shape));
+                if let Some(inner) = variant.and_then(|variant| inside(value, variant)) {
+                    self.value(inner, level + 1, out);
+                }
+                for member in members {
+                    let inner = Value {
+                        of: member.of,
+                        at: value.at.wrapping_add(member.at),
+                    };
+                    // A timer in the future of a timeout is not the timeout's own.
+                    let around = member.is_limited.then(|| std::mem::take(&mut self.around));
+                    self.value(inner, level + 1, out);
+                    self.around = around.unwrap_or_else(|| std::mem::take(&mut self.around));
+                }
             }
         }
     }
 
     /// Takes a leaf, if it waits.
-    fn leaf(&mut self, value: Value, name: &str, out: &mut Vec<Node>) {
-        if let Some((text, link)) = self.words(value, name) {
+    fn leaf(&mut self, value: Value, leaf: &'static str, payload: &str, out: &mut Vec<Node>) {
+        if let Some((text, link)) = self.words(value, leaf, payload) {
             self.nodes += 1;
-            if self.hold == Hold::Awaited {
-                self.awaited.insert(text.clone());
+            let text: Rc<str> = text.into();
+            if self.hold == Hold::Awaited && !self.awaited.contains(&text) {
+                self.awaited.push(Rc::clone(&text));
             }
             out.push(Node {
                 link,
@@ -237,64 +238,52 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
     }
 
     /// Takes a coroutine: its await, then its locals.
-    fn frame(&mut self, value: Value, name: &str, level: u32, out: &mut Vec<Node>) {
-        let values = self.chains.values;
-        let Some((variant, state)) = values.variant(value) else {
+    fn frame(&mut self, value: Value, coroutine: &Coroutine, level: u32, out: &mut Vec<Node>) {
+        let Some(state) = self.chains.values.tag(value.at, &coroutine.shape) else {
             return;
         };
-        let function = function(name);
-        let suspended = inside(value, &variant).filter(|_| state >= 3);
-        let Some(suspended) = suspended else {
-            let states = ["has not started", "has returned", "has panicked"];
-            let known = usize::try_from(state)
-                .ok()
-                .and_then(|state| states.get(state));
-            let text = format!("{function} {}", known.unwrap_or(&"is in an unknown state"));
-            out.push(Node::new(Kind::Note, text, self.hold));
-            return;
+        let suspended = match self.chains.suspended(coroutine, state) {
+            Ok(suspended) => suspended,
+            Err(text) => {
+                out.push(Node::new(Kind::Note, text, self.hold));
+                return;
+            }
         };
-        let shape = values.shape(suspended.of);
-        let awaited = shape.member("__awaitee");
-        let place = variant.place.clone();
-        let outside = |place| {
-            let awaited = awaited.and_then(|awaited| awaited.of);
-            self.chains.outside_macro(value.of, name, awaited, place)
+        let mut node = Node::new(Kind::Frame, Rc::clone(&coroutine.function), self.hold);
+        (node.place, node.is_near) = (suspended.place.clone(), suspended.is_near);
+        let around = match coroutine.is_of_tokio {
+            true => None,
+            false => Some(std::mem::take(&mut self.around)),
         };
-        let mut node = Node::new(Kind::Frame, function, self.hold);
-        if let Some((place, is_near)) = place.map(outside) {
-            (node.place, node.is_near) = (Some(place), is_near);
-        }
-        let around = match name.starts_with("tokio::") {
-            true => Vec::new(),
-            false => std::mem::take(&mut self.around),
-        };
-        if let Some(future) = awaited.and_then(|awaited| inside(suspended, awaited)) {
+        let at = |offset| value.at.wrapping_add(offset);
+        if let Some((offset, of, note)) = &suspended.awaited {
+            let future = Value {
+                of: *of,
+                at: at(*offset),
+            };
             self.value(future, level + 1, &mut node.below);
             if node.below.is_empty() {
-                let text = short(&values.types.name(future.of));
-                node.below.push(Node::new(Kind::Note, text, self.hold));
+                node.below
+                    .push(Node::new(Kind::Note, Rc::clone(note), self.hold));
             }
         }
-        self.locals(suspended, &shape, level, &mut node.below);
-        if !name.starts_with("tokio::") {
-            self.around = around;
-        }
+        let locals = suspended.locals.iter();
+        let locals = locals.map(|(offset, of)| Value {
+            of: *of,
+            at: at(*offset),
+        });
+        self.locals(locals, level, &mut node.below);
+        self.around = around.unwrap_or_else(|| std::mem::take(&mut self.around));
         out.push(node);
     }
 
     /// Takes the locals of a coroutine, which it holds and does not await.
-    fn locals(&mut self, state: Value, shape: &Shape, level: u32, out: &mut Vec<Node>) {
+    fn locals(&mut self, locals: impl Iterator<Item = Value>, level: u32, out: &mut Vec<Node>) {
         let mut held = Vec::new();
         let hold = self.hold;
         self.hold = hold.max(Hold::Held);
-        for local in shape
-            .members
-            .iter()
-            .filter(|local| local.name != "__awaitee")
-        {
-            if let Some(local) = inside(state, local) {
-                self.value(local, level + 1, &mut held);
-            }
+        for local in locals {
+            self.value(local, level + 1, &mut held);
         }
         self.hold = hold;
         // A local that was moved into what is awaited is still there, as a copy.
@@ -308,7 +297,7 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
 
     /// Takes the value behind a pointer to a `dyn` type.
     pub(super) fn dynamic(&mut self, pointer: u64, table: u64, level: u32, out: &mut Vec<Node>) {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let (Some(at), Some(table)) = (values.word(pointer), values.word(table)) else {
             return;
         };
@@ -328,7 +317,7 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
         let name = values.types.name(of);
         if types.iter().any(|other| values.types.name(*other) != name) {
             for node in &mut out[before..] {
-                node.text += " (or one with the same table)";
+                node.text = format!("{} (or one with the same table)", node.text).into();
             }
         }
     }
@@ -343,7 +332,7 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
         out: &mut Vec<Node>,
     ) {
         let size = self.chains.values.shape(of).size;
-        if size == 0 || !self.can_wait(of) {
+        if size == 0 || matches!(self.chains.plan(of).step, Step::Nothing) {
             return;
         }
         self.is_cut |= length > ELEMENTS;
@@ -351,45 +340,6 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
             let at = at.wrapping_add(element.wrapping_mul(size));
             self.value(Value { of, at }, level + 1, out);
         }
-    }
-
-    /// Returns whether a value of this type can hold something that waits.
-    fn can_wait(&self, of: Type) -> bool {
-        let mut known = self.chains.can_wait.borrow_mut();
-        search::can_wait(of, &mut known, |of| self.look(of))
-    }
-
-    /// Looks whether a type may wait itself, or which ones in it may.
-    fn look(&self, of: Type) -> Found<Type> {
-        let values = self.chains.values;
-        let (shape, name) = (values.shape(of), values.types.name(of));
-        let follows = follows(&name);
-        let waits = shape.is_coroutine()
-            || leaves::is_leaf(&name)
-            || containers::is_boxed(&name)
-            || follows && shape.wide("vtable").is_some();
-        if waits {
-            return Found::Waits;
-        }
-        let mut inside = Vec::new();
-        if let Some(pointee) = shape.pointee {
-            inside.extend(follows.then_some(pointee));
-        } else if !shape.is_union {
-            let variants = shape.variants.iter().flat_map(|variants| &variants.all);
-            let members = shape
-                .members
-                .iter()
-                .chain(variants.map(|(_, member)| member));
-            inside.extend(members.filter_map(|member| member.of));
-        }
-        if let Some(data) = shape.member("data_ptr").filter(|_| follows) {
-            inside.extend(data.of.and_then(|data| values.shape(data).pointee));
-        }
-        if containers::is_container(&name) {
-            inside.extend(shape.parameters.first());
-        }
-        inside.extend(shape.array.map(|(element, _)| element));
-        Found::Inside(inside)
     }
 }
 
@@ -400,40 +350,6 @@ pub(super) fn follows(name: &str) -> bool {
 
 pub(super) fn is_box(name: &str) -> bool {
     name.starts_with("alloc::boxed::Box<")
-}
-
-/// Returns whether a value owns something elsewhere, so that a copy of it that was moved away leads
-/// to what is freed.
-fn is_behind_pointer(shape: &Shape, name: &str) -> bool {
-    is_box(name)
-        || name.starts_with("alloc::") && shape.member("buf").is_some()
-        || containers::is_container(name)
-}
-
-/// Returns the name of the function that a coroutine is the state of.
-fn function(name: &str) -> String {
-    let plain = crate::stacks::awaits::type_name::without_braces(&without_parameters(name));
-    let is_block = name.contains("{async_block_env#") || name.contains("{async_closure_env#");
-    match is_block {
-        true => format!("async block in {plain}"),
-        false => plain,
-    }
-}
-
-/// Returns a name without any type parameters.
-fn without_parameters(name: &str) -> String {
-    let mut plain = String::with_capacity(name.len());
-    let (mut depth, mut before) = (0_i32, ' ');
-    for c in name.chars() {
-        match c {
-            '<' => depth += 1,
-            '>' if before != '-' => depth -= 1,
-            c if depth == 0 => plain.push(c),
-            _ => {}
-        }
-        before = c;
-    }
-    plain
 }
 
 /// Returns a type with the last part of each path in it.
@@ -455,22 +371,7 @@ pub(super) fn short(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{function, short};
-
-    #[test]
-    fn a_coroutine_is_named_by_its_function() {
-        for (name, shown) in [
-            ("shop::load::{async_fn_env#0}", "shop::load"),
-            ("shop::load::{async_fn_env#0}<u8>", "shop::load"),
-            ("shop::{impl#3}::load::{async_fn_env#0}", "shop::load"),
-            (
-                "axum::serve::handle_connection::{async_fn#0}::{async_block_env#3}<A<B>, C>",
-                "async block in axum::serve::handle_connection",
-            ),
-        ] {
-            assert_eq!(function(name), shown);
-        }
-    }
+    use super::short;
 
     #[test]
     fn a_short_type_has_no_paths() {

@@ -6,7 +6,7 @@
 use crate::inspect::header::{State, Tables, Task};
 use crate::inspect::list::{Lists, Look};
 use crate::inspect::memory::Memory;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::time::Duration;
 
 /// The time after which a task is looked at again.
@@ -63,7 +63,8 @@ pub(super) fn problems(
         let now = lists.task(memory, tables, task.header)?;
         (now.id == task.id && is_linked(memory, tables, &now)).then_some(now)
     };
-    let mut ids: HashMap<u64, u64> = HashMap::new();
+    let mut ids: FxHashMap<u64, u64> = FxHashMap::default();
+    ids.reserve(tasks);
     let doubtful = look.tasks.iter().filter(|task| {
         let other = ids.insert(task.id, task.header);
         task.id == 0 || other.is_some_and(|other| other != task.header)

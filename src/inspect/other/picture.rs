@@ -2,13 +2,14 @@
 
 use super::Process;
 use super::running::{self, Call, Running, Stacked};
-use crate::inspect::chain::{Chains, Tasks, Tree, tree_lines};
+use crate::inspect::chain::{Address, Chains, Folds, Tasks, tree_lines};
 use crate::inspect::descriptors::Descriptors;
 use crate::inspect::header::Task;
 use crate::inspect::program::{Certainty, Functions, Limits, Name, Types, of_kinds};
 use crate::stacks::awaits::type_name::shortened;
+use rustc_hash::FxHashMap;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -135,14 +136,26 @@ struct Row<'a> {
 }
 
 /// Tasks with one key are one group.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     task: Option<Rc<str>>,
-    name: String,
+    /// The number of the name.
+    name: usize,
     state: &'static str,
     never_wakes: bool,
     spawned: u64,
-    chain: String,
+    /// The number of the chains that its own are folded into.
+    chain: Option<usize>,
+}
+
+/// The names of tasks, shortened.
+struct Shown {
+    names: HashMap<u64, Name>,
+    /// Numbers by the tables of functions, and by the whole names of futures.
+    by_table: FxHashMap<u64, usize>,
+    by_name: FxHashMap<Rc<str>, usize>,
+    by_text: HashMap<Rc<str>, usize>,
+    texts: Vec<Rc<str>>,
 }
 
 // === impl Picture ===
@@ -150,12 +163,13 @@ struct Key {
 impl Picture {
     /// Groups the tasks of a process by kind and state. Costs no debug information.
     pub(crate) fn of_kinds(process: &Process, labels: &Labels) -> Self {
-        let names = names(process, None);
-        let rows = process
-            .tasks()
-            .map(|task| row(task, labels, &names, None, String::new()));
+        let mut shown = Shown::new(names(process, None));
+        let rows = process.tasks().map(|task| {
+            let name = shown.of_kind(task.table);
+            row(task, labels, name)
+        });
         let rows: Vec<Row<'_>> = rows.collect();
-        Self::of(process, &names, &rows, &Tasks::default())
+        Self::of(process, &shown, &rows, &Tasks::default())
     }
 
     /// Groups the tasks of a process by their chains too, and adds the threads with their stacks if
@@ -169,36 +183,39 @@ impl Picture {
         if let Some(header) = types.header() {
             process.check_layout(&header)?;
         }
-        let names = names(process, Some(&types));
+        let mut shown = Shown::new(names(process, Some(&types)));
         let descriptors = Descriptors::of(Path::new(&format!("/proc/{}", process.pid)));
         let chains = Chains::new(&types, &process.memory, &process.program, &descriptors);
-        let mut tasks = Tasks::default();
-        let mut rows = Vec::new();
-        let mut short: HashMap<Rc<str>, String> = HashMap::new();
-        for task in process.tasks() {
-            let (poll, at) = (poll_of(process, task), rows.len());
-            let tree = poll
-                .filter(|_| at < CHAINS)
-                .and_then(|poll| chains.of_task(poll, task.header));
-            let key = tree.as_ref().map(Tree::key);
-            let own = tree.as_ref().map(|tree| {
-                let short = short.entry(Rc::clone(&tree.name));
-                short.or_insert_with(|| shortened(&tree.name)).clone()
-            });
-            let mut row = row(task, labels, &names, own, key.unwrap_or_default());
-            row.at = tree.is_some().then(|| {
-                let name = row.key.name.clone();
-                tasks.add(task.header, task.id, &name, tree)
-            });
-            rows.push(row);
-        }
+        let rows = process.tasks().map(|task| {
+            let name = shown.of_kind(task.table);
+            row(task, labels, name)
+        });
+        let mut rows: Vec<Row<'_>> = rows.collect();
+        let read = rows.iter().take(CHAINS).map(|row| Address {
+            header: row.task.header,
+            // No function polls a kind that is not known.
+            poll: poll_of(process, row.task).unwrap_or(0),
+        });
+        let read: Vec<Address> = read.collect();
+        let (mut tasks, mut folds) = (Tasks::default(), Folds::default());
+        tasks.reserve(read.len());
+        chains.of_tasks(&read, |at, tree| {
+            let Some(tree) = tree else { return };
+            let row = &mut rows[at];
+            // Without the box that the future may be in.
+            row.key.name = shown.of_future(&tree.name).unwrap_or(row.key.name);
+            let (fold, tree) = folds.fold(tree);
+            row.key.chain = Some(fold);
+            let name = Rc::clone(&shown.texts[row.key.name]);
+            row.at = Some(tasks.add(row.task.header, row.task.id, name, Some(tree)));
+        });
         let has_running = process.tasks().any(|task| task.state.is_running());
         let stacked = match with_stacks || has_running {
             true => running::stacks(process, &types),
             false => Vec::new(),
         };
         let running = running::running(process, &stacked);
-        let mut picture = Self::of(process, &names, &rows, &tasks);
+        let mut picture = Self::of(process, &shown, &rows, &tasks);
         for group in &mut picture.groups {
             group.take(process, &running);
         }
@@ -209,14 +226,14 @@ impl Picture {
         Ok(picture)
     }
 
-    fn of(process: &Process, names: &HashMap<u64, Name>, rows: &[Row<'_>], tasks: &Tasks) -> Self {
-        let mut groups: BTreeMap<&Key, Vec<&Row<'_>>> = BTreeMap::new();
+    fn of(process: &Process, shown: &Shown, rows: &[Row<'_>], tasks: &Tasks) -> Self {
+        let mut groups: FxHashMap<Key, Vec<&Row<'_>>> = FxHashMap::default();
         for row in rows {
-            groups.entry(&row.key).or_default().push(row);
+            groups.entry(row.key.clone()).or_default().push(row);
         }
         let groups = groups
             .into_values()
-            .map(|rows| group(process, names, &rows, tasks));
+            .map(|rows| group(process, shown, &rows, tasks));
         let mut groups: Vec<Group> = groups.collect();
         groups.sort_by_key(|group| (std::cmp::Reverse(group.count), group.ids.first().copied()));
         let (fewest, most) = process.range();
@@ -299,24 +316,16 @@ fn threads(stacked: &[Stacked]) -> Vec<ThreadGroup> {
     groups
 }
 
-/// Makes the row of a task. `name` is better than that of its kind.
-fn row<'a>(
-    task: &'a Task,
-    labels: &'a Labels,
-    names: &HashMap<u64, Name>,
-    name: Option<String>,
-    chain: String,
-) -> Row<'a> {
-    let kind = || names.get(&task.table).map(|name| shortened(&name.text));
-    let name = name.filter(|name| !name.is_empty()).or_else(kind);
+/// Makes the row of a task.
+fn row<'a>(task: &'a Task, labels: &'a Labels, name: usize) -> Row<'a> {
     let label = labels.get(&task.header);
     let key = Key {
         task: label.map(|label| Rc::clone(&label.task)),
-        name: name.unwrap_or_else(|| "a future of a library".to_owned()),
+        name,
         state: task.state.as_str(),
         never_wakes: task.state.can_never_wake(0),
         spawned: task.spawned,
-        chain,
+        chain: None,
     };
     Row {
         task,
@@ -327,8 +336,12 @@ fn row<'a>(
 }
 
 /// Makes a group of tasks with one key.
-fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks: &Tasks) -> Group {
+fn group(process: &Process, shown: &Shown, rows: &[&Row<'_>], tasks: &Tasks) -> Group {
     let mut ids: Vec<u64> = rows.iter().map(|row| row.task.id).collect();
+    if ids.len() > IDS {
+        ids.select_nth_unstable(IDS);
+        ids.truncate(IDS);
+    }
     ids.sort_unstable();
     let first = rows
         .iter()
@@ -341,8 +354,8 @@ fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks
         kind: line.kind_word(),
         text: line.text,
     });
-    let certainty = names.get(&first.task.table).map(|name| name.certainty);
-    ids.truncate(IDS);
+    let certainty = shown.names.get(&first.task.table);
+    let certainty = certainty.map(|name| name.certainty);
     Group {
         count: rows.len() as u64,
         ids,
@@ -350,7 +363,7 @@ fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks
         task: first.key.task.as_deref().map(str::to_owned),
         oldest: rows.iter().filter_map(|row| Some(row.label?.age)).max(),
         state: first.key.state,
-        name: first.key.name.clone(),
+        name: shown.texts[first.key.name].to_string(),
         name_is: match certainty {
             Some(Certainty::Exact) => "exact",
             Some(Certainty::Called) => "called",
@@ -361,6 +374,53 @@ fn group(process: &Process, names: &HashMap<u64, Name>, rows: &[&Row<'_>], tasks
         spawned: process.place(first.key.spawned),
         summary: first.at.and_then(|at| tasks.summary(at)),
         chain: chain.collect(),
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    fn new(names: HashMap<u64, Name>) -> Self {
+        Self {
+            names,
+            by_table: FxHashMap::default(),
+            by_name: FxHashMap::default(),
+            by_text: HashMap::new(),
+            texts: Vec::new(),
+        }
+    }
+
+    /// Returns the number of the name of a kind of task.
+    fn of_kind(&mut self, table: u64) -> usize {
+        if let Some(number) = self.by_table.get(&table) {
+            return *number;
+        }
+        let name = self.names.get(&table).map(|name| shortened(&name.text));
+        let number = self.number(name.unwrap_or_else(|| "a future of a library".to_owned()));
+        self.by_table.insert(table, number);
+        number
+    }
+
+    /// Returns the number of the name of a future; `None` if it has no name.
+    fn of_future(&mut self, name: &Rc<str>) -> Option<usize> {
+        if name.is_empty() {
+            return None;
+        }
+        if let Some(number) = self.by_name.get(name) {
+            return Some(*number);
+        }
+        let number = self.number(shortened(name));
+        self.by_name.insert(Rc::clone(name), number);
+        Some(number)
+    }
+
+    fn number(&mut self, text: String) -> usize {
+        let text: Rc<str> = text.into();
+        let (next, texts) = (self.texts.len(), &mut self.texts);
+        *self.by_text.entry(text).or_insert_with_key(|text| {
+            texts.push(Rc::clone(text));
+            next
+        })
     }
 }
 

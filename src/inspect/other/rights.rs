@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The most bytes of copies of memory while the lists of another process are walked.
-pub(super) const KEPT: u64 = 64 << 20;
+/// The most bytes of copies of memory while the lists of another process are walked. Tasks that are neighbours in
+/// the lists are mostly neighbours in memory, so more would be touched once and cost a page fault each.
+pub(super) const KEPT: u64 = 16 << 20;
 
 /// An open process.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use super::index::{Index, without_parameters};
 use super::place::Place;
 use super::shape::{Member, Shape};
 use super::units::{Bytes, Type, Units};
+use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -43,8 +44,8 @@ pub(crate) struct Types<'p> {
     units: Units<'p>,
     functions: Functions,
     index: RefCell<Index>,
-    shapes: RefCell<HashMap<Type, Rc<Shape>>>,
-    names: RefCell<HashMap<Type, Rc<str>>>,
+    shapes: RefCell<FxHashMap<Type, Rc<Shape>>>,
+    names: RefCell<FxHashMap<Type, Rc<str>>>,
     /// The cells of tasks by their futures.
     cells: RefCell<Cells>,
     awaited: RefCell<Awaited>,
@@ -54,7 +55,7 @@ pub(crate) struct Types<'p> {
 
 #[derive(Debug, Default)]
 struct Cells {
-    by_future: HashMap<Type, Option<Type>>,
+    by_future: FxHashMap<Type, Option<Type>>,
     /// By the name of the future: units have copies of a type.
     by_name: HashMap<Rc<str>, Type>,
     /// The number of cells of the index that were taken.
@@ -324,6 +325,14 @@ impl<'p> Types<'p> {
             awaited.by_name.entry(name).or_default().push(place);
         }
         self.awaited.borrow_mut().taken = taken + count;
+    }
+
+    /// Returns the types of the units that were looked through.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> Vec<Type> {
+        let mut known = self.index.borrow().known();
+        known.sort_unstable();
+        known
     }
 
     /// Returns the place of an instruction, by the table of lines.

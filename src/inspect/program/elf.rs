@@ -1,19 +1,27 @@
 //! The file of a program: its sections, segments and symbols.
 //!
-//! The table of contents is read once, and a section only when it is asked for. Compressed debug
-//! information is not read.
+//! The table of contents is read once, and a section only when it is asked for.
 
 use object::elf::{PF_X, PT_LOAD};
+use object::read::CompressedFileRange;
 use object::read::elf::{ElfFile64, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, ObjectSymbol, ReadCache, SectionKind, SymbolKind};
+use object::{
+    CompressedData, CompressionFormat, Endianness, Object, ObjectSection, ObjectSymbol, ReadCache,
+    SectionKind, SymbolKind,
+};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// The most bytes of a section that are read.
 const LARGEST: u64 = 1 << 30;
+/// The most bytes that one compressed byte stands for (zlib's limit is 1032). Debug information has about 4.
+const EXPANSION: u64 = 1032;
 /// The most symbols that are read. A program with hundreds of megabytes has about a million.
 const SYMBOLS: usize = 1 << 23;
+
+/// The longest name of a symbol that is read, in bytes.
+const NAME: usize = 1 << 16;
 
 /// The file of a program, with its table of contents.
 #[derive(Debug)]
@@ -27,9 +35,11 @@ pub(super) struct Elf {
 struct Section {
     name: String,
     kind: SectionKind,
-    /// The bytes in the file; empty for one that has none, or is compressed.
+    /// The bytes in the file; empty for one that has none.
     place: Range<u64>,
-    is_compressed: bool,
+    format: CompressionFormat,
+    /// The number of bytes without compression.
+    size: u64,
 }
 
 /// A segment that is loaded.
@@ -60,15 +70,18 @@ impl Elf {
         let cache = ReadCache::new(&file);
         let elf = parse(&cache)?;
         let sections = elf.sections().filter_map(|section| {
-            let (start, size) = section.file_range().unwrap_or_default();
-            let is_compressed =
-                section.compressed_file_range().ok()?.format != object::CompressionFormat::None;
-            let size = if is_compressed { 0 } else { size };
+            let CompressedFileRange {
+                format,
+                offset,
+                compressed_size,
+                uncompressed_size: size,
+            } = section.compressed_file_range().ok()?;
             Some(Section {
                 name: section.name().ok()?.to_owned(),
                 kind: section.kind(),
-                place: start..start.checked_add(size)?,
-                is_compressed,
+                place: offset..offset.checked_add(compressed_size)?,
+                format,
+                size,
             })
         });
         let sections = sections.collect();
@@ -110,28 +123,41 @@ impl Elf {
         start.unwrap_or(0)..end.max().unwrap_or(0)
     }
 
-    /// Returns the bytes of a section; empty if there is none, or it is too large or compressed.
+    /// Returns the bytes of a section without its compression; empty if there is none, or it is too large or
+    /// malformed.
     pub(super) fn section(&self, name: &str) -> Vec<u8> {
         let found = self.sections.iter().find(|section| section.name == name);
-        found.map_or_else(Vec::new, |section| self.bytes(&section.place))
+        let Some(section) = found.filter(|section| section.size <= LARGEST) else {
+            return Vec::new();
+        };
+        let bytes = self.bytes(&section.place);
+        if section.format == CompressionFormat::None {
+            return bytes;
+        }
+        // The size is a word of the file, and so much is allocated.
+        let most = (bytes.len() as u64).saturating_mul(EXPANSION);
+        if section.size > most {
+            return Vec::new();
+        }
+        let compressed = CompressedData {
+            format: section.format,
+            data: &bytes,
+            uncompressed_size: section.size,
+        };
+        let bytes = compressed.decompress();
+        bytes.map_or_else(|_| Vec::new(), |bytes| bytes.into_owned())
     }
 
-    /// Returns the bytes that a section of this name has in the file, if it can be read.
+    /// Returns the number of bytes that a section of this name has without its compression.
     pub(super) fn size(&self, name: &str) -> u64 {
         let found = self.sections.iter().find(|section| section.name == name);
-        found.map_or(0, |section| section.place.end - section.place.start)
+        found.map_or(0, |section| section.size)
     }
 
     /// Returns whether there is a section of this name that can be read.
     pub(super) fn has_section(&self, name: &str) -> bool {
         let mut named = self.sections.iter().filter(|section| section.name == name);
         named.any(|section| !section.place.is_empty())
-    }
-
-    /// Returns whether there is a section of this name that is compressed, and so not read.
-    pub(super) fn is_compressed(&self, name: &str) -> bool {
-        let mut named = self.sections.iter().filter(|section| section.name == name);
-        named.any(|section| section.is_compressed)
     }
 
     /// Returns the bytes of each section of constants.
@@ -176,7 +202,7 @@ impl Elf {
             Some(Symbol {
                 address: symbol.address(),
                 size: symbol.size(),
-                name: symbol.name().ok()?.into(),
+                name: symbol.name().ok().filter(|name| name.len() <= NAME)?.into(),
             })
         });
         let mut functions: Vec<Symbol> = functions.collect();

@@ -7,12 +7,15 @@
 use super::place::Place;
 use super::units::{Bytes, Entry, Type, Units, number};
 use gimli::AttributeValue;
+use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet};
 
 /// The namespace of tokio's cells.
 const CELLS: &str = "tokio::runtime::task::core";
 /// The variable of a future that is being awaited.
 const AWAITED: &str = "__awaitee";
+/// The longest path of a namespace, in bytes.
+const PATH: usize = 1 << 14;
 /// The operation `DW_OP_addr`, and its length with the address.
 const ADDRESS: (u8, usize) = (3, 9);
 
@@ -34,7 +37,7 @@ pub(super) struct Index {
     pub(super) awaited: Vec<(Type, Place)>,
     /// The cells of tasks that were found, not yet sorted by their futures.
     pub(super) cells: Vec<Type>,
-    spaces: HashMap<Type, Space>,
+    spaces: FxHashMap<Type, Space>,
     names: Vec<String>,
     /// Units with types that a function that polls a task refers to: with several units a crate, an
     /// optimized build has each type once.
@@ -52,7 +55,7 @@ struct Pass<'a, 'p> {
     /// The function that polls a task around the entry. Its first type parameter is wanted.
     inside: Option<Inside>,
     /// The types of tables, with the types that they are for.
-    contained: HashMap<Type, Type>,
+    contained: FxHashMap<Type, Type>,
     /// Constants: addresses and types.
     constants: Vec<(u64, Type)>,
 }
@@ -72,6 +75,12 @@ impl Index {
     pub(super) fn space(&self, of: Type) -> &str {
         let space = self.spaces.get(&of).copied().unwrap_or(0);
         self.name(space)
+    }
+
+    /// Returns the types that were found.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> Vec<Type> {
+        self.spaces.keys().copied().collect()
     }
 
     fn name(&self, space: Space) -> &str {
@@ -108,7 +117,7 @@ impl Index {
             wanted,
             around: Vec::new(),
             inside: None,
-            contained: HashMap::new(),
+            contained: FxHashMap::default(),
             constants: Vec::new(),
         };
         let mut entry = Entry::null();
@@ -145,6 +154,8 @@ impl Index {
                 let own = pass.text(entry);
                 let name = match self.name(space) {
                     "" => own,
+                    // Deeper than any source: each level would have the names of all around it.
+                    outer if outer.len() > PATH => own,
                     outer => format!("{outer}::{own}"),
                 };
                 self.names.push(name);

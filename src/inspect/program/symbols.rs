@@ -29,6 +29,12 @@ impl Symbols {
         Self(functions)
     }
 
+    /// Returns the addresses of all functions.
+    #[cfg(test)]
+    pub(super) fn addresses(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|symbol| symbol.address)
+    }
+
     /// Returns the functions that begin at an address.
     fn at(&self, address: u64) -> &[Symbol] {
         let begin = self.0.partition_point(|symbol| symbol.address < address);

@@ -18,6 +18,8 @@ pub(super) type Value<'p> = AttributeValue<Bytes<'p>>;
 
 /// The most units that are read. A large program has some thousand.
 const UNITS: usize = 1 << 16;
+/// The longest text that is read, in bytes. A future of many combinators has a name of some kibibytes.
+const TEXT: usize = 1 << 16;
 /// The most ranges of addresses that are read.
 const RANGES: usize = 1 << 22;
 /// The number of ranges before an address in which it is looked for. Ranges do not overlap, apart
@@ -136,7 +138,8 @@ impl<'p> Units<'p> {
 
     fn string(&self, unit: usize, value: Value<'p>) -> Option<String> {
         let bytes = self.dwarf.attr_string(self.unit(unit)?, value).ok()?;
-        Some(bytes.to_string_lossy().into_owned())
+        let is_text = bytes.len() <= TEXT;
+        is_text.then(|| bytes.to_string_lossy().into_owned())
     }
 
     /// Returns the entry that an attribute of a unit refers to, as a type.

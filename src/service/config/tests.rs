@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::fuzzing::fuzz;
 use proptest::prelude::*;
 
 use super::{
@@ -525,21 +526,21 @@ fn holds_whatever_the_answer(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+#[test]
+fn no_text_makes_the_reader_panic() {
+    fuzz(512, &any::<String>(), |text| {
+        holds_whatever_the_answer(&text)
+    });
+}
 
-    #[test]
-    fn no_text_makes_the_reader_panic(text in any::<String>()) {
-        holds_whatever_the_answer(&text)?;
-    }
+#[test]
+fn no_change_of_the_default_makes_the_reader_panic() {
+    fuzz(512, &mutated(), |text| holds_whatever_the_answer(&text));
+}
 
-    #[test]
-    fn no_change_of_the_default_makes_the_reader_panic(text in mutated()) {
-        holds_whatever_the_answer(&text)?;
-    }
-
-    #[test]
-    fn no_string_makes_the_reader_panic_where_a_string_is_expected(text in "\\PC*", number in any::<f64>()) {
+#[test]
+fn no_string_makes_the_reader_panic_where_a_string_is_expected() {
+    fuzz(512, &("\\PC*", any::<f64>()), |(text, number)| {
         let text = text.replace(['\'', '\r', '\n'], "");
         holds_whatever_the_answer(&format!(
             "[service]\nname = '{text}'\n[log]\nfilter = '{text}'\nformat = '{text}'\n\
@@ -547,6 +548,6 @@ proptest! {
              [tasks.b]\nkind = 'endpoint'\njitter = {number:?}\ncheck = {{ http = 'http://{text}' }}\n\
              [tasks.c]\nkind = 'process'\ncommand = ['{text}']\ndepends_on = ['{text}']\n\
              stop_signal = '{text}'\nready = {{ endpoint = '{text}' }}\n"
-        ))?;
-    }
+        ))
+    });
 }

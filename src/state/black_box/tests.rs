@@ -4,6 +4,7 @@ use super::folder::{Folder, find};
 use super::moments::LastMoments;
 use super::read::{Copy, UnreadableBox};
 use super::{BYTES, BlackBox, CHUNKS, NoBox, SLOTS_AT, describe, map};
+use crate::fuzzing::fuzz;
 use crate::recorder::sheet::{EVENTS, FORMAT, Head, KINDS, Sheet};
 use crate::recorder::{self, What};
 use crate::registry::slots::BATCH;
@@ -478,17 +479,15 @@ fn a_damaged_file_is_refused_or_read_without_a_panic() {
         0..BYTES,
     ];
     let flips = prop::collection::vec((busy, any::<u8>()), 1..64);
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(256)
-    };
-    proptest!(config, |(flips in flips, cut in prop::option::weighted(0.1, 0..BYTES))| {
+    let cut = prop::option::weighted(0.1, 0..BYTES);
+    fuzz(256, &(flips, cut), |(flips, cut)| {
         let mut bytes = whole.clone();
         for (at, byte) in flips {
             bytes[at] = byte;
         }
         bytes.truncate(cut.unwrap_or(BYTES));
         show(bytes);
+        Ok(())
     });
     // Every number at its largest.
     let mut bytes = whole;

@@ -27,7 +27,7 @@ pub(super) fn is_boxed(name: &str) -> bool {
 // === impl Walk ===
 
 impl Walk<'_, '_, '_> {
-    /// Takes the elements of a container. Returns false if the type is none.
+    /// Takes the elements of a container.
     pub(super) fn container(
         &mut self,
         value: Value,
@@ -35,15 +35,14 @@ impl Walk<'_, '_, '_> {
         name: &str,
         level: u32,
         out: &mut Vec<Node>,
-    ) -> bool {
+    ) {
         let element = shape.parameters.first().copied();
-        let is_known = is_container(name) || is_boxed(name);
         if let Some((pointer, length)) = shape.wide("length").filter(|_| is_box(name)) {
             self.slice(value, shape, (pointer, length), level, out);
-            return true;
+            return;
         }
         // A container of another layout has no elements.
-        let taken = match element {
+        match element {
             Some(element) if name.starts_with(VEC) => self.vec(value, element, level, out),
             Some(element) if name.starts_with(DEQUE) => self.deque(value, element, level, out),
             _ if name.starts_with(UNORDERED) => self.unordered(value, level, out),
@@ -51,7 +50,6 @@ impl Walk<'_, '_, '_> {
             _ if is_boxed(name) => self.boxed(value, level, out),
             _ => None,
         };
-        is_known || taken.is_some()
     }
 
     fn slice(
@@ -62,7 +60,7 @@ impl Walk<'_, '_, '_> {
         level: u32,
         out: &mut Vec<Node>,
     ) {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let data = shape.member("data_ptr").and_then(|data| data.of);
         let element = data.and_then(|data| values.shape(data).pointee);
         let words = (
@@ -75,7 +73,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn vec(&mut self, value: Value, of: Type, level: u32, out: &mut Vec<Node>) -> Option<()> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let at = values.word_of(value, &["buf", "ptr"])?;
         let length = values.word_of(value, &["len"])?;
         self.several(of, at, length, level, out);
@@ -83,7 +81,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn deque(&mut self, value: Value, of: Type, level: u32, out: &mut Vec<Node>) -> Option<()> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let at = values.word_of(value, &["buf", "ptr"])?;
         let length = values.word_of(value, &["len"])?;
         let head = values.word_of(value, &["head"])?;
@@ -102,7 +100,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn unordered(&mut self, value: Value, level: u32, out: &mut Vec<Node>) -> Option<()> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let head = values.member(value, &["head_all"])?;
         let node = *values.shape(head.of).parameters.first()?;
         let first = values.word(head.at)?;
@@ -111,7 +109,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn join_set(&mut self, value: Value, level: u32, out: &mut Vec<Node>) -> Option<()> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let lists = values.shared(values.member(value, &["lists"])?)?;
         for list in ["notified", "idle"] {
             let Some(head) = values.member(lists, &[list, "head"]) else {
@@ -135,12 +133,12 @@ impl Walk<'_, '_, '_> {
         &mut self,
         of: Type,
         first: u64,
-        value: &str,
-        next: &[&str],
+        value: &'static str,
+        next: &[&'static str],
         level: u32,
         out: &mut Vec<Node>,
     ) {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let mut at = first;
         for _ in 0..ELEMENTS {
             let node = Value { of, at };

@@ -73,16 +73,20 @@ const ENTRIES: [&[&str]; 2] = [&["timer"], &["entry", "inner"]];
 /// The bits of tokio's `Interest`.
 const READABLE: u64 = 1;
 const WRITABLE: u64 = 2;
+/// The most nestings of tokio's futures of which the words are kept.
+const TOLD: usize = 1 << 12;
 /// The modules of tokio with futures that have a `mod.rs` as their file.
 const FOLDERS: [&str; 3] = ["fs", "process", "signal"];
 
-/// Returns the leaf that a type is.
-fn leaf(name: &str) -> Option<&'static str> {
-    let of = |leaf: &&&str| {
-        let rest = name.strip_prefix(**leaf);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('<'))
-    };
-    LEAVES.iter().find(of).copied()
+/// Returns the leaf that a type is, and its parameters without paths.
+pub(super) fn leaf(name: &str) -> Option<(&'static str, String)> {
+    LEAVES.iter().find_map(|leaf| {
+        let payload = match name.strip_prefix(*leaf)? {
+            "" => "()",
+            rest => rest.strip_prefix('<')?.strip_suffix('>').unwrap_or("()"),
+        };
+        Some((*leaf, short(payload)))
+    })
 }
 
 /// Returns whether a type is a leaf.
@@ -94,11 +98,12 @@ pub(super) fn is_leaf(name: &str) -> bool {
 
 impl Walk<'_, '_, '_> {
     /// Returns what a leaf waits for, and how the other end is found. `None` if it does not wait.
-    pub(super) fn words(&mut self, value: Value, name: &str) -> Option<(String, Option<Link>)> {
-        let leaf = leaf(name)?;
-        let payload = name[leaf.len()..].strip_prefix('<');
-        let payload = payload.and_then(|payload| payload.strip_suffix('>'));
-        let payload = short(payload.unwrap_or("()"));
+    pub(super) fn words(
+        &mut self,
+        value: Value,
+        leaf: &'static str,
+        payload: &str,
+    ) -> Option<(String, Option<Link>)> {
         let text = match leaf {
             SLEEP => {
                 self.is_registered(value).then_some(())?;
@@ -108,7 +113,7 @@ impl Walk<'_, '_, '_> {
                 let semaphore = self.chains.values.word_of(value, &["semaphore"]);
                 return Some((self.permits(value), semaphore.map(Link::Lock)));
             }
-            RECEIVER => return self.oneshot(value, &payload),
+            RECEIVER => return self.oneshot(value, payload),
             SENDER => {
                 let channel = self.chains.values.word_of(value, &["inner"])?;
                 if channel != 0 {
@@ -124,7 +129,7 @@ impl Walk<'_, '_, '_> {
             }
             JOIN_HANDLE => return self.join_handle(value),
             READINESS | REGISTRATION => self.readiness(value, leaf)?,
-            RX => self.message(value, &payload)?,
+            RX => self.message(value, payload)?,
             RESPONSE => {
                 let stream = self.chains.values.number_of(value, &["stream_id"])?;
                 format!("the answer on HTTP/2 stream {stream}")
@@ -152,12 +157,24 @@ impl Walk<'_, '_, '_> {
 
     /// Returns tokio's futures around the leaf in words; `other` if they have none.
     fn told(&self, other: &str) -> String {
-        waits_for(&self.frames("poll"), None).unwrap_or_else(|| other.to_owned())
+        let told = &self.chains.told;
+        let known = told.borrow().get(&*self.around).cloned();
+        let words = known.unwrap_or_else(|| {
+            let words = waits_for(&self.frames("poll"), None);
+            let mut told = told.borrow_mut();
+            if told.len() < TOLD {
+                told.insert(self.around.as_slice().into(), words.clone());
+            }
+            words
+        });
+        words.unwrap_or_else(|| other.to_owned())
     }
 
     /// Returns the types around the leaf as frames, the innermost first.
     fn frames(&self, function: &str) -> Vec<Frame> {
-        let files = self.around.iter().rev().filter_map(|name| file_of(name));
+        let names = self.around.iter().rev();
+        let names = names.map(|of| self.chains.values.types.name(*of));
+        let files = names.filter_map(|name| file_of(&name));
         let frame = |file| Frame {
             file: Some(file),
             ..Frame::bare(function)
@@ -168,7 +185,7 @@ impl Walk<'_, '_, '_> {
     /// Returns whether a timer is in the wheel, so that it wakes the task. That of a branch of `select!`
     /// that is switched off was never polled, and is not. A timer of an unknown layout counts as registered.
     fn is_registered(&self, value: Value) -> bool {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let entry = ENTRIES.iter().find_map(|path| values.member(value, path));
         let Some(entry) = entry else {
             return true;
@@ -182,7 +199,7 @@ impl Walk<'_, '_, '_> {
 
     /// Returns the time until a timer is due.
     fn rest(&self, value: Value) -> String {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let part = |name| values.number_of(value, &["deadline", name]);
         let Some((seconds, nanos)) = part("tv_sec").zip(part("tv_nsec")) else {
             return String::new();
@@ -200,7 +217,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn permits(&self, value: Value) -> String {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let what = self.told("a permit of a Semaphore");
         let wanted = values.number_of(value, &["num_permits"]);
         let semaphore = values.member(value, &["semaphore"]);
@@ -220,8 +237,8 @@ impl Walk<'_, '_, '_> {
 
     /// Returns the address of the semaphore of a guard's lock.
     fn lock(&self, guard: Value) -> Option<u64> {
-        let values = self.chains.values;
-        let find = |value, names: &[&str]| {
+        let values = &self.chains.values;
+        let find = |value, names: &[&'static str]| {
             let mut names = names.iter();
             names.find_map(|name| values.member(value, &[name]))
         };
@@ -243,7 +260,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn oneshot(&self, value: Value, payload: &str) -> Option<(String, Option<Link>)> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let channel = values.member(value, &["inner"])?;
         let inner = values.shared(channel)?;
         let state = values.number_of(inner, &["state"])?;
@@ -256,7 +273,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn join_handle(&self, value: Value) -> Option<(String, Option<Link>)> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let task = values
             .word_of(value, &["raw"])
             .or_else(|| values.word(value.at))?;
@@ -265,7 +282,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn message(&self, value: Value, payload: &str) -> Option<String> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let channel = values.shared(values.member(value, &["inner"])?)?;
         let waker = values.member(channel, &["rx_waker", "waker"])?;
         if !values.is_some_inside(waker) {
@@ -283,7 +300,7 @@ impl Walk<'_, '_, '_> {
     }
 
     fn readiness(&self, value: Value, leaf: &str) -> Option<String> {
-        let values = self.chains.values;
+        let values = &self.chains.values;
         let (record, reads, writes) = if leaf == READINESS {
             let record = values.word_of(value, &["scheduled_io"])?;
             let interest = values.number_of(value, &["interest"]).unwrap_or(0);
@@ -313,7 +330,7 @@ impl Walk<'_, '_, '_> {
 
 /// Returns the file of a type or coroutine of tokio or tokio-util, as far as the modules in its path
 /// tell it.
-fn file_of(name: &str) -> Option<String> {
+pub(super) fn file_of(name: &str) -> Option<String> {
     let name = name.strip_prefix("&mut ").unwrap_or(name);
     let (package, path) = name.split_once("::")?;
     let package = match package {

@@ -2,7 +2,7 @@
 //!
 //! Types may be nested deeper than a thread's stack allows for, so the search keeps its own list.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
@@ -21,14 +21,14 @@ pub(super) enum Found<T> {
 /// many types, it may: its value is walked then, within the bounds of the walk.
 pub(super) fn can_wait<T: Copy + Eq + Hash>(
     of: T,
-    known: &mut HashMap<T, bool>,
+    known: &mut FxHashMap<T, bool>,
     mut look: impl FnMut(T) -> Found<T>,
 ) -> bool {
     if let Some(known) = known.get(&of) {
         return *known;
     }
     // Each type with the one around it.
-    let mut seen: HashMap<T, Option<T>> = HashMap::from([(of, None)]);
+    let mut seen: FxHashMap<T, Option<T>> = FxHashMap::from_iter([(of, None)]);
     let mut open = vec![of];
     while let Some(next) = open.pop() {
         if seen.len() > TYPES {
@@ -66,7 +66,7 @@ pub(super) fn can_wait<T: Copy + Eq + Hash>(
 #[cfg(test)]
 mod tests {
     use super::{Found, TYPES, can_wait};
-    use std::collections::HashMap;
+    use rustc_hash::FxHashMap;
 
     /// Each type has the next one in it, and the last one waits or not.
     fn nested(depth: usize, waits: bool) -> impl FnMut(usize) -> Found<usize> {
@@ -81,7 +81,7 @@ mod tests {
     fn types_nested_deeper_than_a_stack_are_searched() {
         for waits in [true, false] {
             let search = move || {
-                let mut known = HashMap::new();
+                let mut known = FxHashMap::default();
                 let can = can_wait(0, &mut known, nested(TYPES - 2, waits));
                 (can, known)
             };
@@ -96,14 +96,14 @@ mod tests {
 
     #[test]
     fn a_type_with_too_many_inside_may_wait_and_says_nothing_of_the_others() {
-        let mut known = HashMap::new();
+        let mut known = FxHashMap::default();
         assert!(can_wait(0, &mut known, nested(2 * TYPES, false)));
-        assert_eq!(known, HashMap::from([(0, true)]));
+        assert_eq!(known, FxHashMap::from_iter([(0, true)]));
     }
 
     #[test]
     fn an_answer_is_kept_for_the_types_around_only() {
-        let mut known = HashMap::new();
+        let mut known = FxHashMap::default();
         let look = |of: usize| match of {
             0 => Found::Inside(vec![1, 2]),
             2 => Found::Waits,
