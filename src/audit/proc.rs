@@ -14,14 +14,14 @@
 //! is not made on a hot path.
 
 pub(crate) mod maps;
-#[cfg(feature = "admin")]
-pub(crate) mod processes;
 #[cfg(all(
     feature = "service",
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 pub(crate) mod other;
+#[cfg(feature = "admin")]
+pub(crate) mod processes;
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")

@@ -82,14 +82,18 @@ impl Top {
         }
     }
 
-    /// Waits until the screen is as it should, and returns its text.
+    /// Waits until the text on the screen is as it should, and returns it.
     #[track_caller]
     fn until(&mut self, is_so: impl Fn(&str) -> bool) -> String {
+        self.until_screen(|screen| is_so(&screen.contents()))
+    }
+
+    #[track_caller]
+    fn until_screen(&mut self, is_so: impl Fn(&vt100::Screen) -> bool) -> String {
         let begun = Instant::now();
         loop {
-            let text = self.screen.screen().contents();
-            if is_so(&text) {
-                return text;
+            if is_so(self.screen.screen()) {
+                return self.screen.screen().contents();
             }
             let left = LONG.saturating_sub(begun.elapsed());
             match self.coming.recv_timeout(left) {
@@ -97,7 +101,10 @@ impl Top {
                     self.screen.process(&bytes);
                     self.written.extend(bytes);
                 }
-                Err(_) => panic!("it never comes to that:\n{text}"),
+                Err(_) => {
+                    let text = self.screen.screen().contents();
+                    panic!("it never comes to that:\n{text}");
+                }
             }
         }
     }
@@ -122,14 +129,11 @@ impl Top {
         assert!(self.process.ends_within(LONG), "it does not end");
         let status = self.child.wait().expect("it is ours");
         assert!(!self.is_raw());
-        self.until(|_| true);
-        while let Ok(bytes) = self.coming.try_recv() {
-            self.screen.process(&bytes);
-            self.written.extend(bytes);
-        }
-        self.until(is_so);
-        let screen = self.screen.screen();
-        assert!(!screen.alternate_screen() && !screen.hide_cursor());
+        // What it wrote last may still be on its way.
+        self.until_screen(|screen| {
+            let is_restored = !screen.alternate_screen() && !screen.hide_cursor();
+            is_restored && is_so(&screen.contents())
+        });
         status
     }
 }

@@ -40,7 +40,7 @@ pub(super) enum Way {
 pub(super) enum Detail {
     /// Types and states.
     Kinds,
-    /// What each task waits for.
+    /// The await chain of each task.
     Chains,
     /// The stacks of the threads too.
     Stacks,
