@@ -13,6 +13,7 @@ pub(crate) mod endpoint;
 mod exit_code;
 pub(crate) mod exports;
 mod own_limit;
+mod prefix;
 pub(crate) mod process;
 pub(crate) mod resources;
 mod secrets;

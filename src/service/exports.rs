@@ -7,7 +7,7 @@ use super::config::{Config, Endpoint, LogFormat, LogSettings};
 use super::exit_code::{BAD_CONFIG, NOT_STARTED};
 use crate::Builder;
 use crate::telemetry::{Console, LogLimit, LogQueue, Telemetry};
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal};
 use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -92,16 +92,16 @@ where
         .log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Human => lines.with_ansi(colours()).boxed(),
+        LogFormat::Human => lines.with_ansi(colours(&io::stderr())).boxed(),
     };
     let most = settings.limit.unwrap_or(u64::MAX);
     let limit = LogLimit::new(most, LogSettings::EVERY).without("headcount::output");
     lines.with_filter(settings.filter.clone().and(limit))
 }
 
-/// Returns true if stderr is a terminal and `NO_COLOR` is unset or empty (<https://no-color.org>).
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Returns true if the stream is a terminal and `NO_COLOR` is unset or empty (<https://no-color.org>).
+pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Sets up the OpenTelemetry export. Returns `None` if it is off or no collector is known.

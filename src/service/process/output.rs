@@ -2,17 +2,17 @@
 //!
 //! Each line is a `tracing` event at INFO with the target [`OUTPUT_TARGET`] and the fields `task`
 //! and `stream`. So the lines go wherever the service's log goes (terminal, file, collector), and a
-//! terminal format can show them as `name | line`, as foreman and process-compose do.
+//! terminal format can show them as `name | line`, as foreman and process-compose do. The last lines
+//! are also kept in memory, by [`telemetry::Child::printed`].
 //!
 //! A command that prints faster than the log accepts lines blocks on its full pipe: nothing more is
 //! read from it until the log has room for its lines. Each stream holds at most one read and one
-//! line, [`MAX_READ`] and [`MAX_LINE`] bytes. The last lines are also kept for the admin server.
+//! line, [`MAX_READ`] and [`MAX_LINE`] bytes.
 
-use std::{borrow::Cow, cmp::Reverse, fmt, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use tokio::net::unix::pipe;
 
-use crate::service::secrets::Secrets;
 use crate::telemetry::{self, LogSource};
 use crate::text::plain;
 
@@ -24,31 +24,26 @@ const MAX_LINE: usize = 64 * 1024;
 /// task from its other work.
 const MAX_READ: usize = 8 * 1024;
 
+/// The places to which the output of a process goes, in all its runs.
+#[derive(Debug)]
+pub(super) struct Sink {
+    name: String,
+    /// The share of the log. A process that restarts while the log is not read thus waits, too.
+    source: LogSource,
+    /// Keeps the last lines.
+    child: Arc<telemetry::Child>,
+}
+
 /// The standard output or standard error of one command.
 #[derive(Debug)]
 pub(super) struct Output {
-    name: String,
+    sink: Arc<Sink>,
     stream: &'static str,
-    /// The share of the log, which all runs of the process have in common.
-    source: LogSource,
-    tail: Tail,
     /// The reading end; `None` after the end of the stream or a read error.
     pipe: Option<pipe::Receiver>,
     buffer: Box<[u8]>,
     lines: Lines,
 }
-
-/// The last lines of one process, for the admin server. They have none of the values of the
-/// environment that the configuration sets.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tail {
-    child: Option<Arc<telemetry::Child>>,
-    hidden: Arc<Hidden>,
-}
-
-/// Texts that may be secret, those that contain others first.
-#[derive(Default)]
-struct Hidden(Vec<String>);
 
 /// A splitter of bytes into lines.
 #[derive(Debug, Default)]
@@ -59,21 +54,39 @@ pub(super) struct Lines {
     split: bool,
 }
 
+// === impl Sink ===
+
+impl Sink {
+    pub(super) fn new(name: &str, child: &Arc<telemetry::Child>) -> Self {
+        Self {
+            name: name.to_owned(),
+            source: LogSource::default(),
+            child: Arc::clone(child),
+        }
+    }
+
+    /// Keeps and logs one line, the latter without what could change a terminal.
+    fn take(&self, stream: &'static str, line: &str) {
+        self.child.printed(stream, line);
+        let (name, line) = (&self.name, plain(line));
+        self.source.log(
+            || tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{line}"),
+        );
+    }
+}
+
 // === impl Output ===
 
 impl Output {
-    /// Prepares to forward `pipe` as the stream `stream` (`stdout` or `stderr`) of process `name`.
+    /// Prepares to forward `pipe`, which is the stream `stream`: `stdout` or `stderr`.
     pub(super) fn new(
-        name: &str,
+        sink: &Arc<Sink>,
         stream: &'static str,
-        (source, tail): (&LogSource, &Tail),
         pipe: io::PipeReader,
     ) -> io::Result<Self> {
         Ok(Self {
-            name: name.to_owned(),
+            sink: Arc::clone(sink),
             stream,
-            source: source.clone(),
-            tail: tail.clone(),
             pipe: Some(pipe::Receiver::from_owned_fd(pipe.into())?),
             buffer: vec![0; MAX_READ].into(),
             lines: Lines::default(),
@@ -87,7 +100,7 @@ impl Output {
     /// No output is lost: there is no await between a read and its forwarding.
     pub(super) async fn forward(&mut self, needle: Option<&str>) {
         loop {
-            self.source.room().await;
+            self.sink.source.room().await;
             if self.read(needle).await {
                 break;
             }
@@ -108,11 +121,8 @@ impl Output {
 
     /// Forwards the last line if it is unterminated.
     pub(super) fn flush(&mut self) {
-        let (name, stream, source) = (&self.name, self.stream, &self.source);
-        self.lines.finish(|line| {
-            self.tail.said(line);
-            source.log(|| print(name, stream, line));
-        });
+        let (sink, stream) = (&self.sink, self.stream);
+        self.lines.finish(|line| sink.take(stream, line));
     }
 
     /// Reads once and forwards the lines that are complete. Returns true if a line contained
@@ -130,10 +140,9 @@ impl Output {
         match pipe.try_read(&mut self.buffer) {
             Ok(length @ 1..) => {
                 let mut found = false;
-                let (name, stream, source) = (&self.name, self.stream, &self.source);
+                let (sink, stream) = (&self.sink, self.stream);
                 self.lines.push(&self.buffer[..length], |line| {
-                    self.tail.said(line);
-                    source.log(|| print(name, stream, line));
+                    sink.take(stream, line);
                     found |= needle.is_some_and(|needle| line.contains(needle));
                 });
                 found
@@ -144,49 +153,6 @@ impl Output {
                 true
             }
         }
-    }
-}
-
-/// Logs one line of output, without what could change a terminal.
-fn print(name: &str, stream: &str, line: &str) {
-    let line = plain(line);
-    tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{line}");
-}
-
-// === impl Tail ===
-
-impl Tail {
-    /// Keeps the lines for this child. A value of four characters or more is taken for a secret.
-    pub(super) fn new(child: Option<Arc<telemetry::Child>>, secrets: &Secrets) -> Self {
-        let values = secrets.values().filter(|value| value.chars().count() >= 4);
-        let mut hidden: Vec<String> = values.cloned().collect();
-        hidden.sort_by_key(|value| Reverse(value.len()));
-        Self {
-            child,
-            hidden: Arc::new(Hidden(hidden)),
-        }
-    }
-
-    /// Keeps one line.
-    fn said(&self, line: &str) {
-        let Some(child) = &self.child else {
-            return;
-        };
-        let mut line = Cow::Borrowed(line);
-        for secret in &self.hidden.0 {
-            if line.contains(secret) {
-                line = Cow::Owned(line.replace(secret, "…"));
-            }
-        }
-        child.said(&line);
-    }
-}
-
-// === impl Hidden ===
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hidden").field(&self.0.len()).finish()
     }
 }
 
