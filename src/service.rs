@@ -12,6 +12,7 @@ pub(crate) mod config;
 pub(crate) mod endpoint;
 mod exit_code;
 pub(crate) mod exports;
+mod log_lines;
 mod own_limit;
 mod prefix;
 pub(crate) mod process;

@@ -308,6 +308,15 @@ impl Default for ShutdownSettings {
     }
 }
 
+// === impl Task ===
+
+impl Task {
+    /// Returns true if the task runs a child process.
+    pub(crate) fn is_process(&self) -> bool {
+        matches!(self.kind, Kind::Process(_))
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {

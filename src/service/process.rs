@@ -35,6 +35,7 @@ mod tests;
 
 use self::exit::Exit;
 pub use guardian::guardian_main;
+pub(crate) use output::{OUTPUT_TARGET, is_whole};
 
 /// The target of log events about processes.
 const TARGET: &str = "headcount::process";
@@ -72,6 +73,18 @@ pub(crate) struct ProcessSettings {
     pub(crate) stop_signal: StopSignal,
     /// The time between the stop signal and SIGKILL.
     pub(crate) stop_budget: Duration,
+    /// A file for the output; none if `None`.
+    pub(crate) log_file: Option<LogFileSettings>,
+}
+
+/// A file for the output of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogFileSettings {
+    pub(crate) path: PathBuf,
+    /// The most bytes of the file, unless a single line is longer.
+    pub(crate) size: u64,
+    /// The number of older files that are kept.
+    pub(crate) kept: u32,
 }
 
 /// A condition that a process must meet before another process that depends on it starts.
@@ -186,6 +199,15 @@ pub(crate) fn start_all(
     }
 }
 
+// === impl LogFileSettings ===
+
+impl LogFileSettings {
+    /// The default of `size`: 10 MiB.
+    pub(crate) const SIZE: u64 = 10 * 1024 * 1024;
+    /// The default of `kept`.
+    pub(crate) const KEPT: u32 = 5;
+}
+
 // === impl ProcessSettings ===
 
 impl Default for ProcessSettings {
@@ -204,6 +226,7 @@ impl Default for ProcessSettings {
             required: false,
             stop_signal: StopSignal::default(),
             stop_budget: Duration::from_secs(3),
+            log_file: None,
         }
     }
 }

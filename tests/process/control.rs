@@ -380,9 +380,7 @@ fn the_last_lines_of_processes_are_shown_and_followed() {
     let says = says.replace("< gate", &format!("< {}", gate.display()));
     let mut service = serve_in(folder, &says);
     for line in ["one", "two", "a"] {
-        service
-            .program
-            .has_said(&format!("headcount::output: {line}"));
+        service.program.has_said(&format!("│ {line}"));
     }
     let said = service.command("logs", &["web"]);
     let mut lines: Vec<&str> = said.stdout.lines().collect();

@@ -11,7 +11,9 @@ use super::{
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
 use crate::service::endpoint::{Check, EndpointSettings};
-use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
+use crate::service::process::{
+    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
+};
 use crate::service::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
@@ -89,6 +91,7 @@ fn process_defaults(command: &[&str]) -> ProcessSettings {
         required: false,
         stop_signal: StopSignal::Term,
         stop_budget: Duration::from_secs(3),
+        log_file: None,
     }
 }
 
@@ -167,6 +170,11 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         ]),
         ready: Ready::Endpoint("api".to_owned()),
         liveness: Some("api".to_owned()),
+        log_file: Some(LogFileSettings {
+            path: "logs/server.log".into(),
+            size: 10 * 1024 * 1024,
+            kept: 5,
+        }),
         ..process_defaults(&["./server", "--port", "8080"])
     };
     assert_eq!(kind(&config, "server"), Kind::Process(server));

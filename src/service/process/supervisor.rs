@@ -33,7 +33,7 @@ use super::{
     Condition, ProcessSettings, Ready, TARGET,
     board::{Board, Post, State, Status},
     exit::Exit,
-    output::Sink,
+    output::{Files, LogFile, Sink},
     restart::{Next, Restarts},
     run::{Launcher, Run},
 };
@@ -104,6 +104,7 @@ pub(super) fn start_all(
                 .collect()
         })
         .collect();
+    let files = files(&processes, tasks);
     let (end, ended) = mpsc::unbounded_channel();
     if !processes.is_empty() {
         let starter = requests::start_ended(ended, end.clone(), tasks.clone());
@@ -127,7 +128,9 @@ pub(super) fn start_all(
                 _ => None,
             },
             liveness: settings.liveness.as_deref().and_then(endpoints),
-            sink: Arc::new(Sink::new(&name, &child)),
+            sink: Arc::new(
+                Sink::new(&name, &child, log_file(&files, &settings)).hiding(&settings.env),
+            ),
             requests: child.requests(),
             pending: None,
             drain_budget,
@@ -141,6 +144,22 @@ pub(super) fn start_all(
         supervisor.spawn(end.clone());
     }
     board
+}
+
+/// Starts the thread that writes the files of processes, if any has one. Without it, they have none.
+fn files(processes: &BTreeMap<String, ProcessSettings>, tasks: &TaskGroup) -> Option<Files> {
+    let mut all = processes.values();
+    all.find(|settings| settings.log_file.is_some())?;
+    let started = Files::start(tasks);
+    if let Err(error) = &started {
+        tracing::warn!(target: TARGET, "no log_file is written, because the system refuses a thread: {error}");
+    }
+    started.ok()
+}
+
+/// Returns the file of a process.
+fn log_file(files: &Option<Files>, settings: &ProcessSettings) -> Option<LogFile> {
+    Some(files.as_ref()?.file(settings.log_file.as_ref()?))
 }
 
 /// Returns the dependencies in `settings`, with their statuses.

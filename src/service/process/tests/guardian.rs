@@ -158,7 +158,7 @@ async fn a_guardian_with_an_unknown_exit_status_is_lost() {
 /// Then returns what the run says about the loss.
 async fn lost(also: impl FnOnce(u32)) -> Vec<String> {
     let child = Arc::new(telemetry::Child::register(&tasks(), "web"));
-    let sink = Arc::new(Sink::new("web", &child));
+    let sink = Arc::new(Sink::new("web", &child, None));
     let settings = script("exec sleep 1000");
     let run = Run::launch(launcher(), "web", &settings, &sink);
     let mut run = run.await.expect("it can be launched");
