@@ -10,6 +10,7 @@ mod generated;
 mod init;
 mod logs;
 mod output;
+mod programs;
 mod report;
 #[cfg(all(
     feature = "stacks",
@@ -293,7 +294,7 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(arguments) => run(arguments),
         Command::Check { config } => match Config::load(Some(&config)) {
-            Ok(config) => print(&output::check(&config)),
+            Ok(config) => check(&config),
             Err(error) => refuse(&error),
         },
         Command::Probe { url, timeout } => probe(&url, timeout),
@@ -474,6 +475,15 @@ fn tell(output: Result<String, String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs `headcount check` for a valid configuration: prints it, and warnings to stderr.
+fn check(config: &Config) -> ExitCode {
+    for warning in programs::warnings(config) {
+        let line = format!("{}: {warning}\n", plain(&config.origin));
+        write_all(io::stderr(), &line).ok();
+    }
+    print(&output::check(config))
 }
 
 /// Runs `headcount probe`: makes one request, and prints the reason if it fails.

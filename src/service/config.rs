@@ -9,10 +9,10 @@
 //! module of that name, and then checks the dependencies between tasks in `graph`. `table` and
 //! `value` read keys and values; `problem` collects and prints what is wrong.
 //!
-//! The configuration is checked without looking at the machine: a program or an address that does
-//! not exist is found at run time.
+//! `variables` replaces `${NAME}` in strings before they are read. Apart from these, the configuration is
+//! checked without looking at the machine: a program or an address that does not exist is found at run
+//! time, and `headcount check` warns of programs.
 
-mod admin;
 mod endpoint;
 mod graph;
 mod load;
@@ -21,9 +21,8 @@ mod process;
 mod resources;
 mod sections;
 mod table;
-mod telemetry;
-mod threads;
 mod value;
+mod variables;
 
 #[cfg(test)]
 mod tests;
@@ -39,9 +38,9 @@ use super::process::ProcessSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
-pub(crate) use admin::parse_listen;
 pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
+pub(crate) use sections::admin::parse_listen;
 pub(crate) use sections::parse_filter;
 
 /// A valid configuration.

@@ -1,4 +1,9 @@
-//! Readers of the sections `service`, `log`, `shutdown`, `runtime`, `state` and `tasks`.
+//! Readers of the sections `service`, `log`, `shutdown`, `runtime`, `state` and `tasks`; the other sections
+//! have files of their own.
+
+pub(super) mod admin;
+pub(super) mod telemetry;
+pub(super) mod threads;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
