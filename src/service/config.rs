@@ -16,6 +16,7 @@
 mod endpoint;
 mod graph;
 mod load;
+mod prewarm;
 mod problem;
 mod process;
 mod resources;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::Targets;
 
 use super::endpoint::EndpointSettings;
+use super::prewarm::PrewarmSettings;
 use super::process::ProcessSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
@@ -213,6 +215,8 @@ pub(crate) enum Kind {
     Endpoint(EndpointSettings),
     /// Runs a child process.
     Process(ProcessSettings),
+    /// Warms files, servers and programs before the service is ready.
+    Prewarm(PrewarmSettings),
 }
 
 // === impl Config ===
@@ -325,6 +329,7 @@ impl Kind {
             Self::Resources(_) => "resources",
             Self::Endpoint(_) => "endpoint",
             Self::Process(_) => "process",
+            Self::Prewarm(_) => "prewarm",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod helpers;
 mod output;
+mod prewarm;
 mod readiness;
 mod rows;
 

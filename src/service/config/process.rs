@@ -131,21 +131,24 @@ fn log_file(table: &mut Table<'_>) -> Option<LogFileSettings> {
 
 /// Reads `command`. A string is refused, with the array that it may stand for.
 fn command(table: &mut Table<'_>) -> Vec<String> {
-    let Some(value) = table.require("command", COMMAND) else {
-        return Vec::new();
-    };
+    let value = table.require("command", COMMAND);
+    value.map_or_else(Vec::new, |value| words(&value, COMMAND))
+}
+
+/// Reads a program and its arguments.
+pub(super) fn words(value: &Value<'_>, example: &str) -> Vec<String> {
     if let Some(line) = value.as_text() {
         let words: Vec<String> = line.split_whitespace().map(quoted).collect();
         let what = "expected an array, found a string; commands are not split by a shell";
         value.complain(what, format!("write [{}]", words.join(", ")));
         return Vec::new();
     }
-    let Some(list) = value.list(COMMAND) else {
+    let Some(list) = value.list(example) else {
         return Vec::new();
     };
     match list.first() {
         None => {
-            value.complain("is empty", format!("write {COMMAND}"));
+            value.complain("is empty", format!("write {example}"));
         }
         Some(program) => {
             program.filled("\"program\"");
@@ -177,7 +180,7 @@ fn environment(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
 }
 
 /// Reads `depends_on`: a table of conditions, or an array of names that stands for `"ready"` each.
-fn depends_on(
+pub(super) fn depends_on(
     task: &str,
     value: &Value<'_>,
     links: &mut Vec<Link>,

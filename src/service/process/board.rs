@@ -34,6 +34,28 @@ pub(super) struct Status {
     succeeded: bool,
 }
 
+/// Conditions that other processes must meet.
+#[derive(Debug)]
+pub(crate) struct Dependencies(Vec<Need>);
+
+/// A dependency: another process, and the condition that it must meet.
+#[derive(Debug)]
+pub(super) struct Need {
+    name: String,
+    condition: Condition,
+    /// The status of that process; `None` if no process has the name.
+    status: Option<watch::Receiver<Status>>,
+}
+
+/// A dependency that can never be met.
+#[derive(Debug, thiserror::Error)]
+#[error("waiting for {need}, but it {}", fate(.state))]
+pub(super) struct Unmet {
+    need: String,
+    /// The final state of the process; `None` if it is not declared.
+    state: Option<State>,
+}
+
 /// The state of a declared process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -115,6 +137,16 @@ impl Board {
         }
     }
 
+    /// Returns dependencies with the statuses of their processes.
+    pub(super) fn dependencies(&self, conditions: &BTreeMap<String, Condition>) -> Dependencies {
+        let need = |(name, condition): (&String, &Condition)| Need {
+            name: name.clone(),
+            condition: *condition,
+            status: self.watch(name),
+        };
+        Dependencies(conditions.iter().map(need).collect())
+    }
+
     /// Returns a receiver of the status of one process; `None` if no process has that name.
     pub(super) fn watch(&self, name: &str) -> Option<watch::Receiver<Status>> {
         self.statuses.get(name).cloned()
@@ -168,6 +200,83 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+// === impl Dependencies ===
+
+impl Dependencies {
+    /// Returns a dependency that is not met at present; `None` if all are.
+    pub(super) fn unmet(&mut self) -> Option<&mut Need> {
+        self.0.iter_mut().find(|need| !need.is_met())
+    }
+
+    /// Waits until all are met at the same time.
+    ///
+    /// # Errors
+    /// Returns the reason, in words, once one of them can never be met.
+    pub(crate) async fn met(&mut self) -> Result<(), String> {
+        while let Some(need) = self.unmet() {
+            need.met().await.map_err(|unmet| unmet.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Need ===
+
+impl Need {
+    /// Returns true if the condition holds at present.
+    fn is_met(&self) -> bool {
+        let status = self.status.as_ref();
+        status.is_some_and(|status| status.borrow().meets(self.condition))
+    }
+
+    /// Waits until the condition is met.
+    ///
+    /// # Errors
+    /// Fails if the process is in a final state without meeting the condition, or
+    /// if there is no such process.
+    pub(super) async fn met(&mut self) -> Result<(), Unmet> {
+        let condition = self.condition;
+        let decided = |status: &Status| status.meets(condition) || status.state.is_final();
+        let state = match &mut self.status {
+            // `wait_for` fails when the writer is gone. The last state it leaves is always final.
+            Some(status) => status
+                .wait_for(decided)
+                .await
+                .ok()
+                .map(|status| status.state),
+            None => None,
+        };
+        if self.is_met() {
+            return Ok(());
+        }
+        Err(Unmet {
+            need: self.to_string(),
+            state,
+        })
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.condition {
+            Condition::Started => "start",
+            Condition::Ready => "become ready",
+            Condition::Exited => "exit successfully",
+        };
+        write!(f, "{} to {what}", self.name)
+    }
+}
+
+/// Returns the reason for which a dependency can no longer be met, as the end of a sentence.
+fn fate(state: &Option<State>) -> &'static str {
+    match state {
+        Some(State::Failed) => "has failed",
+        Some(State::Exited) => "exited before that",
+        Some(_) => "was stopped",
+        None => "is not a declared process",
     }
 }
 

@@ -30,8 +30,8 @@ use self::{
     failure::{Failure, Fault},
 };
 use super::{
-    Condition, ProcessSettings, Ready, TARGET,
-    board::{Board, Post, State, Status},
+    ProcessSettings, Ready, TARGET,
+    board::{Board, Dependencies, Post, State, Status},
     exit::Exit,
     output::{Files, LogFile, Sink},
     restart::{Next, Restarts},
@@ -54,7 +54,7 @@ struct Supervisor {
     launcher: Launcher,
     post: Post,
     /// The dependencies, all of which must be met before each start.
-    needs: Vec<Need>,
+    needs: Dependencies,
     /// The processes that depend on this one, by name; their statuses must be final before it stops.
     dependents: Vec<(String, watch::Receiver<Status>)>,
     /// True while the endpoint of [`Ready::Endpoint`] is up. `None` for other conditions, or if no
@@ -72,14 +72,6 @@ struct Supervisor {
     pending: Option<ChildRequest>,
     /// The share of the stop budgets in the drain; see [`stop_time`].
     drain_budget: Duration,
-}
-
-/// A dependency: another process, and the condition that it must meet.
-struct Need {
-    name: String,
-    condition: Condition,
-    /// The status of that process; `None` if no process has the name.
-    status: Option<watch::Receiver<Status>>,
 }
 
 /// Implements [`super::start_all`], with a launcher that tests can replace. Returns the board, which
@@ -122,7 +114,7 @@ pub(super) fn start_all(
             post.gate(&name, &group);
         }
         let supervisor = Supervisor {
-            needs: needs(&settings, &board),
+            needs: board.dependencies(&settings.depends_on),
             endpoint: match &settings.ready {
                 Ready::Endpoint(endpoint) => endpoints(endpoint),
                 _ => None,
@@ -160,16 +152,6 @@ fn files(processes: &BTreeMap<String, ProcessSettings>, tasks: &TaskGroup) -> Op
 /// Returns the file of a process.
 fn log_file(files: &Option<Files>, settings: &ProcessSettings) -> Option<LogFile> {
     Some(files.as_ref()?.file(settings.log_file.as_ref()?))
-}
-
-/// Returns the dependencies in `settings`, with their statuses.
-fn needs(settings: &ProcessSettings, board: &Board) -> Vec<Need> {
-    let need = |(name, condition): (&String, &Condition)| Need {
-        name: name.clone(),
-        condition: *condition,
-        status: board.watch(name),
-    };
-    settings.depends_on.iter().map(need).collect()
 }
 
 /// Returns the names of the processes that depend directly on the process `name`.
@@ -269,7 +251,7 @@ impl Supervisor {
         if self.group.is_draining() {
             return Ok(ControlFlow::Break(()));
         }
-        while let Some(need) = self.needs.iter_mut().find(|need| !need.is_met()) {
+        while let Some(need) = self.needs.unmet() {
             self.post.enter(State::Waiting);
             tracing::info!(target: TARGET, task = %self.name, "waiting for {need}");
             if let Some(request) = self.pending.take() {
@@ -277,7 +259,7 @@ impl Supervisor {
             }
             let request = tokio::select! {
                 met = self.group.until_draining(need.met()) => match met {
-                    Some(met) => { met?; continue }
+                    Some(met) => { met.map_err(Failure::Dependency)?; continue }
                     None => return Ok(ControlFlow::Break(())),
                 },
                 request = self.requests.next() => request,
@@ -408,52 +390,5 @@ fn words(end: &Result<Exit, Fault>) -> String {
     match end {
         Ok(exit) => exit.to_string(),
         Err(fault) => fault.to_string(),
-    }
-}
-
-// === impl Need ===
-
-impl Need {
-    /// Returns true if the condition holds at present.
-    fn is_met(&self) -> bool {
-        let status = self.status.as_ref();
-        status.is_some_and(|status| status.borrow().meets(self.condition))
-    }
-
-    /// Waits until the condition is met.
-    ///
-    /// # Errors
-    /// [`Failure::Dependency`] if the process is in a final state without meeting the condition, or
-    /// if there is no such process.
-    async fn met(&mut self) -> Result<(), Failure> {
-        let condition = self.condition;
-        let decided = |status: &Status| status.meets(condition) || status.state.is_final();
-        let state = match &mut self.status {
-            // `wait_for` fails when the writer is gone. The last state it leaves is always final.
-            Some(status) => status
-                .wait_for(decided)
-                .await
-                .ok()
-                .map(|status| status.state),
-            None => None,
-        };
-        if self.is_met() {
-            return Ok(());
-        }
-        Err(Failure::Dependency {
-            need: self.to_string(),
-            state,
-        })
-    }
-}
-
-impl std::fmt::Display for Need {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.condition {
-            Condition::Started => "start",
-            Condition::Ready => "become ready",
-            Condition::Exited => "exit successfully",
-        };
-        write!(f, "{} to {what}", self.name)
     }
 }
