@@ -12,11 +12,10 @@ pub(crate) mod config;
 pub(crate) mod endpoint;
 mod exit_code;
 pub(crate) mod exports;
-mod log_lines;
 mod own_limit;
-mod prefix;
 pub(crate) mod prewarm;
 pub(crate) mod process;
+pub(crate) mod progress;
 pub(crate) mod resources;
 mod secrets;
 mod signals;
@@ -31,6 +30,7 @@ use cli::ReportFormat;
 use config::{Config, ControlSocket, Kind, StateFolder};
 use exports::Exports;
 use process::Processes;
+use progress::ProgressSettings;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
@@ -131,7 +131,7 @@ fn run(
 fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) -> Processes {
     let mut endpoints = BTreeMap::new();
     let mut processes = BTreeMap::new();
-    let mut prewarms = Vec::new();
+    let (mut prewarms, mut progress) = (Vec::new(), Vec::new());
     for task in &config.tasks {
         let name = task.name.clone();
         match &task.kind {
@@ -147,6 +147,7 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
                 processes.insert(name, settings.clone());
             }
             Kind::Prewarm(settings) => prewarms.push((name, settings.clone())),
+            Kind::Progress(settings) => progress.push((name, settings.clone())),
         }
     }
     let is_up = |name: &str| endpoints.get(name).cloned();
@@ -156,6 +157,13 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
         let dependencies = processes.dependencies(&settings.depends_on);
         let (commands, failed) = (commands.clone(), failed.clone());
         prewarm::start(name, settings, dependencies, commands, tasks, failed);
+    }
+    if progress.is_empty() {
+        progress.push(("progress".to_owned(), ProgressSettings::default()));
+    }
+    for (name, settings) in progress {
+        let watch = progress::run(settings, tasks.clone());
+        tasks.task(&name).daemon().spawn(watch);
     }
     processes
 }

@@ -19,6 +19,7 @@ mod load;
 mod prewarm;
 mod problem;
 mod process;
+mod progress;
 mod resources;
 mod sections;
 mod table;
@@ -37,6 +38,7 @@ use tracing_subscriber::filter::Targets;
 use super::endpoint::EndpointSettings;
 use super::prewarm::PrewarmSettings;
 use super::process::ProcessSettings;
+use super::progress::ProgressSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
@@ -217,6 +219,8 @@ pub(crate) enum Kind {
     Process(ProcessSettings),
     /// Warms files, servers and programs before the service is ready.
     Prewarm(PrewarmSettings),
+    /// Says when the service is ready, and what a late start waits for.
+    Progress(ProgressSettings),
 }
 
 // === impl Config ===
@@ -330,6 +334,7 @@ impl Kind {
             Self::Endpoint(_) => "endpoint",
             Self::Process(_) => "process",
             Self::Prewarm(_) => "prewarm",
+            Self::Progress(_) => "progress",
         }
     }
 }

@@ -3,12 +3,15 @@
 //! All of them are layers of one `tracing` subscriber, which is installed before the runtime is
 //! built. The exporter and the tokio-console server start with the runtime.
 
+mod log_lines;
+pub(crate) mod prefix;
+
 use super::config::{Config, Endpoint, LogFormat, LogSettings};
 use super::exit_code::{BAD_CONFIG, NOT_STARTED};
-use super::log_lines::LogLines;
 use super::process::{OUTPUT_TARGET, is_whole};
 use crate::Builder;
 use crate::telemetry::{Console, LogLimit, LogQueue, Telemetry};
+use log_lines::LogLines;
 use std::io::{self, IsTerminal};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};

@@ -16,8 +16,7 @@ use serde_json::Value;
 use super::control::{self, Unanswered, encoded, refusal};
 use super::{tell, write_all};
 use crate::runtime::control_sockets;
-use crate::service::exports::colours;
-use crate::service::prefix::Prefix;
+use crate::service::exports::{colours, prefix::Prefix};
 use crate::text::plain;
 
 /// The attempts in a row, and the pause before each, while the lines of a service are followed.

@@ -90,6 +90,10 @@ fn what(task: &Task) -> String {
             };
             format!("{target} every {}", time(settings.interval))
         }
+        Kind::Progress(settings) => match settings.expected {
+            Some(expected) => format!("expects to be ready within {}", time(expected)),
+            None => "says when the service is ready".to_owned(),
+        },
         Kind::Prewarm(settings) => {
             let parts = [
                 (settings.files.len(), "of files"),

@@ -108,7 +108,10 @@ fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
                 link.to
             ),
         ),
-        (Wants::Condition(_), other @ (Kind::Resources(_) | Kind::Prewarm(_))) => (
+        (
+            Wants::Condition(_),
+            other @ (Kind::Resources(_) | Kind::Prewarm(_) | Kind::Progress(_)),
+        ) => (
             format!(
                 "is a {} task; a process can only depend on other processes",
                 other.word()

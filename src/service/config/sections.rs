@@ -16,13 +16,13 @@ use super::table::{Read, Table};
 use super::value::{Value, shown};
 use super::{
     Config, Kind, LogFormat, LogSettings, RuntimeSettings, ShutdownSettings, StateFolder,
-    StateSettings, Task, endpoint, graph, prewarm, process, resources,
+    StateSettings, Task, endpoint, graph, prewarm, process, progress, resources,
 };
 
 /// The levels of a log filter.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The values of `kind`.
-const KINDS: [&str; 4] = ["resources", "endpoint", "process", "prewarm"];
+const KINDS: [&str; 5] = ["resources", "endpoint", "process", "prewarm", "progress"];
 /// The help for a name that was refused.
 const NAME: &str =
     "allowed: 1 to 64 characters of A-Z a-z 0-9 _ . -, the first a letter, a digit or _";
@@ -312,6 +312,7 @@ fn task(
     let kind = match kind(&mut table)? {
         "resources" => Some(Kind::Resources(resources::read(&mut table))),
         "endpoint" => endpoint::read(&mut table).map(Kind::Endpoint),
+        "progress" => Some(Kind::Progress(progress::read(&mut table))),
         "prewarm" => Some(Kind::Prewarm(prewarm::read(name, &mut table, links))),
         _ => Some(Kind::Process(process::read(name, &mut table, drain, links))),
     };
@@ -329,7 +330,7 @@ fn task(
 fn kind(table: &mut Table<'_>) -> Option<&'static str> {
     let value = table.require(
         "kind",
-        "kind = \"resources\", \"endpoint\", \"process\" or \"prewarm\"",
+        "kind = \"resources\", \"endpoint\", \"process\", \"prewarm\" or \"progress\"",
     )?;
     value.choice(&KINDS.map(|kind| (kind, kind)))
 }

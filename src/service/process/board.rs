@@ -320,6 +320,13 @@ impl Post {
         }
     }
 
+    /// Says what a process that is not ready waits for. It may count as ready by its last run.
+    pub(super) fn wait_for(&self, why: &str) {
+        if let Some((group, what)) = &self.gate {
+            group.set_unready(what, why);
+        }
+    }
+
     /// Records that the last run does not count as ready, and why.
     pub(super) fn unready(&self, why: &str) {
         self.status.send_modify(|status| status.ready = false);

@@ -2,7 +2,7 @@
 //!
 //! Each line is a `tracing` event at INFO with the target [`OUTPUT_TARGET`] and the fields `task`
 //! and `stream`. So the lines go wherever the service's log goes (terminal, file, collector). The log
-//! for people shows them as `name │ line` (`service/log_lines.rs`). The last lines are also kept in
+//! for people shows them as `name │ line` (`service/exports/log_lines.rs`). The last lines are also kept in
 //! memory, by [`telemetry::Child::printed`], and written to a file if the process has one (`files`).
 //!
 //! A line that stays unterminated for [`PIECE`], such as a prompt, is shown as far as it goes, in an

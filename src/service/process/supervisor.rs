@@ -254,6 +254,7 @@ impl Supervisor {
         while let Some(need) = self.needs.unmet() {
             self.post.enter(State::Waiting);
             tracing::info!(target: TARGET, task = %self.name, "waiting for {need}");
+            self.post.wait_for(&format!("waiting for {need}"));
             if let Some(request) = self.pending.take() {
                 request.done(&format!("it starts later: waiting for {need}"));
             }

@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::prefix::Prefix;
-use super::process::OUTPUT_TARGET;
+use crate::service::process::OUTPUT_TARGET;
 
 /// The formatter.
 #[derive(Debug)]
