@@ -13,7 +13,9 @@ pub(crate) mod endpoint;
 mod exit_code;
 pub(crate) mod exports;
 mod own_limit;
+pub(crate) mod prewarm;
 pub(crate) mod process;
+pub(crate) mod progress;
 pub(crate) mod resources;
 mod secrets;
 mod signals;
@@ -27,7 +29,10 @@ use crate::{BuildError, Report, Runtime, TaskGroup};
 use cli::ReportFormat;
 use config::{Config, ControlSocket, Kind, StateFolder};
 use exports::Exports;
+use process::Processes;
+use progress::ProgressSettings;
 use std::collections::BTreeMap;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 /// Runs the service until it is stopped, and returns the report of its shutdown.
 ///
@@ -97,9 +102,15 @@ fn run(
         tracing::debug!("control socket: {}", path.display());
     }
     Ok(runtime.run(async |tasks| {
-        let given_up = start(config, &tasks);
+        let (failed, mut failures) = mpsc::unbounded_channel();
+        let processes = start(config, &tasks, failed);
         tasks.set_ready("start");
-        let Some(names) = tasks.until_draining(given_up).await else {
+        let names = tokio::select! {
+            names = tasks.until_draining(processes.given_up()) => names,
+            // The senders are gone when all of it is warm.
+            Some(failure) = failures.recv() => return Err(failure),
+        };
+        let Some(names) = names else {
             return Ok(());
         };
         let what = format!("no process is left to run; given up: {}", names.join(", "));
@@ -113,13 +124,14 @@ fn run(
     }))
 }
 
-/// Spawns every declared task. Returns a future that waits until no process is left to run and one was
-/// given up; see [`process::start_all`].
+/// Spawns every declared task. Returns the processes. Failures of required prewarming go to `failed`.
 ///
-/// Processes are started last, since their readiness may depend on an endpoint task.
-fn start(config: &Config, tasks: &TaskGroup) -> impl Future<Output = Vec<String>> + use<> {
+/// Processes are started after the endpoint tasks, since their readiness may depend on one, and
+/// prewarming last, since it may depend on processes.
+fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) -> Processes {
     let mut endpoints = BTreeMap::new();
     let mut processes = BTreeMap::new();
+    let (mut prewarms, mut progress) = (Vec::new(), Vec::new());
     for task in &config.tasks {
         let name = task.name.clone();
         match &task.kind {
@@ -134,8 +146,24 @@ fn start(config: &Config, tasks: &TaskGroup) -> impl Future<Output = Vec<String>
             Kind::Process(settings) => {
                 processes.insert(name, settings.clone());
             }
+            Kind::Prewarm(settings) => prewarms.push((name, settings.clone())),
+            Kind::Progress(settings) => progress.push((name, settings.clone())),
         }
     }
     let is_up = |name: &str| endpoints.get(name).cloned();
-    process::start_all(&config.name, processes, &is_up, tasks)
+    let commands = process::commands(&config.name, tasks);
+    let processes = process::start_all(&commands, processes, &is_up, tasks);
+    for (name, settings) in prewarms {
+        let dependencies = processes.dependencies(&settings.depends_on);
+        let (commands, failed) = (commands.clone(), failed.clone());
+        prewarm::start(name, settings, dependencies, commands, tasks, failed);
+    }
+    if progress.is_empty() {
+        progress.push(("progress".to_owned(), ProgressSettings::default()));
+    }
+    for (name, settings) in progress {
+        let watch = progress::run(settings, tasks.clone());
+        tasks.task(&name).daemon().spawn(watch);
+    }
+    processes
 }

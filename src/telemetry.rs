@@ -23,6 +23,7 @@ pub(crate) mod supervised;
 #[cfg(test)]
 mod tests;
 
+pub use crate::registry::root::{ChildRequest, ChildRequests, ChildVerb};
 #[cfg(feature = "console")]
 pub use console::Console;
 #[cfg(feature = "console")]

@@ -75,7 +75,11 @@ impl Builder {
     /// answers the requests of the [admin server](Builder::admin), shows whole command lines in dumps, and
     /// answers these:
     ///
+    /// - `GET /api/logs`: the last lines of [child processes](crate::telemetry::Child::printed)
     /// - `POST /stop`: begins the shutdown
+    /// - `POST /stop?process=NAME`, `POST /start?process=NAME`, `POST /restart?process=NAME`: asks the
+    ///   task that runs this [child process](crate::telemetry::Child::requests), and waits for its answer
+    ///   for at most 4 s
     /// - `POST /drain?group=PATH`, `POST /cancel?group=PATH`: ends the tasks of the groups with
     ///   this path, waits for them for at most 4 s, and answers how many are left
     ///

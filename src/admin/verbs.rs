@@ -1,15 +1,21 @@
-//! The additional routes of the control socket: the verbs that stop the service or end the tasks of a
-//! group.
+//! The additional routes of the control socket: the output of child processes (`verbs/logs.rs`), and the
+//! verbs that stop the service, end the tasks of a group, or start, stop and restart a child process
+//! (`verbs/children.rs`).
 //!
 //! Each handler answers within the time of a connection. A drain or a cancel runs on the control side;
 //! the answer waits for it for at most [`PATIENCE`], and says how many tasks are left.
 
+mod children;
+mod logs;
+
 use super::answers::{error, json};
 use crate::group::TaskGroup;
+use crate::telemetry::ChildVerb;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
+use children::UnknownProcess;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +45,7 @@ enum End {
     Cancel,
 }
 
-/// The answer of `/stop`.
+/// The answer of `/stop` without a process.
 #[derive(Debug, Serialize)]
 struct Stopping {
     /// False if a shutdown had begun before.
@@ -70,9 +76,25 @@ struct Unknown {
 
 /// Returns the routes, for a router of any state.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(controls: &Controls) -> Router<S> {
-    let [stopped, drained, cancelled] = [(); 3].map(|()| controls.clone());
+    let [read, drained, cancelled] = [(); 3].map(|()| controls.clone());
+    let [started, stopped, restarted] = [(); 3].map(|()| controls.clone());
     Router::new()
-        .route("/stop", post(move || async move { stopped.stop() }))
+        .route(
+            "/api/logs",
+            get(move |query| async move { read.logs(query).await }),
+        )
+        .route(
+            "/stop",
+            post(move |query| async move { stopped.stop(query).await }),
+        )
+        .route(
+            "/start",
+            post(move |query| async move { started.start(ChildVerb::Start, query).await }),
+        )
+        .route(
+            "/restart",
+            post(move |query| async move { restarted.start(ChildVerb::Restart, query).await }),
+        )
         .route(
             "/drain",
             post(move |query| async move { drained.end(End::Drain, query).await }),
@@ -90,16 +112,36 @@ impl Controls {
         Self { tasks }
     }
 
-    /// Answers `/stop`: begins the shutdown.
-    fn stop(&self) -> Response {
+    /// Answers `/stop`: begins the shutdown, or stops the process of the only parameter.
+    async fn stop(&self, query: Query) -> Response {
+        if query.as_ref().is_ok_and(|query| !query.0.is_empty()) || query.is_err() {
+            return match value_of("process", query) {
+                Some(process) => self.child(ChildVerb::Stop, &process).await,
+                None => error(
+                    StatusCode::BAD_REQUEST,
+                    "the only parameter is 'process', the name of a process; without it, the service is stopped",
+                ),
+            };
+        }
         let begun = !self.tasks.registry_root().is_stopping();
         self.tasks.stop(REASON);
         accepted(&Stopping { begun })
     }
 
+    /// Answers `/start` and `/restart`.
+    async fn start(&self, verb: ChildVerb, query: Query) -> Response {
+        match value_of("process", query) {
+            Some(process) => self.child(verb, &process).await,
+            None => error(
+                StatusCode::BAD_REQUEST,
+                "exactly one parameter is required: 'process', the name of a process",
+            ),
+        }
+    }
+
     /// Answers `/drain` and `/cancel`: 200 if no task is left, 202 if some are.
-    async fn end(&self, how: End, query: GroupQuery) -> Response {
-        let Some(group) = group_of(query) else {
+    async fn end(&self, how: End, query: Query) -> Response {
+        let Some(group) = value_of("group", query) else {
             let allowed = "exactly one parameter is required: 'group', the path of a group";
             return error(StatusCode::BAD_REQUEST, allowed);
         };
@@ -169,14 +211,14 @@ fn accepted(value: &impl Serialize) -> Response {
     response
 }
 
-/// The parameters of `/drain` and `/cancel`, decoded.
-type GroupQuery =
+/// The parameters of a request, decoded.
+type Query =
     Result<axum::extract::Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>;
 
-/// Returns the value of `group`, the only parameter. The path of the root is empty, and no group's.
-fn group_of(query: GroupQuery) -> Option<String> {
+/// Returns the value of `key`, the only parameter. An empty one is none.
+fn value_of(key: &str, query: Query) -> Option<String> {
     match <[_; 1]>::try_from(query.ok()?.0) {
-        Ok([(key, value)]) if key == "group" && !value.is_empty() => Some(value),
+        Ok([(given, value)]) if given == key && !value.is_empty() => Some(value),
         _ => None,
     }
 }

@@ -47,6 +47,22 @@ impl TaskGroup {
         self.inner.root.unready.set(what, Some(why));
     }
 
+    /// Returns what the service is [not ready](Self::set_unready) for, each with the reason, in
+    /// alphabetical order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # headcount::testing::check(async |tasks| {
+    /// tasks.set_unready("cache", "still loading");
+    /// assert_eq!(tasks.unready(), [("cache".to_owned(), "still loading".to_owned())]);
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn unready(&self) -> Vec<(String, String)> {
+        self.inner.root.unready.all()
+    }
+
     /// Ends what [`set_unready`](Self::set_unready) said of `what`.
     pub fn set_ready(&self, what: &str) {
         self.inner.root.unready.set(what, None);

@@ -15,7 +15,9 @@ mod processes;
 mod unready;
 
 #[cfg(feature = "admin")]
-pub(crate) use processes::ProcessState;
+pub use processes::{ChildRequest, ChildRequests, ChildVerb};
+#[cfg(feature = "admin")]
+pub(crate) use processes::{OutputLine, ProcessState};
 pub(crate) use processes::{Process, Processes};
 use unready::Unready;
 

@@ -8,7 +8,9 @@
 mod control;
 mod generated;
 mod init;
+mod logs;
 mod output;
+mod programs;
 mod report;
 #[cfg(all(
     feature = "stacks",
@@ -110,9 +112,18 @@ enum Command {
     Dump(tasks::Arguments),
     /// Show the last run of a service, even if it was killed, or what a process is doing
     Report(report::Arguments),
-    /// Stop a service: begin its shutdown through its control socket
+    /// Stop a service: begin its shutdown through its control socket; or stop one of its processes
     #[command(after_help = AFTER_VERB)]
     Stop(control::Stop),
+    /// Start a process of a service that was stopped, has ended or was given up
+    #[command(after_help = AFTER_VERB)]
+    Start(control::Child),
+    /// Restart a process of a service
+    #[command(after_help = AFTER_VERB)]
+    Restart(control::Child),
+    /// Show the last lines that the processes of a service have printed
+    #[command(after_help = AFTER_LOGS)]
+    Logs(logs::Arguments),
     /// Drain a group of a service: let its tasks finish the work in hand
     #[command(after_help = AFTER_VERB)]
     Drain(control::Group),
@@ -256,7 +267,16 @@ the same user; root may use any. The command waits for the answer for at most 5 
 
 Exit codes:
   0  done; of `drain` and `cancel`: no task is left
-  1  refused, not answered, or tasks are left; stderr has the reason
+  1  refused, not answered, tasks are left, or the process is still stopping; stderr has the reason
+  2  invalid usage";
+
+const AFTER_LOGS: &str = "\
+A service keeps the last 1000 lines of each process in memory, at most 64 KiB. It is asked through its
+control socket, and must run as the same user; root may ask any.
+
+Exit codes:
+  0  the lines were printed; with --follow: the service has ended
+  1  refused or not answered; stderr has the reason
   2  invalid usage";
 
 /// Parses the command line of the process, runs the command, and returns the exit code.
@@ -274,7 +294,7 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run(arguments) => run(arguments),
         Command::Check { config } => match Config::load(Some(&config)) {
-            Ok(config) => print(&output::check(&config)),
+            Ok(config) => check(&config),
             Err(error) => refuse(&error),
         },
         Command::Probe { url, timeout } => probe(&url, timeout),
@@ -306,6 +326,9 @@ pub fn main() -> ExitCode {
         Command::Top(arguments) => tell(top::top(&arguments)),
         Command::Report(arguments) => report::report(&arguments),
         Command::Stop(arguments) => tell(control::stop(&arguments)),
+        Command::Start(arguments) => tell(control::start(&arguments)),
+        Command::Restart(arguments) => tell(control::restart(&arguments)),
+        Command::Logs(arguments) => logs::logs(&arguments),
         Command::Drain(arguments) => tell(control::drain(&arguments)),
         Command::Cancel(arguments) => tell(control::cancel(&arguments)),
         Command::Init(arguments) => tell(init::init(&arguments)),
@@ -452,6 +475,15 @@ fn tell(output: Result<String, String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs `headcount check` for a valid configuration: prints it, and warnings to stderr.
+fn check(config: &Config) -> ExitCode {
+    for warning in programs::warnings(config) {
+        let line = format!("{}: {warning}\n", plain(&config.origin));
+        write_all(io::stderr(), &line).ok();
+    }
+    print(&output::check(config))
 }
 
 /// Runs `headcount probe`: makes one request, and prints the reason if it fails.

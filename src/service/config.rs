@@ -9,21 +9,22 @@
 //! module of that name, and then checks the dependencies between tasks in `graph`. `table` and
 //! `value` read keys and values; `problem` collects and prints what is wrong.
 //!
-//! The configuration is checked without looking at the machine: a program or an address that does
-//! not exist is found at run time.
+//! `variables` replaces `${NAME}` in strings before they are read. Apart from these, the configuration is
+//! checked without looking at the machine: a program or an address that does not exist is found at run
+//! time, and `headcount check` warns of programs.
 
-mod admin;
 mod endpoint;
 mod graph;
 mod load;
+mod prewarm;
 mod problem;
 mod process;
+mod progress;
 mod resources;
 mod sections;
 mod table;
-mod telemetry;
-mod threads;
 mod value;
+mod variables;
 
 #[cfg(test)]
 mod tests;
@@ -35,13 +36,15 @@ use std::time::Duration;
 use tracing_subscriber::filter::Targets;
 
 use super::endpoint::EndpointSettings;
+use super::prewarm::PrewarmSettings;
 use super::process::ProcessSettings;
+use super::progress::ProgressSettings;
 use super::resources::ResourcesSettings;
 use crate::threads::ThreadRule;
 
-pub(crate) use admin::parse_listen;
 pub(crate) use load::DEFAULT;
 pub(crate) use problem::ConfigError;
+pub(crate) use sections::admin::parse_listen;
 pub(crate) use sections::parse_filter;
 
 /// A valid configuration.
@@ -214,6 +217,10 @@ pub(crate) enum Kind {
     Endpoint(EndpointSettings),
     /// Runs a child process.
     Process(ProcessSettings),
+    /// Warms files, servers and programs before the service is ready.
+    Prewarm(PrewarmSettings),
+    /// Says when the service is ready, and what a late start waits for.
+    Progress(ProgressSettings),
 }
 
 // === impl Config ===
@@ -308,6 +315,15 @@ impl Default for ShutdownSettings {
     }
 }
 
+// === impl Task ===
+
+impl Task {
+    /// Returns true if the task runs a child process.
+    pub(crate) fn is_process(&self) -> bool {
+        matches!(self.kind, Kind::Process(_))
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -317,6 +333,8 @@ impl Kind {
             Self::Resources(_) => "resources",
             Self::Endpoint(_) => "endpoint",
             Self::Process(_) => "process",
+            Self::Prewarm(_) => "prewarm",
+            Self::Progress(_) => "progress",
         }
     }
 }

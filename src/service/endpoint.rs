@@ -137,6 +137,15 @@ pub(crate) fn start(
     monitor(name, &settings, checker, tasks)
 }
 
+/// Makes one check. `limit` bounds it.
+///
+/// # Errors
+/// The message of the failure. An invalid check fails too.
+pub(crate) async fn once(check: &Check, limit: Duration) -> Result<(), String> {
+    let outcome = Checker::new(check, limit).check().await;
+    outcome.map_err(|failure| failure.to_string())
+}
+
 /// Makes one GET request, and blocks the calling thread until it is over. `timeout` bounds the
 /// request. A status from 200 to 399 is a success.
 ///

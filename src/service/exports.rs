@@ -3,12 +3,17 @@
 //! All of them are layers of one `tracing` subscriber, which is installed before the runtime is
 //! built. The exporter and the tokio-console server start with the runtime.
 
+mod log_lines;
+pub(crate) mod prefix;
+
 use super::config::{Config, Endpoint, LogFormat, LogSettings};
 use super::exit_code::{BAD_CONFIG, NOT_STARTED};
+use super::process::{OUTPUT_TARGET, is_whole};
 use crate::Builder;
 use crate::telemetry::{Console, LogLimit, LogQueue, Telemetry};
-use std::io::{self, IsTerminal as _};
-use tracing_subscriber::filter::FilterExt as _;
+use log_lines::LogLines;
+use std::io::{self, IsTerminal};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -51,8 +56,9 @@ impl Exports {
         };
         let watching = console.as_mut().and_then(Console::layer);
         let pushed = telemetry.as_ref().map(Telemetry::layer);
+        let pushed = pushed.map(|layer| layer.with_filter(filter_fn(is_whole)));
         let log = tracing_subscriber::registry().with(watching).with(pushed);
-        log.with(lines(&config.log, queue.clone()))
+        log.with(lines(config, queue.clone()))
             .try_init()
             .expect("the command line installs the first and only log");
         Ok(Self {
@@ -83,25 +89,35 @@ impl Exports {
 ///
 /// A line that cannot be written is dropped and counted: there is no other place to report it, and
 /// the tasks must not be affected. The output of child processes is exempt from the limit of lines.
-fn lines<S>(settings: &LogSettings, queue: LogQueue) -> impl tracing_subscriber::Layer<S> + use<S>
+fn lines<S>(config: &Config, queue: LogQueue) -> impl tracing_subscriber::Layer<S> + use<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
+    let settings = &config.log;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(queue)
         .log_internal_errors(false);
     let lines = match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-        LogFormat::Human => lines.with_ansi(colours()).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            lines.with_filter(filter_fn(is_whole)).boxed()
+        }
+        LogFormat::Human => {
+            let colours = colours(&io::stderr());
+            let processes = config.tasks.iter().filter(|task| task.is_process());
+            let names = processes.map(|task| &*task.name);
+            let lines = lines.event_format(LogLines::new(names, colours));
+            lines.with_ansi(colours).boxed()
+        }
     };
     let most = settings.limit.unwrap_or(u64::MAX);
-    let limit = LogLimit::new(most, LogSettings::EVERY).without("headcount::output");
+    let limit = LogLimit::new(most, LogSettings::EVERY).without(OUTPUT_TARGET);
     lines.with_filter(settings.filter.clone().and(limit))
 }
 
-/// Returns true if stderr is a terminal and `NO_COLOR` is unset or empty (<https://no-color.org>).
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Returns true if the stream is a terminal and `NO_COLOR` is unset or empty (<https://no-color.org>).
+pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Sets up the OpenTelemetry export. Returns `None` if it is off or no collector is known.

@@ -20,6 +20,7 @@ use crate::{TaskGroup, service::endpoint::Health, service::secrets::Secrets};
 
 mod board;
 mod children;
+mod command;
 mod exit;
 mod group;
 mod guardian;
@@ -34,7 +35,10 @@ mod wire;
 mod tests;
 
 use self::exit::Exit;
+pub(crate) use board::Dependencies;
+pub(crate) use command::Commands;
 pub use guardian::guardian_main;
+pub(crate) use output::{OUTPUT_TARGET, is_whole};
 
 /// The target of log events about processes.
 const TARGET: &str = "headcount::process";
@@ -72,6 +76,18 @@ pub(crate) struct ProcessSettings {
     pub(crate) stop_signal: StopSignal,
     /// The time between the stop signal and SIGKILL.
     pub(crate) stop_budget: Duration,
+    /// A file for the output; none if `None`.
+    pub(crate) log_file: Option<LogFileSettings>,
+}
+
+/// A file for the output of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogFileSettings {
+    pub(crate) path: PathBuf,
+    /// The most bytes of the file, unless a single line is longer.
+    pub(crate) size: u64,
+    /// The number of older files that are kept.
+    pub(crate) kept: u32,
 }
 
 /// A condition that a process must meet before another process that depends on it starts.
@@ -139,27 +155,16 @@ pub(crate) enum StopSignal {
     Kill,
 }
 
-/// Starts a supervising task for each process, in the group `process` of `tasks`.
-///
-/// `endpoints` returns the channel of the endpoint task with the given name, or `None` if there is no
-/// such task.
-///
-/// Processes that an earlier run of `service` left behind, because it was killed together with their
-/// helper processes, are ended first. A thread reaps the children that headcount adopts.
-///
-/// The service is not ready until each required process is. The returned future waits until no
-/// process is left to run although one of them was given up, and returns the names of those; it never
-/// ends if that does not happen.
-///
-/// When the group drains, each process is stopped after all processes that depend on it have ended.
-/// When a supervising task is cancelled, its command is killed together with all of its
-/// descendants.
-pub(crate) fn start_all(
-    service: &str,
-    processes: BTreeMap<String, ProcessSettings>,
-    endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
-    tasks: &TaskGroup,
-) -> impl Future<Output = Vec<String>> + use<> {
+/// The processes of a service, once they are started.
+#[derive(Debug)]
+pub(crate) struct Processes {
+    board: board::Board,
+    required: Vec<String>,
+}
+
+/// Prepares to start commands: ends what an earlier run of `service` left behind when it was killed
+/// together with its helper processes. A thread reaps the children that headcount adopts.
+pub(crate) fn commands(service: &str, tasks: &TaskGroup) -> Commands {
     let strays = mark::end_strays(service);
     for stray in strays.ended {
         tracing::warn!("ended {stray}, which an earlier run left behind when it was killed");
@@ -169,21 +174,64 @@ pub(crate) fn start_all(
             "could not end {stray}, which an earlier run left behind when it was killed"
         );
     }
-    let launcher = run::Launcher::default();
-    if let Err(error) = launcher.helpers.take_charge(service, tasks) {
+    let commands = Commands::default();
+    if let Err(error) = commands.0.helpers.take_charge(service, tasks) {
         tracing::warn!("processes that headcount adopts are not looked after: {error}");
     }
+    commands
+}
+
+/// Starts a supervising task for each process, in the group `process` of `tasks`.
+///
+/// `endpoints` returns the channel of the endpoint task with the given name, or `None` if there is no
+/// such task.
+///
+/// The service is not ready until each required process is.
+///
+/// When the group drains, each process is stopped after all processes that depend on it have ended.
+/// When a supervising task is cancelled, its command is killed together with all of its
+/// descendants.
+pub(crate) fn start_all(
+    commands: &Commands,
+    processes: BTreeMap<String, ProcessSettings>,
+    endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
+    tasks: &TaskGroup,
+) -> Processes {
     let required = processes.iter().filter(|(_, settings)| settings.required);
-    let required: Vec<String> = required.map(|(name, _)| name.clone()).collect();
-    let board = supervisor::start_all(processes, endpoints, tasks, &launcher);
-    async move {
-        let failed = board.given_up().await;
-        if failed.iter().any(|name| required.contains(name)) {
+    let required = required.map(|(name, _)| name.clone()).collect();
+    Processes {
+        board: supervisor::start_all(processes, endpoints, tasks, &commands.0),
+        required,
+    }
+}
+
+// === impl Processes ===
+
+impl Processes {
+    /// Returns conditions, by process name, to wait for.
+    pub(crate) fn dependencies(&self, conditions: &BTreeMap<String, Condition>) -> Dependencies {
+        self.board.dependencies(conditions)
+    }
+
+    /// Waits until no process is left to run although one of them was given up, and returns the names
+    /// of those. Never ends if that does not happen.
+    pub(crate) async fn given_up(self) -> Vec<String> {
+        let failed = self.board.given_up().await;
+        if failed.iter().any(|name| self.required.contains(name)) {
             // The end of a required process is a reason of its own.
             std::future::pending::<()>().await;
         }
         failed
     }
+}
+
+// === impl LogFileSettings ===
+
+impl LogFileSettings {
+    /// The default of `size`: 10 MiB.
+    pub(crate) const SIZE: u64 = 10 * 1024 * 1024;
+    /// The default of `kept`.
+    pub(crate) const KEPT: u32 = 5;
 }
 
 // === impl ProcessSettings ===
@@ -204,6 +252,7 @@ impl Default for ProcessSettings {
             required: false,
             stop_signal: StopSignal::default(),
             stop_budget: Duration::from_secs(3),
+            log_file: None,
         }
     }
 }

@@ -579,3 +579,48 @@ fn a_resources_task_logs_samples_and_warns_of_a_limit() {
     let declared = lines.iter().find(|line| line["message"] == "declared");
     assert_eq!(declared.expect("it is said first")["task"], "r");
 }
+
+#[test]
+fn environment_variables_are_replaced_in_strings() {
+    let config = "[service]\nname = \"${UNIT:-orders}\"\n[tasks.db]\nkind = \"endpoint\"\n\
+                  check = { tcp = \"${DB_HOST}:${DB_PORT:-5432}\" }\n";
+    let folder = folder_with(config);
+    let check = |host: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command
+            .args(["check", "services.toml"])
+            .current_dir(&folder);
+        command
+            .env_remove("UNIT")
+            .env_remove("DB_HOST")
+            .env_remove("DB_PORT");
+        host.map(|host| command.env("DB_HOST", host));
+        command.output().expect("the binary runs")
+    };
+    let good = check(Some("db"));
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(
+        text(&good.stdout).contains("\nservice orders, "),
+        "{good:?}"
+    );
+    let bad = check(Some("d b"));
+    assert!(text(&bad.stderr).contains("\"d b:5432\""), "{bad:?}");
+    let unset = check(None);
+    assert_eq!(unset.status.code(), Some(78));
+    insta::assert_snapshot!(text(&unset.stderr), @"");
+}
+
+#[test]
+fn check_warns_of_programs_and_folders_that_do_not_exist() {
+    let task = |name: &str, rest: &str| format!("[tasks.{name}]\nkind = \"process\"\n{rest}\n");
+    let config = task("a", "command = [\"no-such-program\"]")
+        + &task("b", "command = [\"./services.toml\"]")
+        + &task("c", "command = [\"./missing\"]\nworking_folder = \"/\"")
+        + &task("d", "command = [\"true\"]\nworking_folder = \"no/such\"")
+        + &task("e", "command = [\"true\"]")
+        + &task("f", "command = [\"true\"]\nenv = { PATH = \"/no/such\" }");
+    let folder = folder_with(config);
+    let checked = headcount(folder.path(), &["check", "services.toml"]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    insta::assert_snapshot!(text(&checked.stderr), @"");
+}

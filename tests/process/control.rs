@@ -1,10 +1,13 @@
 //! Tests of the control socket of a service, and of the commands that use it.
 
-use crate::program::Program;
+use crate::program::{Program, until};
 use crate::service::config;
+use crate::text::steady;
 use rustix::process::Signal;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -249,4 +252,159 @@ fn two_services_share_a_runtime_folder_and_each_command_reaches_its_own() {
     }
     let left = fs::read_dir(shared.path()).expect("it is a folder");
     assert_eq!(left.count(), 0);
+}
+
+/// A process that says its pid, and ends with success when it is asked to.
+const OBEYS: &str = "[tasks.web]\nkind = \"process\"\nrequired = true\nready = { log = \"up\" }\nmax_restarts = 1\n\
+    command = [\"sh\", \"-c\", \"trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done\"]\n";
+
+impl Service {
+    /// Runs a command about the process `web`, and returns its output without pids.
+    #[track_caller]
+    fn web(&self, verb: &str) -> String {
+        let said = self.command(verb, &["web"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        steady(&said.stdout)
+    }
+
+    /// Waits until a metric of the process has this value.
+    #[track_caller]
+    fn until_metric(&self, line: &str) {
+        until(|| self.get("/metrics").contains(line));
+    }
+
+    /// Returns an answer of the socket.
+    fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+}
+
+#[test]
+fn a_process_is_restarted_by_hand_as_often_as_one_likes() {
+    let mut service = serve(OBEYS);
+    service.program.error_line("headcount::process: ready");
+    for _ in 0..3 {
+        let said = service.web("restart");
+        assert_eq!(said, "process N: process/web: restarted, pid N\n");
+        service.program.error_line("stopping: restart on request");
+        service.program.error_line("stopped: exited with code 0");
+        service.program.error_line("headcount::process: ready");
+    }
+    service.until_metric("headcount_child_restarts_total{child=\"web\"} 3\n");
+    let ended = service.program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}
+
+#[test]
+fn a_process_that_was_stopped_by_hand_stays_so_and_is_no_failure() {
+    let waits = "[tasks.late]\nkind = \"process\"\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"web\"]\n";
+    let mut service = serve(&format!("{OBEYS}{waits}"));
+    service.program.error_line("ready after");
+    service.program.error_line("ready after");
+    assert_eq!(service.web("stop"), "process N: process/web: stopped\n");
+    assert_eq!(
+        service.web("stop"),
+        "process N: process/web: it was stopped before\n"
+    );
+    let answer = service.get("/readyz");
+    assert!(
+        answer.ends_with("not ready: process web: stopped on request\n"),
+        "{answer}"
+    );
+    // Another that depends on it waits, and goes on when it is back.
+    assert_eq!(service.command("restart", &["late"]).code, Some(0));
+    service
+        .program
+        .error_line("waiting for web to become ready");
+    let said = service.web("start");
+    assert_eq!(said, "process N: process/web: started, pid N\n");
+    service.program.has_said("started task=late");
+    until(|| service.get("/readyz").ends_with("\r\nready\n"));
+    let said = service.web("start");
+    assert_eq!(
+        said,
+        "process N: process/web: it was running before, pid N\n"
+    );
+    assert_eq!(service.web("stop"), "process N: process/web: stopped\n");
+    let ended = service.program.stop(Signal::TERM);
+    ended.assert_code(0);
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}
+
+#[test]
+fn a_process_that_was_given_up_or_has_ended_is_started_by_hand() {
+    let fails = "[tasks.web]\nkind = \"process\"\nrestart = \"no\"\ncommand = [\"sh\", \"-c\", \"echo run; exit 3\"]\n";
+    let mut service = serve(&format!("{RESOURCES}{SLEEPS}{fails}"));
+    service.program.error_line("exited with code 3");
+    let said = service.web("start");
+    assert_eq!(said, "process N: process/web: started, pid N\n");
+    service.program.error_line("exited with code 3");
+    let said = service.command("start", &["wbe"]);
+    assert_eq!(said.code, Some(1));
+    assert_eq!(
+        said.stderr,
+        "headcount: process N: there is no process 'wbe'; its processes: process/sleeps, process/web\n"
+    );
+    service.program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn a_request_that_takes_long_is_answered_while_it_goes_on() {
+    let deaf = "[tasks.web]\nkind = \"process\"\nready = { log = \"up\" }\nstop_budget = \"10s\"\n\
+        command = [\"sh\", \"-c\", \"trap '' TERM; echo up; while :; do sleep 0.01; done\"]\n";
+    let mut service = serve(deaf);
+    service.program.error_line("headcount::process: ready");
+    let said = service.command("stop", &["web"]);
+    assert_eq!(said.code, Some(1));
+    assert_eq!(
+        said.stderr,
+        "headcount: process N: process/web: it is stopping; the stop goes on\n"
+    );
+    service.program.signal(Signal::TERM);
+    service.program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn the_last_lines_of_processes_are_shown_and_followed() {
+    let says = "[tasks.web]\nkind = \"process\"\n\
+        command = [\"sh\", \"-c\", \"echo one; echo two >&2; printf 'a\\\\033[2Jb\\\\n'; read -r _ < gate; echo last; exec sleep 1000\"]\n";
+    let folder = folder();
+    let gate = folder.path().join("gate");
+    let made = Command::new("mkfifo").arg(&gate).status();
+    assert!(made.expect("mkfifo runs").success());
+    let says = says.replace("< gate", &format!("< {}", gate.display()));
+    let mut service = serve_in(folder, &says);
+    for line in ["one", "two", "a"] {
+        service.program.has_said(&format!("│ {line}"));
+    }
+    let said = service.command("logs", &["web"]);
+    let mut lines: Vec<&str> = said.stdout.lines().collect();
+    // The streams are two pipes.
+    lines.sort_unstable();
+    assert_eq!(lines, ["a\u{fffd}[2Jb", "one", "two"], "{said:?}");
+    let said = service.command("logs", &["--lines", "1"]);
+    assert!(said.stdout.starts_with("web │ "), "{said:?}");
+    assert_eq!(said.stdout.lines().count(), 1);
+
+    // By name alone: no other service has this runtime folder.
+    let mut follows = Command::new(env!("CARGO_BIN_EXE_headcount"));
+    follows.args(["logs", "web", "--follow", "--json", "--lines", "1"]);
+    follows.env_remove("RUNTIME_DIRECTORY");
+    follows.env("XDG_RUNTIME_DIR", service.folder.path());
+    let mut follows = follows.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(follows.stdout.take().expect("piped")).lines();
+    let mut next = || lines.next().expect("a line").expect("it is UTF-8");
+    next();
+    fs::write(&gate, "\n").expect("it is read");
+    let last: serde_json::Value = serde_json::from_str(&next()).expect("it is JSON");
+    assert_eq!(last["text"], "last");
+    assert_eq!(last["process"], "process/web");
+    assert_eq!(last["stream"], "stdout");
+    service.program.stop(Signal::TERM).assert_code(0);
+    assert!(follows.wait().expect("it is ours").success());
 }

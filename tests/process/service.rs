@@ -1,6 +1,8 @@
 //! Tests of `headcount run`: what it starts, what it prints, and that nothing of it remains.
 
 mod helpers;
+mod output;
+mod prewarm;
 mod readiness;
 mod rows;
 
@@ -61,10 +63,8 @@ fn to_run_with(shutdown: &str, tasks: &str, arguments: &[&str]) -> (Command, tem
 /// Returns the process that prints `WORD PID`.
 #[track_caller]
 fn announced(program: &mut Program, word: &str) -> Process {
-    let line = program.error_line(&format!("headcount::output: {word} "));
-    let (_, rest) = line
-        .split_once(&format!("headcount::output: {word} "))
-        .expect("just seen");
+    let line = program.error_line(&format!("│ {word} "));
+    let (_, rest) = line.split_once(&format!("│ {word} ")).expect("just seen");
     Process::new(rest.split(' ').next().expect("it says its pid"))
 }
 
@@ -107,7 +107,7 @@ fn a_service_runs_what_is_declared_and_stops_by_sigterm() {
     let said: Vec<_> = ended
         .stderr
         .iter()
-        .filter(|line| line.contains("headcount::output: bye"))
+        .filter(|line| line.contains("│ bye"))
         .collect();
     assert_eq!(said.len(), 1, "{ended:#?}");
     insta::assert_snapshot!(lives(&ended), @r"
@@ -175,8 +175,8 @@ fn nothing_that_headcount_started_outlives_its_sigkill() {
     let (mut program, _folder) = run(&tasks, &[]);
     let mut all = Vec::new();
     while all.len() < 3 {
-        let line = program.error_line("headcount::output: ");
-        let (_, said) = line.split_once("headcount::output: ").expect("just seen");
+        let line = program.error_line("│ ");
+        let (_, said) = line.split_once("│ ").expect("just seen");
         all.push(Process::new(
             said.split(' ').nth(1).expect("a word and a pid"),
         ));
@@ -206,14 +206,14 @@ fn a_second_signal_kills_a_process_that_ignores_the_first() {
     let (mut program, _folder) = run(&process("deaf", &script, "stop_budget = \"10s\""), &[]);
     let mut all = Vec::new();
     while all.len() < 2 {
-        let line = program.error_line("headcount::output: ");
-        let (_, said) = line.split_once("headcount::output: ").expect("just seen");
+        let line = program.error_line("│ ");
+        let (_, said) = line.split_once("│ ").expect("just seen");
         all.push(Process::new(
             said.split(' ').nth(1).expect("a word and a pid"),
         ));
     }
     program.signal(Signal::TERM);
-    program.error_line("headcount::output: asked");
+    program.error_line("│ asked");
     let ended = program.stop(Signal::TERM);
     ended.assert_code(0).assert_took_at_most(LONG / 10);
     all.iter().for_each(Process::assert_ends);
@@ -290,8 +290,8 @@ fn the_raised_limit_of_open_files_is_not_passed_on() {
         ])
         .args([env!("CARGO_BIN_EXE_headcount"), &config]);
     let mut program = Program::start(command);
-    let line = program.error_line("headcount::output: limits ");
-    assert!(line.contains(": limits 100 200 "), "{line}");
+    let line = program.error_line("│ limits ");
+    assert!(line.ends_with("│ limits 100 200"), "{line}");
     let own = std::fs::read_to_string(format!("/proc/{}/limits", program.pid()));
     let own = own.expect("it is alive");
     let own = own.lines().find(|line| line.starts_with("Max open files"));
@@ -350,12 +350,9 @@ fn a_service_whose_log_is_not_read_still_runs_and_stops() {
 fn the_output_of_a_child_cannot_change_a_terminal() {
     let script = r"printf 'one\rtwo \033[2J \302\233 \342\200\256 end\n'; exec sleep 1000";
     let (mut program, _folder) = run(&process("web", script, ""), &[]);
-    let line = program.error_line("headcount::output: ");
-    let (_, said) = line.split_once("headcount::output: ").expect("just seen");
-    assert_eq!(
-        said,
-        "one\u{fffd}two \u{fffd}[2J \u{fffd} \u{fffd} end task=web stream=stdout"
-    );
+    let line = program.error_line("│ ");
+    let (_, said) = line.split_once("│ ").expect("just seen");
+    assert_eq!(said, "one\u{fffd}two \u{fffd}[2J \u{fffd} \u{fffd} end");
     program.stop(Signal::TERM).assert_code(0);
 }
 
@@ -393,7 +390,7 @@ fn a_process_has_its_budget_from_its_stop_signal_on() {
     let ended = program.stop(Signal::TERM);
     ended.assert_code(0);
     for name in ["db", "queue", "web"] {
-        let flushed = format!("headcount::output: flushed-{name}");
+        let flushed = format!("│ flushed-{name}");
         let has = ended.stderr.iter().any(|line| line.contains(&flushed));
         assert!(has, "{ended:#?}");
     }
@@ -421,7 +418,7 @@ fn sighup_gives_processes_their_time_to_stop() {
     announced(&mut program, "up");
     let ended = program.stop(Signal::HUP);
     ended.assert_code(0);
-    let saved = |line: &String| line.contains("headcount::output: saved");
+    let saved = |line: &String| line.contains("│ saved");
     assert!(ended.stderr.iter().any(saved), "{ended:#?}");
     assert!(ended.report().contains("stopping (SIGHUP)"), "{ended:#?}");
 }

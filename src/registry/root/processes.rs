@@ -3,6 +3,21 @@
 //! The registry starts no process and looks at none. What it holds ends up in the report, because a
 //! supervisor is the only one to know after which signal a process ended, and what had to be
 //! killed.
+//!
+//! It also holds the last lines of their output (`processes/last_lines.rs`), and hands requests of
+//! users to the tasks that run them (`processes/requests.rs`).
+
+#[cfg(feature = "admin")]
+mod last_lines;
+#[cfg(feature = "admin")]
+mod requests;
+
+#[cfg(feature = "admin")]
+pub(crate) use last_lines::{LastLines, LineNumbers, OutputLine};
+#[cfg(feature = "admin")]
+pub(crate) use requests::RequestSender;
+#[cfg(feature = "admin")]
+pub use requests::{ChildRequest, ChildRequests, ChildVerb};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,19 +28,33 @@ const LOST: usize = 100;
 
 /// The child processes of a runtime, in the order in which they were registered.
 #[derive(Debug, Default)]
-pub(crate) struct Processes(Mutex<Vec<Arc<Process>>>);
+pub(crate) struct Processes {
+    all: Mutex<Vec<Arc<Process>>>,
+    /// The numbers of the lines that they have printed.
+    #[cfg(feature = "admin")]
+    pub(crate) numbers: Arc<LineNumbers>,
+}
 
 /// A child process that a task runs, over all its restarts.
 #[derive(Debug)]
 pub(crate) struct Process {
     /// The path of the task: its group and its name.
     pub(crate) path: String,
+    /// The last lines that it has printed, over all its runs.
+    #[cfg(feature = "admin")]
+    pub(crate) output: LastLines,
+    /// The way of requests to the task that runs it; `None` if it takes none.
+    #[cfg(feature = "admin")]
+    requests: Mutex<Option<RequestSender>>,
     state: Mutex<ProcessState>,
 }
 
 /// The last run of a child process, and what is asked of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ProcessState {
+    /// Its state as a word, such as `ready`; empty until its task tells one.
+    #[cfg(feature = "admin")]
+    pub(crate) word: &'static str,
     /// The pid of the last run; `None` before the first one.
     pub(crate) pid: Option<u32>,
     /// Its command line.
@@ -51,6 +80,8 @@ impl Processes {
     pub(crate) fn add(&self, path: String) -> Arc<Process> {
         let process = Arc::new(Process {
             path,
+            output: LastLines::new(&self.numbers),
+            requests: Mutex::default(),
             state: Mutex::default(),
         });
         self.lock().push(Arc::clone(&process));
@@ -81,9 +112,20 @@ impl Processes {
         process.map(|process| process.state())
     }
 
+    /// Returns the processes with this name: the path of the task, or its last part.
+    #[cfg(feature = "admin")]
+    pub(crate) fn named(&self, name: &str) -> Vec<Arc<Process>> {
+        let mut all = self.all();
+        all.retain(|process| {
+            let last = process.path.rsplit('/').next();
+            process.path == name || last == Some(name)
+        });
+        all
+    }
+
     /// A poisoned lock is used as it is: the list is whole between the operations on it.
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,6 +141,25 @@ impl Process {
     #[cfg(feature = "admin")]
     pub(crate) fn change(&self, change: impl FnOnce(&mut ProcessState)) {
         change(&mut self.lock());
+    }
+
+    /// Takes requests from now on, instead of an earlier receiver.
+    #[cfg(feature = "admin")]
+    pub(crate) fn take_requests(&self) -> ChildRequests {
+        let (sender, receiver) = requests::requests();
+        *self.request_sender() = Some(sender);
+        receiver
+    }
+
+    /// Returns the way of requests; `None` if nothing takes them.
+    #[cfg(feature = "admin")]
+    pub(crate) fn requests(&self) -> Option<RequestSender> {
+        self.request_sender().clone()
+    }
+
+    #[cfg(feature = "admin")]
+    fn request_sender(&self) -> MutexGuard<'_, Option<RequestSender>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A poisoned lock is used as it is: each field is valid on its own.

@@ -26,6 +26,13 @@ impl Unready {
         Some(format!("{what}: {why}"))
     }
 
+    /// Returns all reasons, with what each is about.
+    pub(crate) fn all(&self) -> Vec<(String, String)> {
+        let reasons = self.lock();
+        let all = reasons.iter();
+        all.map(|(what, why)| (what.clone(), why.clone())).collect()
+    }
+
     /// A poisoned lock is used as it is: the map is whole between the operations on it.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

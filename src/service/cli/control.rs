@@ -1,5 +1,5 @@
-//! `headcount stop`, `drain` and `cancel`, and `dump` of a service of headcount: requests to the control
-//! socket of another process.
+//! `headcount start`, `restart`, `stop`, `drain` and `cancel`, and `dump` of a service of headcount:
+//! requests to the control socket of another process.
 //!
 //! A socket is used only if the kernel says that the process listens on it. A command waits at most
 //! [`PATIENCE`] for the answer; the service carries a request out even if its client is gone.
@@ -28,8 +28,21 @@ const LARGEST: usize = 64 * 1024 * 1024;
 /// The options of `stop`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Stop {
-    /// Process to stop
+    /// Service to stop, or that runs the process
     pid: u32,
+    /// Stop only this process, which the service then leaves stopped
+    #[arg(value_name = "NAME")]
+    process: Option<String>,
+}
+
+/// The options of `start` and `restart`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Child {
+    /// Service that runs the process
+    pid: u32,
+    /// Name of the process in the configuration
+    #[arg(value_name = "NAME")]
+    process: String,
 }
 
 /// The options of `drain` and `cancel`.
@@ -53,11 +66,41 @@ pub(super) enum Unanswered {
 /// Runs `headcount stop`, and returns its output. An error is a sentence.
 pub(super) fn stop(arguments: &Stop) -> Result<String, String> {
     let pid = arguments.pid;
+    if let Some(process) = &arguments.process {
+        return child("stop", pid, process);
+    }
     let (_, answer) = ask_json(pid, "/stop")?;
     Ok(match answer["begun"] {
         Value::Bool(false) => format!("process {pid}: a shutdown had begun before\n"),
         _ => format!("process {pid}: the shutdown has begun\n"),
     })
+}
+
+/// Runs `headcount start`, and returns its output. An error is a sentence.
+pub(super) fn start(arguments: &Child) -> Result<String, String> {
+    child("start", arguments.pid, &arguments.process)
+}
+
+/// Runs `headcount restart`, and returns its output. An error is a sentence.
+pub(super) fn restart(arguments: &Child) -> Result<String, String> {
+    child("restart", arguments.pid, &arguments.process)
+}
+
+/// Asks for a verb about one child process. It is an error if that is not done before the answer.
+fn child(verb: &str, pid: u32, process: &str) -> Result<String, String> {
+    let path = format!("/{verb}?process={}", encoded(process));
+    let (_, answer) = ask_json(pid, &path)?;
+    let text = |key: &str| answer[key].as_str().map(|text| plain(text).into_owned());
+    let process = text("process").unwrap_or_default();
+    match text("outcome") {
+        Some(outcome) => Ok(format!("process {pid}: {process}: {outcome}\n")),
+        None => {
+            let state = text("state").unwrap_or_default();
+            Err(format!(
+                "process {pid}: {process}: it is {state}; the {verb} goes on"
+            ))
+        }
+    }
 }
 
 /// Runs `headcount drain`, and returns its output. An error is a sentence, also if tasks are left.
@@ -122,21 +165,22 @@ fn ask_json(pid: u32, path: &str) -> Result<(StatusCode, Value), String> {
     Ok((status, answer))
 }
 
-/// Returns the reason in an error answer, with the groups that exist if it has them.
-fn refusal(pid: u32, answer: &str) -> String {
+/// Returns the reason in an error answer, with the groups or processes that exist if it has them.
+pub(super) fn refusal(pid: u32, answer: &str) -> String {
     let answer: Value = serde_json::from_str(answer).unwrap_or_default();
     let why = answer["error"].as_str().unwrap_or("refused");
-    let groups = answer["groups"].as_array().map(|groups| {
-        let mut names: Vec<&str> = groups.iter().filter_map(Value::as_str).collect();
+    let known = ["groups", "processes"].iter().find_map(|what| {
+        let names = answer[what].as_array()?;
+        let mut names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
         let more = answer["more"].as_u64().filter(|more| *more > 0);
         let more = more.map(|more| format!("{more} more"));
         names.extend(more.as_deref());
-        match names.as_slice() {
-            [] => "; it has no groups".to_owned(),
-            names => format!("; its groups: {}", names.join(", ")),
-        }
+        Some(match names.as_slice() {
+            [] => format!("; it has no {what}"),
+            names => format!("; its {what}: {}", names.join(", ")),
+        })
     });
-    let why = format!("process {pid}: {why}{}", groups.unwrap_or_default());
+    let why = format!("process {pid}: {why}{}", known.unwrap_or_default());
     plain(&why).into_owned()
 }
 
@@ -158,7 +202,11 @@ pub(super) fn read<T: DeserializeOwned>(
 }
 
 /// Sends a request to the process, and returns the status and the body of its answer.
-fn ask(pid: u32, method: Method, path: &str) -> Result<(StatusCode, Bytes), Unanswered> {
+pub(super) fn ask(
+    pid: u32,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), Unanswered> {
     ask_within(pid, method, path, PATIENCE)
 }
 
@@ -253,7 +301,7 @@ async fn connect_to(path: &Path, pid: u32) -> Result<UnixStream, String> {
 }
 
 /// Encodes a value of a query (RFC 3986, section 2.1).
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {

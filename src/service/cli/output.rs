@@ -90,6 +90,22 @@ fn what(task: &Task) -> String {
             };
             format!("{target} every {}", time(settings.interval))
         }
+        Kind::Progress(settings) => match settings.expected {
+            Some(expected) => format!("expects to be ready within {}", time(expected)),
+            None => "says when the service is ready".to_owned(),
+        },
+        Kind::Prewarm(settings) => {
+            let parts = [
+                (settings.files.len(), "of files"),
+                (settings.http.len(), "of http"),
+                (settings.commands.len(), "commands"),
+            ];
+            let parts = parts.iter().filter(|(count, _)| *count > 0);
+            let parts: Vec<_> = parts
+                .map(|(count, what)| format!("{count} {what}"))
+                .collect();
+            parts.join(", ")
+        }
         // Arguments may contain secrets and may be long, so only the program is named.
         Kind::Process(settings) => {
             let wants: Vec<&str> = settings.depends_on.keys().map(String::as_str).collect();

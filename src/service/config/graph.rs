@@ -108,8 +108,14 @@ fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
                 link.to
             ),
         ),
-        (Wants::Condition(_), Kind::Resources(_)) => (
-            "is a resources task; a process can only depend on other processes".to_owned(),
+        (
+            Wants::Condition(_),
+            other @ (Kind::Resources(_) | Kind::Prewarm(_) | Kind::Progress(_)),
+        ) => (
+            format!(
+                "is a {} task; a process can only depend on other processes",
+                other.word()
+            ),
             "a process".to_owned(),
         ),
         (Wants::Condition(Condition::Exited), Kind::Process(process))

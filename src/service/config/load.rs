@@ -12,8 +12,9 @@ use toml::de::DeTable;
 
 use super::Config;
 use super::problem::{ConfigError, Problems, secrets};
+use super::sections::{admin, telemetry, threads};
 use super::table::Table;
-use super::{admin, sections, telemetry, threads};
+use super::{sections, variables};
 use crate::service::own_limit;
 use crate::text::{plain, without_user_info};
 
@@ -52,7 +53,7 @@ impl Config {
     pub(crate) fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let problems = Problems::default();
-        let (document, errors) = DeTable::parse_recoverable(text);
+        let (mut document, errors) = DeTable::parse_recoverable(text);
         // After a syntax error, the document that the parser returns is a guess. A duplicate key is
         // different: the rest of the document is as it was written, so it is still read.
         let (twice, other): (Vec<_>, Vec<_>) = errors.iter().partition(|error| is_twice(error));
@@ -64,10 +65,18 @@ impl Config {
         let twice = twice.iter().map(|error| place(text, error)).collect();
         add_twice(&problems, text, twice);
         let guessed = !other.is_empty();
-        let config = (!guessed).then(|| read_document(origin, &document, &problems));
+        // A value without its variables would be a problem of its own.
+        let lacks_variables = !guessed && {
+            let before = problems.count();
+            let variable = |name: &str| std::env::var(name).ok();
+            variables::replace(document.get_mut(), &problems, &variable);
+            problems.count() > before
+        };
+        let is_read = !guessed && !lacks_variables;
+        let config = is_read.then(|| read_document(origin, &document, &problems));
         let secrets = secrets::find(text, (!guessed).then(|| document.get_ref()), is_whole);
         problems.into_result(origin, text, secrets)?;
-        Ok(config.expect("a text without a syntax error was read"))
+        Ok(config.expect("a text without a problem was read"))
     }
 }
 

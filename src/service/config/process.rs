@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::service::process::{Backoff, Condition, ProcessSettings, Ready, Restart, StopSignal};
+use crate::service::process::{
+    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
+};
 
 use super::graph::{Link, Wants};
 use super::problem::quoted;
@@ -80,6 +82,7 @@ pub(super) fn read(
         value.choice(&SIGNALS)
     });
     let stop_budget = stop_budget(table, default.stop_budget, drain);
+    let log_file = log_file(table);
     ProcessSettings {
         command,
         env,
@@ -94,26 +97,58 @@ pub(super) fn read(
         required,
         stop_signal: stop_signal.value,
         stop_budget,
+        log_file,
     }
+}
+
+/// Reads `log_file`, `log_file_size` and `log_files_kept`. The latter two need the first.
+fn log_file(table: &mut Table<'_>) -> Option<LogFileSettings> {
+    let path = table.or("log_file", None, |value| {
+        let path = value.filled("log_file = \"logs/web.log\"")?;
+        Some(Some(PathBuf::from(path)))
+    });
+    let size = table.or("log_file_size", LogFileSettings::SIZE, |value| {
+        value.size(1024..=1 << 40)
+    });
+    let kept = table.or("log_files_kept", LogFileSettings::KEPT, |value| {
+        value.whole(0..=1000)
+    });
+    for (key, is_written) in [
+        ("log_file_size", size.written),
+        ("log_files_kept", kept.written),
+    ] {
+        if is_written && !path.written {
+            let help = "write log_file = \"logs/web.log\"";
+            table.refuse(key, "has no effect without `log_file`", help);
+        }
+    }
+    Some(LogFileSettings {
+        path: path.value?,
+        size: size.value,
+        kept: kept.value,
+    })
 }
 
 /// Reads `command`. A string is refused, with the array that it may stand for.
 fn command(table: &mut Table<'_>) -> Vec<String> {
-    let Some(value) = table.require("command", COMMAND) else {
-        return Vec::new();
-    };
+    let value = table.require("command", COMMAND);
+    value.map_or_else(Vec::new, |value| words(&value, COMMAND))
+}
+
+/// Reads a program and its arguments.
+pub(super) fn words(value: &Value<'_>, example: &str) -> Vec<String> {
     if let Some(line) = value.as_text() {
         let words: Vec<String> = line.split_whitespace().map(quoted).collect();
         let what = "expected an array, found a string; commands are not split by a shell";
         value.complain(what, format!("write [{}]", words.join(", ")));
         return Vec::new();
     }
-    let Some(list) = value.list(COMMAND) else {
+    let Some(list) = value.list(example) else {
         return Vec::new();
     };
     match list.first() {
         None => {
-            value.complain("is empty", format!("write {COMMAND}"));
+            value.complain("is empty", format!("write {example}"));
         }
         Some(program) => {
             program.filled("\"program\"");
@@ -145,7 +180,7 @@ fn environment(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
 }
 
 /// Reads `depends_on`: a table of conditions, or an array of names that stands for `"ready"` each.
-fn depends_on(
+pub(super) fn depends_on(
     task: &str,
     value: &Value<'_>,
     links: &mut Vec<Link>,

@@ -1,4 +1,9 @@
-//! Readers of the sections `service`, `log`, `shutdown`, `runtime`, `state` and `tasks`.
+//! Readers of the sections `service`, `log`, `shutdown`, `runtime`, `state` and `tasks`; the other sections
+//! have files of their own.
+
+pub(super) mod admin;
+pub(super) mod telemetry;
+pub(super) mod threads;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,13 +16,13 @@ use super::table::{Read, Table};
 use super::value::{Value, shown};
 use super::{
     Config, Kind, LogFormat, LogSettings, RuntimeSettings, ShutdownSettings, StateFolder,
-    StateSettings, Task, endpoint, graph, process, resources,
+    StateSettings, Task, endpoint, graph, prewarm, process, progress, resources,
 };
 
 /// The levels of a log filter.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The values of `kind`.
-const KINDS: [&str; 3] = ["resources", "endpoint", "process"];
+const KINDS: [&str; 5] = ["resources", "endpoint", "process", "prewarm", "progress"];
 /// The help for a name that was refused.
 const NAME: &str =
     "allowed: 1 to 64 characters of A-Z a-z 0-9 _ . -, the first a letter, a digit or _";
@@ -307,6 +312,8 @@ fn task(
     let kind = match kind(&mut table)? {
         "resources" => Some(Kind::Resources(resources::read(&mut table))),
         "endpoint" => endpoint::read(&mut table).map(Kind::Endpoint),
+        "progress" => Some(Kind::Progress(progress::read(&mut table))),
+        "prewarm" => Some(Kind::Prewarm(prewarm::read(name, &mut table, links))),
         _ => Some(Kind::Process(process::read(name, &mut table, drain, links))),
     };
     table.finish();
@@ -321,7 +328,10 @@ fn task(
 
 /// Reads `kind`, which every task needs.
 fn kind(table: &mut Table<'_>) -> Option<&'static str> {
-    let value = table.require("kind", "kind = \"resources\", \"endpoint\" or \"process\"")?;
+    let value = table.require(
+        "kind",
+        "kind = \"resources\", \"endpoint\", \"process\", \"prewarm\" or \"progress\"",
+    )?;
     value.choice(&KINDS.map(|kind| (kind, kind)))
 }
 

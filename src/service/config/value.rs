@@ -205,6 +205,25 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Reads a number of bytes within the range, with a unit.
+    pub(super) fn size(&self, allowed: RangeInclusive<u64>) -> Option<u64> {
+        let help = format!(
+            "allowed: {} to {} (for example \"512KiB\", \"10MiB\" or \"1GiB\")",
+            shown_size(*allowed.start()),
+            shown_size(*allowed.end())
+        );
+        let DeValue::String(text) = self.raw else {
+            return self.expected("a size", help);
+        };
+        match parsed_size(text) {
+            None => self.refuse(format!("{} is not a size", quoted(text)), help),
+            Some(size) if !allowed.contains(&size) => {
+                self.refuse(format!("{} is out of range", quoted(text)), help)
+            }
+            size => size,
+        }
+    }
+
     /// Reads one of the words in `choices`, which are case-sensitive.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
@@ -254,6 +273,32 @@ impl<'a> Value<'a> {
             ),
             _ => self.expected("an array", format!("for example {example}")),
         }
+    }
+}
+
+/// The units of sizes.
+const UNITS: [(&str, u64); 4] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+
+/// Parses a number and a unit.
+fn parsed_size(text: &str) -> Option<u64> {
+    let (unit, bytes) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
+    let number = text.strip_suffix(unit)?.trim_end();
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| is_number)?;
+    number.checked_mul(*bytes)
+}
+
+/// Formats a size in the largest unit that it is a multiple of.
+fn shown_size(bytes: u64) -> String {
+    let mut units = UNITS.iter().rev();
+    match units.find(|(_, unit)| bytes.is_multiple_of(*unit)) {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes} bytes"),
     }
 }
 

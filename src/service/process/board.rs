@@ -9,17 +9,17 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use rustix::process::Signal;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::{Condition, StopSignal, output::Tail};
-use crate::{TaskGroup, service::secrets::Secrets, telemetry};
+use super::{Condition, StopSignal};
+use crate::{TaskGroup, telemetry};
 
 /// The statuses of all declared processes, by name.
 #[derive(Debug)]
 pub(super) struct Board {
     statuses: BTreeMap<String, watch::Receiver<Status>>,
-    /// The registrations, so that a process which has ended for good is still shown.
-    shown: Vec<Arc<telemetry::Child>>,
+    /// Notified when any state changes.
+    changes: Arc<Notify>,
 }
 
 /// The status of one process.
@@ -32,6 +32,28 @@ pub(super) struct Status {
     ready: bool,
     /// True if the command exited successfully at least once.
     succeeded: bool,
+}
+
+/// Conditions that other processes must meet.
+#[derive(Debug)]
+pub(crate) struct Dependencies(Vec<Need>);
+
+/// A dependency: another process, and the condition that it must meet.
+#[derive(Debug)]
+pub(super) struct Need {
+    name: String,
+    condition: Condition,
+    /// The status of that process; `None` if no process has the name.
+    status: Option<watch::Receiver<Status>>,
+}
+
+/// A dependency that can never be met.
+#[derive(Debug, thiserror::Error)]
+#[error("waiting for {need}, but it {}", fate(.state))]
+pub(super) struct Unmet {
+    need: String,
+    /// The final state of the process; `None` if it is not declared.
+    state: Option<State>,
 }
 
 /// The state of a declared process.
@@ -48,6 +70,8 @@ pub(super) enum State {
     /// Being stopped, or waiting to be stopped in a drain. Also entered when the command itself has
     /// exited, until its descendants are gone.
     Stopping,
+    /// Stopped on request, until a request asks for a start. Shown as stopped.
+    Held,
     /// Stopped by headcount, or not started because of a drain. This state is final.
     Stopped,
     /// Exited successfully, and is not restarted. This state is final.
@@ -63,7 +87,8 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Post {
     status: watch::Sender<Status>,
-    /// The registration of the process; `None` until [`Board::show`].
+    changes: Arc<Notify>,
+    /// The metrics of the process; `None` until [`Self::show`].
     series: Option<Arc<telemetry::Child>>,
     /// The group whose readiness follows that of the process, and the name under which it does;
     /// `None` if the process is not required.
@@ -75,48 +100,51 @@ pub(super) struct Post {
 impl Board {
     /// Creates a board with a status for each name, and the writers in the order of `names`.
     pub(super) fn with<'a>(names: impl Iterator<Item = &'a String>) -> (Self, Vec<Post>) {
-        let mut places = BTreeMap::new();
+        let changes = Arc::new(Notify::new());
+        let mut statuses = BTreeMap::new();
         let mut posts = Vec::new();
         for name in names {
             let (sender, status) = watch::channel(Status::waiting());
             posts.push(Post {
                 status: sender,
+                changes: Arc::clone(&changes),
                 series: None,
                 gate: None,
             });
-            places.insert(name.clone(), status);
+            statuses.insert(name.clone(), status);
         }
-        let board = Self {
-            statuses: places,
-            shown: Vec::new(),
-        };
-        (board, posts)
-    }
-
-    /// Registers a process for metrics, the API and the report, which every later change updates.
-    pub(super) fn show(&mut self, post: &mut Post, name: &str, group: &TaskGroup) {
-        let series = Arc::new(telemetry::Child::register(group, name));
-        series.set_state(State::Waiting.as_str());
-        self.shown.push(Arc::clone(&series));
-        post.series = Some(series);
+        (Self { statuses, changes }, posts)
     }
 
     /// Waits until all processes are in a final state and one of them has failed, and returns the
-    /// names of those that have. Never ends if none fails.
+    /// names of those that have. Never ends if none fails. A process may leave a final state on
+    /// request.
     pub(super) async fn given_up(self) -> Vec<String> {
-        let mut failed = Vec::new();
-        for (name, mut status) in self.statuses {
-            // An error means that the supervising task is gone.
-            let last = status.wait_for(|status| status.state.is_final()).await;
-            if last.is_ok_and(|status| status.state == State::Failed) {
-                failed.push(name);
+        loop {
+            // Created before the look, so that a change in between is not missed.
+            let changed = self.changes.notified();
+            let states = self.statuses.iter();
+            let states = states.map(|(name, status)| (name, status.borrow().state));
+            let states: Vec<_> = states.collect();
+            if states.iter().all(|(_, state)| state.is_final()) {
+                let failed = states.iter().filter(|(_, state)| *state == State::Failed);
+                let failed: Vec<String> = failed.map(|(name, _)| (*name).clone()).collect();
+                if !failed.is_empty() {
+                    return failed;
+                }
             }
+            changed.await;
         }
-        if failed.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        drop(self.shown);
-        failed
+    }
+
+    /// Returns dependencies with the statuses of their processes.
+    pub(super) fn dependencies(&self, conditions: &BTreeMap<String, Condition>) -> Dependencies {
+        let need = |(name, condition): (&String, &Condition)| Need {
+            name: name.clone(),
+            condition: *condition,
+            status: self.watch(name),
+        };
+        Dependencies(conditions.iter().map(need).collect())
     }
 
     /// Returns a receiver of the status of one process; `None` if no process has that name.
@@ -155,14 +183,14 @@ impl State {
         matches!(self, Self::Stopped | Self::Exited | Self::Failed)
     }
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Backoff => "backoff",
             Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
+            Self::Held | Self::Stopped => "stopped",
             Self::Exited => "exited",
             Self::Failed => "failed",
         }
@@ -171,7 +199,84 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.word())
+    }
+}
+
+// === impl Dependencies ===
+
+impl Dependencies {
+    /// Returns a dependency that is not met at present; `None` if all are.
+    pub(super) fn unmet(&mut self) -> Option<&mut Need> {
+        self.0.iter_mut().find(|need| !need.is_met())
+    }
+
+    /// Waits until all are met at the same time.
+    ///
+    /// # Errors
+    /// Returns the reason, in words, once one of them can never be met.
+    pub(crate) async fn met(&mut self) -> Result<(), String> {
+        while let Some(need) = self.unmet() {
+            need.met().await.map_err(|unmet| unmet.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Need ===
+
+impl Need {
+    /// Returns true if the condition holds at present.
+    fn is_met(&self) -> bool {
+        let status = self.status.as_ref();
+        status.is_some_and(|status| status.borrow().meets(self.condition))
+    }
+
+    /// Waits until the condition is met.
+    ///
+    /// # Errors
+    /// Fails if the process is in a final state without meeting the condition, or
+    /// if there is no such process.
+    pub(super) async fn met(&mut self) -> Result<(), Unmet> {
+        let condition = self.condition;
+        let decided = |status: &Status| status.meets(condition) || status.state.is_final();
+        let state = match &mut self.status {
+            // `wait_for` fails when the writer is gone. The last state it leaves is always final.
+            Some(status) => status
+                .wait_for(decided)
+                .await
+                .ok()
+                .map(|status| status.state),
+            None => None,
+        };
+        if self.is_met() {
+            return Ok(());
+        }
+        Err(Unmet {
+            need: self.to_string(),
+            state,
+        })
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.condition {
+            Condition::Started => "start",
+            Condition::Ready => "become ready",
+            Condition::Exited => "exit successfully",
+        };
+        write!(f, "{} to {what}", self.name)
+    }
+}
+
+/// Returns the reason for which a dependency can no longer be met, as the end of a sentence.
+fn fate(state: &Option<State>) -> &'static str {
+    match state {
+        Some(State::Failed) => "has failed",
+        Some(State::Exited) => "exited before that",
+        Some(_) => "was stopped",
+        None => "is not a declared process",
     }
 }
 
@@ -185,6 +290,14 @@ impl Post {
         self.gate = Some((group.clone(), what));
     }
 
+    /// Registers the process for metrics and the report, which every later change updates.
+    pub(super) fn show(&mut self, name: &str, group: &TaskGroup) -> Arc<telemetry::Child> {
+        let child = Arc::new(telemetry::Child::register(group, name));
+        child.set_state(State::Waiting.word());
+        self.series = Some(Arc::clone(&child));
+        child
+    }
+
     /// Updates the metrics, if they are registered.
     fn tell(&self, what: impl FnOnce(&telemetry::Child)) {
         if let Some(series) = &self.series {
@@ -192,15 +305,11 @@ impl Post {
         }
     }
 
-    /// Returns what keeps the last lines of output of the process, whose environment may hold secrets.
-    pub(super) fn tail(&self, secrets: &Secrets) -> Tail {
-        Tail::new(self.series.clone(), secrets)
-    }
-
     /// Enters a state.
     pub(super) fn enter(&self, state: State) {
+        self.tell(|series| series.set_state(state.word()));
         self.status.send_modify(|status| status.state = state);
-        self.tell(|series| series.set_state(state.as_str()));
+        self.changes.notify_waiters();
     }
 
     /// Records that the last run counts as ready.
@@ -208,6 +317,13 @@ impl Post {
         self.status.send_modify(|status| status.ready = true);
         if let Some((group, what)) = &self.gate {
             group.set_ready(what);
+        }
+    }
+
+    /// Says what a process that is not ready waits for. It may count as ready by its last run.
+    pub(super) fn wait_for(&self, why: &str) {
+        if let Some((group, what)) = &self.gate {
+            group.set_unready(what, why);
         }
     }
 
@@ -280,5 +396,6 @@ impl Drop for Post {
             }
             cut_short
         });
+        self.changes.notify_waiters();
     }
 }

@@ -1,82 +1,161 @@
 //! The output of a command, forwarded to the log line by line.
 //!
 //! Each line is a `tracing` event at INFO with the target [`OUTPUT_TARGET`] and the fields `task`
-//! and `stream`. So the lines go wherever the service's log goes (terminal, file, collector), and a
-//! terminal format can show them as `name | line`, as foreman and process-compose do.
+//! and `stream`. So the lines go wherever the service's log goes (terminal, file, collector). The log
+//! for people shows them as `name │ line` (`service/exports/log_lines.rs`). The last lines are also kept in
+//! memory, by [`telemetry::Child::printed`], and written to a file if the process has one (`files`).
+//!
+//! A line that stays unterminated for [`PIECE`], such as a prompt, is shown as far as it goes, in an
+//! event with the field `partial`. Its end is an event of the whole line with the field `in_pieces`,
+//! after another piece. Outputs for programs take the whole lines alone; see [`is_whole`].
 //!
 //! A command that prints faster than the log accepts lines blocks on its full pipe: nothing more is
-//! read from it until the log has room for its lines. Each stream holds at most one read and one
-//! line, [`MAX_READ`] and [`MAX_LINE`] bytes. The last lines are also kept for the admin server.
+//! read from it until the log has room for its lines. Each stream holds at most one read of
+//! [`MAX_READ`] bytes and one line of 64 KiB.
 
-use std::{borrow::Cow, cmp::Reverse, fmt, io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::net::unix::pipe;
+use tokio::{
+    net::unix::pipe,
+    time::{Instant, sleep_until},
+};
+use tracing::Metadata;
 
+use self::{
+    hidden::Hidden,
+    lines::{Line, Lines},
+};
 use crate::service::secrets::Secrets;
 use crate::telemetry::{self, LogSource};
 use crate::text::plain;
 
+mod files;
+mod hidden;
+mod lines;
+
+pub(super) use files::{Files, LogFile};
+
 /// The target of forwarded lines.
 pub(crate) const OUTPUT_TARGET: &str = "headcount::output";
-/// The longest line that is forwarded whole, in bytes. A longer line is split between characters.
-const MAX_LINE: usize = 64 * 1024;
 /// The largest read, in bytes. It is small so that a flood of output does not keep the supervising
 /// task from its other work.
 const MAX_READ: usize = 8 * 1024;
 
+/// The places to which the output of a process goes, in all its runs.
+#[derive(Debug)]
+pub(super) struct Sink {
+    name: String,
+    /// The share of the log. A process that restarts while the log is not read thus waits, too.
+    source: LogSource,
+    /// Keeps the last lines.
+    child: Arc<telemetry::Child>,
+    /// Left out of those that the admin server shows.
+    hidden: Hidden,
+    /// The file of the process, if it has one.
+    file: Option<LogFile>,
+}
+
+/// The longest time for which an unterminated line is held back.
+const PIECE: Duration = Duration::from_millis(200);
+
 /// The standard output or standard error of one command.
 #[derive(Debug)]
 pub(super) struct Output {
-    name: String,
+    sink: Arc<Sink>,
     stream: &'static str,
-    /// The share of the log, which all runs of the process have in common.
-    source: LogSource,
-    tail: Tail,
     /// The reading end; `None` after the end of the stream or a read error.
     pipe: Option<pipe::Receiver>,
     buffer: Box<[u8]>,
     lines: Lines,
+    /// The time at which the unterminated line is shown.
+    piece_due: Option<Instant>,
 }
 
-/// The last lines of one process, for the admin server. They have none of the values of the
-/// environment that the configuration sets.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tail {
-    child: Option<Arc<telemetry::Child>>,
-    hidden: Arc<Hidden>,
+/// Returns true unless this is the call site of pieces of lines. An output that takes whole lines
+/// only is filtered with it.
+pub(crate) fn is_whole(metadata: &Metadata<'_>) -> bool {
+    metadata.fields().field("partial").is_none()
 }
 
-/// Texts that may be secret, those that contain others first.
-#[derive(Default)]
-struct Hidden(Vec<String>);
+// === impl Sink ===
 
-/// A splitter of bytes into lines.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    /// The beginning of the current line, at most [`MAX_LINE`] bytes.
-    partial: Vec<u8>,
-    /// True if a part of the current line has been forwarded already, because the line is too long.
-    split: bool,
+impl Sink {
+    pub(super) fn new(name: &str, child: &Arc<telemetry::Child>, file: Option<LogFile>) -> Self {
+        Self {
+            name: name.to_owned(),
+            source: LogSource::default(),
+            child: Arc::clone(child),
+            hidden: Hidden::default(),
+            file,
+        }
+    }
+
+    /// Hides the values of this environment from the admin server.
+    pub(super) fn hiding(mut self, environment: &Secrets) -> Self {
+        self.hidden = Hidden::of(environment);
+        self
+    }
+
+    /// Waits until the log and the file have room for more lines.
+    async fn room(&self) {
+        self.source.room().await;
+        if let Some(file) = &self.file {
+            file.room().await;
+        }
+    }
+
+    /// Passes on one line. In the log, it is without what could change a terminal.
+    fn take(&self, stream: &'static str, line: &Line<'_>) {
+        self.child.said(&self.hidden.out_of(&line.whole));
+        if let Some(file) = &self.file {
+            file.write(&line.whole);
+        }
+        let (name, whole) = (&self.name, plain(&line.whole));
+        let Some(rest) = &line.rest else {
+            self.child.printed(stream, &line.whole);
+            self.source.log(
+                || tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{whole}"),
+            );
+            return;
+        };
+        if !rest.is_empty() {
+            self.take_piece(stream, rest);
+        }
+        self.source.log(|| {
+            tracing::info!(
+                target: OUTPUT_TARGET, task = %name, stream = %stream, in_pieces = true, "{whole}"
+            );
+        });
+    }
+
+    /// Passes on a piece of a line.
+    fn take_piece(&self, stream: &'static str, piece: &str) {
+        self.child.printed(stream, piece);
+        let (name, piece) = (&self.name, plain(piece));
+        self.source.log(|| {
+            tracing::info!(
+                target: OUTPUT_TARGET, task = %name, stream = %stream, partial = true, "{piece}"
+            );
+        });
+    }
 }
 
 // === impl Output ===
 
 impl Output {
-    /// Prepares to forward `pipe` as the stream `stream` (`stdout` or `stderr`) of process `name`.
+    /// Prepares to forward `pipe`, which is the stream `stream`: `stdout` or `stderr`.
     pub(super) fn new(
-        name: &str,
+        sink: &Arc<Sink>,
         stream: &'static str,
-        (source, tail): (&LogSource, &Tail),
         pipe: io::PipeReader,
     ) -> io::Result<Self> {
         Ok(Self {
-            name: name.to_owned(),
+            sink: Arc::clone(sink),
             stream,
-            source: source.clone(),
-            tail: tail.clone(),
             pipe: Some(pipe::Receiver::from_owned_fd(pipe.into())?),
             buffer: vec![0; MAX_READ].into(),
             lines: Lines::default(),
+            piece_due: None,
         })
     }
 
@@ -87,8 +166,13 @@ impl Output {
     /// No output is lost: there is no await between a read and its forwarding.
     pub(super) async fn forward(&mut self, needle: Option<&str>) {
         loop {
-            self.source.room().await;
-            if self.read(needle).await {
+            self.sink.room().await;
+            let piece_due = self.piece_due;
+            let is_found = tokio::select! {
+                is_found = self.read(needle) => is_found,
+                () = at(piece_due) => self.show_piece(needle),
+            };
+            if is_found {
                 break;
             }
         }
@@ -108,11 +192,9 @@ impl Output {
 
     /// Forwards the last line if it is unterminated.
     pub(super) fn flush(&mut self) {
-        let (name, stream, source) = (&self.name, self.stream, &self.source);
-        self.lines.finish(|line| {
-            self.tail.said(line);
-            source.log(|| print(name, stream, line));
-        });
+        let (sink, stream) = (&self.sink, self.stream);
+        self.lines.finish(|line| sink.take(stream, &line));
+        self.piece_due = None;
     }
 
     /// Reads once and forwards the lines that are complete. Returns true if a line contained
@@ -130,12 +212,13 @@ impl Output {
         match pipe.try_read(&mut self.buffer) {
             Ok(length @ 1..) => {
                 let mut found = false;
-                let (name, stream, source) = (&self.name, self.stream, &self.source);
+                let (sink, stream) = (&self.sink, self.stream);
                 self.lines.push(&self.buffer[..length], |line| {
-                    self.tail.said(line);
-                    source.log(|| print(name, stream, line));
-                    found |= needle.is_some_and(|needle| line.contains(needle));
+                    sink.take(stream, &line);
+                    found |= needle.is_some_and(|needle| line.whole.contains(needle));
                 });
+                let due = self.piece_due.unwrap_or_else(|| Instant::now() + PIECE);
+                self.piece_due = self.lines.has_piece().then_some(due);
                 found
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
@@ -145,157 +228,19 @@ impl Output {
             }
         }
     }
-}
 
-/// Logs one line of output, without what could change a terminal.
-fn print(name: &str, stream: &str, line: &str) {
-    let line = plain(line);
-    tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{line}");
-}
-
-// === impl Tail ===
-
-impl Tail {
-    /// Keeps the lines for this child. A value of four characters or more is taken for a secret.
-    pub(super) fn new(child: Option<Arc<telemetry::Child>>, secrets: &Secrets) -> Self {
-        let values = secrets.values().filter(|value| value.chars().count() >= 4);
-        let mut hidden: Vec<String> = values.cloned().collect();
-        hidden.sort_by_key(|value| Reverse(value.len()));
-        Self {
-            child,
-            hidden: Arc::new(Hidden(hidden)),
-        }
-    }
-
-    /// Keeps one line.
-    fn said(&self, line: &str) {
-        let Some(child) = &self.child else {
-            return;
-        };
-        let mut line = Cow::Borrowed(line);
-        for secret in &self.hidden.0 {
-            if line.contains(secret) {
-                line = Cow::Owned(line.replace(secret, "…"));
-            }
-        }
-        child.said(&line);
+    /// Shows the unterminated line as far as it goes. Returns true if it contains `needle`.
+    fn show_piece(&mut self, needle: Option<&str>) -> bool {
+        self.piece_due = None;
+        self.sink.take_piece(self.stream, &self.lines.take_piece());
+        needle.is_some_and(|needle| self.lines.unterminated().contains(needle))
     }
 }
 
-// === impl Hidden ===
-
-impl fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hidden").field(&self.0.len()).finish()
-    }
-}
-
-// === impl Lines ===
-
-impl Lines {
-    /// Adds bytes, and calls `each` with every line that they complete.
-    ///
-    /// Lines are passed without their line feed or CRLF. Invalid UTF-8 is replaced with U+FFFD.
-    pub(super) fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(&str)) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.add(&bytes[..end], &mut each);
-            let line = self.partial.strip_suffix(b"\r").unwrap_or(&self.partial);
-            if !(self.split && line.is_empty()) {
-                each(&String::from_utf8_lossy(line));
-            }
-            self.partial.clear();
-            self.split = false;
-            bytes = &bytes[end + 1..];
-        }
-        self.add(bytes, &mut each);
-    }
-
-    /// Calls `each` with the unterminated line, if there is one.
-    pub(super) fn finish(&mut self, mut each: impl FnMut(&str)) {
-        if !self.partial.is_empty() {
-            each(&String::from_utf8_lossy(&self.partial));
-            self.partial.clear();
-        }
-        self.split = false;
-    }
-
-    /// Adds a piece of a line, and calls `each` with parts of a line that is too long to hold.
-    fn add(&mut self, mut piece: &[u8], mut each: impl FnMut(&str)) {
-        while self.partial.len() + piece.len() > MAX_LINE {
-            let (fits, rest) = piece.split_at(MAX_LINE - self.partial.len());
-            self.partial.extend_from_slice(fits);
-            piece = rest;
-            let whole = whole_characters(&self.partial);
-            each(&String::from_utf8_lossy(&self.partial[..whole]));
-            self.partial.drain(..whole);
-            self.split = true;
-        }
-        self.partial.extend_from_slice(piece);
-    }
-}
-
-/// Returns the length of `bytes` without an incomplete UTF-8 character at the end.
-fn whole_characters(bytes: &[u8]) -> usize {
-    let is_first = |byte: &u8| byte & 0b1100_0000 != 0b1000_0000;
-    let Some(last) = bytes.iter().rposition(is_first) else {
-        return bytes.len();
-    };
-    match std::str::from_utf8(&bytes[last..]) {
-        // The error is the end of the input: more bytes could complete the character.
-        Err(error) if error.error_len().is_none() && last > 0 => last,
-        _ => bytes.len(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn lines<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
-        let mut lines = Lines::default();
-        let mut found = Vec::new();
-        for piece in pieces {
-            lines.push(piece, |line| found.push(line.to_owned()));
-            assert!(lines.partial.capacity() <= 2 * MAX_LINE);
-        }
-        lines.finish(|line| found.push(line.to_owned()));
-        found
-    }
-
-    proptest! {
-        #[test]
-        fn lines_do_not_depend_on_how_the_bytes_are_chunked(
-            text in "[a-zä\u{1f980}\r\n]{0,200}",
-            size in 1_usize..20,
-        ) {
-            let expected: Vec<_> = text.split_inclusive('\n').map(|line| {
-                let Some(line) = line.strip_suffix('\n') else {
-                    return line.to_owned();
-                };
-                line.strip_suffix('\r').unwrap_or(line).to_owned()
-            }).collect();
-            prop_assert_eq!(lines(text.as_bytes().chunks(size)), expected);
-        }
-    }
-
-    #[test]
-    fn a_long_line_is_split_between_characters_and_nothing_is_lost() {
-        for (character, size) in [("x", 4096), ("ä", 4095), ("\u{1f980}", 4094)] {
-            for extra in 0..5 {
-                let line = format!("{}{}", "y".repeat(extra), character.repeat(3 * MAX_LINE));
-                let bytes = format!("{line}\nnext\n");
-                let found = lines(bytes.as_bytes().chunks(size));
-                let (next, parts) = found.split_last().expect("there are two lines");
-                assert_eq!(next, "next");
-                assert!(
-                    parts
-                        .iter()
-                        .all(|part| (1..=MAX_LINE).contains(&part.len()))
-                );
-                assert!(parts.concat() == line, "{character} {extra}");
-            }
-        }
+/// Waits until a time. Never returns if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

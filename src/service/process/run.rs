@@ -30,11 +30,10 @@ use super::{
     exit::Exit,
     group::Group,
     guardian, mark,
-    output::{Output, Tail},
+    output::{Output, Sink},
     wire::{self, Notice, Order, Start},
 };
 use crate::service::own_limit;
-use crate::telemetry::LogSource;
 
 /// The longest time for forwarding what is still in the pipes when no process of the tree is left.
 /// It is used up only if a process outside of the tree holds one of the pipes open.
@@ -114,8 +113,7 @@ impl Default for Launcher {
 impl Run {
     /// Starts a guardian and sends the order to start the command.
     ///
-    /// `source` is the share of the log that all runs of a process have in common, and `tail` keeps
-    /// their last lines.
+    /// `sink` takes the output of all runs of the process.
     ///
     /// # Errors
     /// The error of creating the sockets and pipes or of starting the guardian. A command that
@@ -124,7 +122,7 @@ impl Run {
         launcher: &Launcher,
         name: &str,
         settings: &ProcessSettings,
-        output: (&LogSource, &Tail),
+        sink: &Arc<Sink>,
     ) -> io::Result<Self> {
         let (ours, theirs) = Socket::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
@@ -157,8 +155,8 @@ impl Run {
             socket: UnixStream::from_std(ours)?,
             unread: Vec::new(),
             outputs: [
-                Output::new(name, "stdout", output, stdout)?,
-                Output::new(name, "stderr", output, stderr)?,
+                Output::new(sink, "stdout", stdout)?,
+                Output::new(sink, "stderr", stderr)?,
             ],
             needle: match &settings.ready {
                 Ready::Log(needle) => Some(needle.clone()),

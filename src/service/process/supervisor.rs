@@ -6,6 +6,8 @@
 //!    ↑          ╰────────┴──────→ backoff ─╮
 //!    ╰─────────────────────────────────────╯
 //! ```
+//! A user may stop, start and restart a process in any state; see `requests`.
+//!
 //! The dependencies are checked again before every start. The tasks communicate only through the
 //! board. All of them are told to drain at once, by their group; each one then waits until every
 //! process that depends on its own is in a final state before it stops its process. So dependents
@@ -14,25 +16,33 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use self::{
     attempt::{Attempt, End},
     failure::{Failure, Fault},
 };
 use super::{
-    Condition, ProcessSettings, Ready, TARGET,
-    board::{Board, Post, State, Status},
+    ProcessSettings, Ready, TARGET,
+    board::{Board, Dependencies, Post, State, Status},
+    exit::Exit,
+    output::{Files, LogFile, Sink},
     restart::{Next, Restarts},
     run::{Launcher, Run},
 };
-use crate::{TaskGroup, service::endpoint::Health, telemetry::LogSource};
+use crate::telemetry::{ChildRequest, ChildRequests};
+use crate::{TaskGroup, service::endpoint::Health};
 
 mod attempt;
 mod failure;
+mod requests;
 
 /// The time added to a stop budget for the delivery of orders and notices.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
@@ -44,7 +54,7 @@ struct Supervisor {
     launcher: Launcher,
     post: Post,
     /// The dependencies, all of which must be met before each start.
-    needs: Vec<Need>,
+    needs: Dependencies,
     /// The processes that depend on this one, by name; their statuses must be final before it stops.
     dependents: Vec<(String, watch::Receiver<Status>)>,
     /// True while the endpoint of [`Ready::Endpoint`] is up. `None` for other conditions, or if no
@@ -53,17 +63,15 @@ struct Supervisor {
     /// True while the endpoint of [`ProcessSettings::liveness`] is up.
     liveness: Option<watch::Receiver<Health>>,
     group: TaskGroup,
-    /// The share of the log for the output of all runs. A process that restarts while the log is not
-    /// read thus waits, too.
-    source: LogSource,
-}
-
-/// A dependency: another process, and the condition that it must meet.
-struct Need {
-    name: String,
-    condition: Condition,
-    /// The status of that process; `None` if no process has the name.
-    status: Option<watch::Receiver<Status>>,
+    /// Takes the output of all runs.
+    sink: Arc<Sink>,
+    /// The requests of users.
+    requests: ChildRequests,
+    /// The request that decides what follows the end of the current run, or that the next start
+    /// answers.
+    pending: Option<ChildRequest>,
+    /// The share of the stop budgets in the drain; see [`stop_time`].
+    drain_budget: Duration,
 }
 
 /// Implements [`super::start_all`], with a launcher that tests can replace. Returns the board, which
@@ -75,7 +83,7 @@ pub(super) fn start_all(
     launcher: &Launcher,
 ) -> Board {
     let group = tasks.group("process");
-    let (mut board, posts) = Board::with(processes.keys());
+    let (board, posts) = Board::with(processes.keys());
     let budgets: Vec<_> = processes
         .keys()
         .map(|name| stop_time(name, &processes, &mut BTreeSet::new()))
@@ -88,48 +96,62 @@ pub(super) fn start_all(
                 .collect()
         })
         .collect();
-    for (((process, mut post), budget), dependents) in processes
+    let files = files(&processes, tasks);
+    let (end, ended) = mpsc::unbounded_channel();
+    if !processes.is_empty() {
+        let starter = requests::start_ended(ended, end.clone(), tasks.clone());
+        group.task("starter").daemon().spawn(starter);
+    }
+    for (((process, mut post), drain_budget), dependents) in processes
         .into_iter()
         .zip(posts)
         .zip(budgets)
         .zip(dependents)
     {
         let (name, settings) = process;
-        let required = settings.required;
-        board.show(&mut post, &name, &group);
-        if required {
+        let child = post.show(&name, &group);
+        if settings.required {
             post.gate(&name, &group);
         }
         let supervisor = Supervisor {
-            needs: needs(&settings, &board),
+            needs: board.dependencies(&settings.depends_on),
             endpoint: match &settings.ready {
                 Ready::Endpoint(endpoint) => endpoints(endpoint),
                 _ => None,
             },
             liveness: settings.liveness.as_deref().and_then(endpoints),
-            name: name.clone(),
+            sink: Arc::new(
+                Sink::new(&name, &child, log_file(&files, &settings)).hiding(&settings.env),
+            ),
+            requests: child.requests(),
+            pending: None,
+            drain_budget,
+            name,
             settings,
             launcher: launcher.clone(),
             post,
             dependents,
             group: group.clone(),
-            source: LogSource::default(),
         };
-        let task = group.task(&name).long_lived().drain_budget(budget);
-        let task = if required { task.required() } else { task };
-        task.try_spawn(supervisor.supervise());
+        supervisor.spawn(end.clone());
     }
     board
 }
 
-/// Returns the dependencies in `settings`, with their statuses.
-fn needs(settings: &ProcessSettings, board: &Board) -> Vec<Need> {
-    let need = |(name, condition): (&String, &Condition)| Need {
-        name: name.clone(),
-        condition: *condition,
-        status: board.watch(name),
-    };
-    settings.depends_on.iter().map(need).collect()
+/// Starts the thread that writes the files of processes, if any has one. Without it, they have none.
+fn files(processes: &BTreeMap<String, ProcessSettings>, tasks: &TaskGroup) -> Option<Files> {
+    let mut all = processes.values();
+    all.find(|settings| settings.log_file.is_some())?;
+    let started = Files::start(tasks);
+    if let Err(error) = &started {
+        tracing::warn!(target: TARGET, "no log_file is written, because the system refuses a thread: {error}");
+    }
+    started.ok()
+}
+
+/// Returns the file of a process.
+fn log_file(files: &Option<Files>, settings: &ProcessSettings) -> Option<LogFile> {
+    Some(files.as_ref()?.file(settings.log_file.as_ref()?))
 }
 
 /// Returns the names of the processes that depend directly on the process `name`.
@@ -167,8 +189,26 @@ fn stop_time<'a>(
 // === impl Supervisor ===
 
 impl Supervisor {
+    /// Spawns the supervising task. Once it is over, the supervisor goes to `end`.
+    fn spawn(mut self, end: mpsc::UnboundedSender<Self>) {
+        let (group, name) = (self.group.clone(), self.name.clone());
+        let task = group.task(&name).long_lived();
+        let task = task.drain_budget(self.drain_budget);
+        let task = if self.settings.required {
+            task.required()
+        } else {
+            task
+        };
+        task.try_spawn(async move {
+            let outcome = self.supervise().await;
+            // It fails if the service is stopping.
+            end.send(self).ok();
+            outcome
+        });
+    }
+
     /// Supervises the process until its final state, then logs a failure and records that state.
-    async fn supervise(mut self) -> Result<(), Failure> {
+    async fn supervise(&mut self) -> Result<(), Failure> {
         let outcome = self.run_to_the_end().await;
         match &outcome {
             Ok(state) => self.post.enter(*state),
@@ -178,6 +218,9 @@ impl Supervisor {
                 }
                 tracing::error!(target: TARGET, task = %self.name, "{failure}");
                 self.post.enter(State::Failed);
+                if let Some(request) = self.pending.take() {
+                    request.refuse(&failure.to_string());
+                }
             }
         }
         outcome.map(drop)
@@ -208,12 +251,23 @@ impl Supervisor {
         if self.group.is_draining() {
             return Ok(ControlFlow::Break(()));
         }
-        while let Some(need) = self.needs.iter_mut().find(|need| !need.is_met()) {
+        while let Some(need) = self.needs.unmet() {
             self.post.enter(State::Waiting);
             tracing::info!(target: TARGET, task = %self.name, "waiting for {need}");
-            match self.group.until_draining(need.met()).await {
-                Some(met) => met?,
-                None => return Ok(ControlFlow::Break(())),
+            self.post.wait_for(&format!("waiting for {need}"));
+            if let Some(request) = self.pending.take() {
+                request.done(&format!("it starts later: waiting for {need}"));
+            }
+            let request = tokio::select! {
+                met = self.group.until_draining(need.met()) => match met {
+                    Some(met) => { met.map_err(Failure::Dependency)?; continue }
+                    None => return Ok(ControlFlow::Break(())),
+                },
+                request = self.requests.next() => request,
+            };
+            self.pending = Some(request);
+            if let Some(ControlFlow::Break(_)) = self.obey().await {
+                return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
@@ -223,11 +277,16 @@ impl Supervisor {
     async fn run_once(&mut self) -> End {
         self.post.unready("not ready yet");
         self.post.enter(State::Starting);
-        let output = (&self.source, &self.post.tail(&self.settings.env));
-        let launched = Run::launch(&self.launcher, &self.name, &self.settings, output).await;
+        let launched = Run::launch(&self.launcher, &self.name, &self.settings, &self.sink).await;
         let end = match launched {
             Ok(run) => Attempt::new(self, run).watch().await,
-            Err(error) => End::failed(Fault::NoGuardian(error)),
+            Err(error) => {
+                let fault = Fault::NoGuardian(error);
+                if let Some(request) = self.pending.take() {
+                    request.refuse(&fault.to_string());
+                }
+                End::failed(fault)
+            }
         };
         self.post.gone();
         end
@@ -238,7 +297,7 @@ impl Supervisor {
     /// There is no restart in a drain. There is none either when processes of the run could not be
     /// killed, or may be alive, because a new run could conflict with them.
     async fn after(
-        &self,
+        &mut self,
         end: End,
         restarts: &mut Restarts,
     ) -> ControlFlow<Result<State, Failure>> {
@@ -249,6 +308,7 @@ impl Supervisor {
         }
         let (state, up) = match end {
             End::Stopped => return ControlFlow::Break(Ok(State::Stopped)),
+            End::OnRequest => return self.obey().await.unwrap_or(ControlFlow::Continue(())),
             End::Success { exit, up } => (Ok(exit), up),
             End::Failure { fault, up } => (Err(fault), up),
         };
@@ -265,6 +325,11 @@ impl Supervisor {
         if self.group.is_draining() || may_be_alive {
             return ControlFlow::Break(final_state(state, 0));
         }
+        if let Some(request) = &self.pending {
+            let (verb, what) = (request.verb().word(), words(&state));
+            tracing::info!(target: TARGET, task = %self.name, "{what}, before the {verb} on request");
+            return self.obey().await.unwrap_or(ControlFlow::Continue(()));
+        }
         let (delay, number) = match restarts.after(state.is_ok(), up) {
             Next::Final => return ControlFlow::Break(final_state(state, 0)),
             Next::GiveUp { restarts } => {
@@ -272,7 +337,7 @@ impl Supervisor {
             }
             Next::Again { delay, number } => (delay, number),
         };
-        let what = state.map_or_else(|fault| fault.to_string(), |exit| exit.to_string());
+        let what = words(&state);
         let seconds = delay.as_secs_f64();
         match self.settings.max_restarts {
             Some(limit) => {
@@ -283,7 +348,8 @@ impl Supervisor {
             }
         }
         let paused = self.pause(delay).await;
-        if paused.is_continue() {
+        // One on request is counted already.
+        if paused.is_continue() && self.pending.is_none() {
             self.post.restarting();
         }
         paused
@@ -292,7 +358,7 @@ impl Supervisor {
     /// Tries again later after a start that a limit of this process or machine has prevented. That
     /// says nothing about the command, so it counts as no failure.
     async fn hindered(
-        &self,
+        &mut self,
         fault: &Fault,
         restarts: &Restarts,
     ) -> ControlFlow<Result<State, Failure>> {
@@ -305,59 +371,25 @@ impl Supervisor {
         self.pause(delay).await
     }
 
-    /// Waits before the next start; `Break` if the drain begins first.
-    async fn pause(&self, delay: Duration) -> ControlFlow<Result<State, Failure>> {
+    /// Waits before the next start; `Break` if the drain begins first. A request ends the wait.
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<Result<State, Failure>> {
         self.post.enter(State::Backoff);
-        match self.group.until_draining(sleep(delay)).await {
-            Some(()) => ControlFlow::Continue(()),
-            None => ControlFlow::Break(Ok(State::Stopped)),
-        }
+        let request = tokio::select! {
+            waited = self.group.until_draining(sleep(delay)) => match waited {
+                Some(()) => return ControlFlow::Continue(()),
+                None => return ControlFlow::Break(Ok(State::Stopped)),
+            },
+            request = self.requests.next() => request,
+        };
+        self.pending = Some(request);
+        self.obey().await.unwrap_or(ControlFlow::Continue(()))
     }
 }
 
-// === impl Need ===
-
-impl Need {
-    /// Returns true if the condition holds at present.
-    fn is_met(&self) -> bool {
-        let status = self.status.as_ref();
-        status.is_some_and(|status| status.borrow().meets(self.condition))
-    }
-
-    /// Waits until the condition is met.
-    ///
-    /// # Errors
-    /// [`Failure::Dependency`] if the process is in a final state without meeting the condition, or
-    /// if there is no such process.
-    async fn met(&mut self) -> Result<(), Failure> {
-        let condition = self.condition;
-        let decided = |status: &Status| status.meets(condition) || status.state.is_final();
-        let state = match &mut self.status {
-            // `wait_for` fails when the writer is gone. The last state it leaves is always final.
-            Some(status) => status
-                .wait_for(decided)
-                .await
-                .ok()
-                .map(|status| status.state),
-            None => None,
-        };
-        if self.is_met() {
-            return Ok(());
-        }
-        Err(Failure::Dependency {
-            need: self.to_string(),
-            state,
-        })
-    }
-}
-
-impl std::fmt::Display for Need {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.condition {
-            Condition::Started => "start",
-            Condition::Ready => "become ready",
-            Condition::Exited => "exit successfully",
-        };
-        write!(f, "{} to {what}", self.name)
+/// Returns the end of a run in words.
+fn words(end: &Result<Exit, Fault>) -> String {
+    match end {
+        Ok(exit) => exit.to_string(),
+        Err(fault) => fault.to_string(),
     }
 }

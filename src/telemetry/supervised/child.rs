@@ -4,7 +4,7 @@ use super::usage::Usage;
 use super::{Ago, CHILDREN, Entry, locked};
 use crate::group::TaskGroup;
 use crate::recorder::{self, What};
-use crate::registry::root::{Process, ProcessState, Root};
+use crate::registry::root::{ChildRequests, Process, ProcessState, Root};
 use crate::report::ChildRow;
 use crate::text::{plain, without_secrets, without_user_info};
 use std::collections::VecDeque;
@@ -132,6 +132,46 @@ impl Child {
     /// as `starting` or `backoff`. Without it, the state is `not started`, `running` or `ended`.
     pub fn set_state(&self, state: &'static str) {
         locked(&self.entry.state.told).state = Some(state);
+        self.process.change(|process| process.word = state);
+    }
+
+    /// Keeps a line of its output, without the line feed, for `/api/logs` of the
+    /// [control socket](crate::Builder::control_socket). `stream` is `stdout` or `stderr`.
+    ///
+    /// The last lines of each child are kept in memory, at most 1000 and 64 KiB, and of each line 4 KiB.
+    /// Nothing is left out of them: only the user of the process can read the socket.
+    pub fn printed(&self, stream: &'static str, line: &str) {
+        self.process.output.add(stream, line);
+    }
+
+    /// Takes the requests of users to start, stop or restart the process, which come through the
+    /// [control socket](crate::Builder::control_socket). Until then, they are refused.
+    ///
+    /// At most 8 requests wait. A second call takes them instead of the first receiver.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use headcount::telemetry::{Child, ChildVerb};
+    ///
+    /// async fn supervise(child: Child, mut proxy: tokio::process::Child) {
+    ///     let mut requests = child.requests();
+    ///     loop {
+    ///         let request = requests.next().await;
+    ///         match request.verb() {
+    ///             ChildVerb::Stop => {
+    ///                 proxy.kill().await.ok();
+    ///                 child.ended("killed on request");
+    ///                 request.done("stopped");
+    ///             }
+    ///             _ => request.refuse("it is started once"),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use = "requests are refused once it is dropped"]
+    pub fn requests(&self) -> ChildRequests {
+        self.process.take_requests()
     }
 
     /// Records a line of the process's output, for `/api/children`. The last 20 lines are kept, with
@@ -205,6 +245,7 @@ impl Child {
             // It may have been told to stop in the moment of its start.
             let is_same_run = state.end.is_none();
             *state = ProcessState {
+                word: state.word,
                 pid: Some(pid),
                 command: without_user_info(command).chars().take(200).collect(),
                 waits_for: std::mem::take(&mut state.waits_for),

@@ -56,8 +56,8 @@ fn tasks() -> String {
 fn both(program: &mut Program) -> (Process, Process) {
     let (mut web, mut escaped) = (None, None);
     while web.is_none() || escaped.is_none() {
-        let line = program.error_line("headcount::output: ");
-        let (_, said) = line.split_once("headcount::output: ").expect("just seen");
+        let line = program.error_line("│ ");
+        let (_, said) = line.split_once("│ ").expect("just seen");
         let mut words = said.split(' ');
         match (words.next(), words.next()) {
             (Some("up"), Some(pid)) => web = Some(Process::new(pid)),

@@ -213,3 +213,35 @@ fn a_service_may_stay_without_its_processes_but_is_not_ready() {
     until(|| get(&admin, "/readyz") == (503, reason.to_owned()));
     program.stop(Signal::TERM).assert_code(0);
 }
+
+/// The log never said that the service was ready.
+#[test]
+fn the_log_says_when_the_service_is_ready() {
+    let (mut program, _folder) = run(&process("web", "exec sleep 1000", "required = true"), &[]);
+    program.has_said("headcount::progress: the service is ready, ");
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn a_late_start_names_the_parts_that_are_not_ready() {
+    let never = "required = true\nready = { log = \"never\" }";
+    let tasks = process("db", "exec sleep 1000", never)
+        + &process(
+            "web",
+            "exec sleep 1000",
+            "required = true\ndepends_on = [\"db\"]",
+        )
+        + &process("extra", "exec sleep 1000", "ready = { log = \"never\" }")
+        + "[tasks.progress]\nkind = \"progress\"\nexpected = \"200ms\"\n";
+    let (mut program, _folder) = run(&tasks, &[]);
+    let line = program.error_line("not ready ");
+    assert!(line.contains("process db: not ready yet, for "), "{line}");
+    assert!(
+        line.contains("process web: waiting for db to become ready, for "),
+        "{line}"
+    );
+    assert!(!line.contains("extra"), "{line}");
+    // It says so again.
+    program.error_line("not ready ");
+    program.stop(Signal::TERM).assert_code(0);
+}

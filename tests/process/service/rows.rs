@@ -15,7 +15,7 @@ fn deaf_ones(head: &str) -> (Program, tempfile::TempDir) {
     let tasks = process("worker", DEAF, short) + &process("api", helper, short);
     let (mut program, folder) = run_with(head, &tasks, &[]);
     for word in ["up ", "helper-up", "api-up"] {
-        program.has_said(&format!("headcount::output: {word}"));
+        program.has_said(&format!("│ {word}"));
     }
     (program, folder)
 }

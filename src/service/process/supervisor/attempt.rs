@@ -22,12 +22,15 @@ use crate::service::{
         wire::Notice,
     },
 };
+use crate::telemetry::{ChildRequest, ChildRequests, ChildVerb};
 
 /// The result of one run. `up` is the time for which it was ready; `None` if it never was.
 #[derive(Debug)]
 pub(super) enum End {
     /// The run was stopped because the group drains.
     Stopped,
+    /// The run was stopped for the pending request.
+    OnRequest,
     Success {
         exit: Exit,
         up: Option<Duration>,
@@ -47,6 +50,11 @@ pub(super) struct Attempt<'a> {
     dependents: &'a mut [(String, watch::Receiver<Status>)],
     endpoint: Option<&'a mut watch::Receiver<Health>>,
     liveness: Option<&'a mut watch::Receiver<Health>>,
+    requests: &'a mut ChildRequests,
+    /// The request that decides what follows the run.
+    pending: &'a mut Option<ChildRequest>,
+    /// The request that asked for this start, until it is answered.
+    starting: Option<ChildRequest>,
     run: Run,
     started: Instant,
     /// True once [`Notice::Started`] has arrived.
@@ -116,6 +124,9 @@ impl<'a> Attempt<'a> {
             dependents: &mut supervisor.dependents,
             endpoint: supervisor.endpoint.as_mut(),
             liveness: supervisor.liveness.as_mut(),
+            requests: &mut supervisor.requests,
+            starting: supervisor.pending.take(),
+            pending: &mut supervisor.pending,
             run,
             started: Instant::now(),
             begun: false,
@@ -173,10 +184,32 @@ impl<'a> Attempt<'a> {
                     self.fail(Fault::NotReady(self.settings.ready_timeout));
                     self.ask_to_stop();
                 }
+                request = self.requests.next(), if !self.draining => self.take_request(request),
                 () = self.stop.overdue() => {
                     if self.escalate() {
                         return self.end();
                     }
+                }
+            }
+        }
+    }
+
+    /// Takes a request. A stop or restart stops the run; what follows is decided at its end.
+    fn take_request(&mut self, request: ChildRequest) {
+        let runs = self.exit.is_none() && self.stop == Stop::NotAsked;
+        let verb = request.verb();
+        match (verb, self.pid) {
+            (ChildVerb::Start, Some(pid)) if runs => {
+                request.done(&format!("it was running before, pid {pid}"));
+            }
+            (ChildVerb::Start, None) if runs => self.starting = Some(request),
+            _ => {
+                *self.pending = Some(request);
+                if runs {
+                    let verb = verb.word();
+                    tracing::info!(target: TARGET, task = %self.name, "stopping: {verb} on request");
+                    self.post.unready("being stopped on request");
+                    self.ask_to_stop();
                 }
             }
         }
@@ -234,6 +267,10 @@ impl<'a> Attempt<'a> {
                 self.post.started(pid, &self.settings.command);
                 self.begun = true;
                 self.pid = Some(pid);
+                if let Some(request) = self.starting.take() {
+                    let verb = request.verb().word();
+                    request.done(&format!("{verb}ed, pid {pid}"));
+                }
                 if self.settings.ready == Ready::Started || self.ready_early {
                     self.now_ready();
                 }
@@ -390,6 +427,10 @@ impl<'a> Attempt<'a> {
                 self.log_stop(exit);
                 return End::Stopped;
             }
+            (None, Some(exit)) if self.pending.is_some() && self.stop != Stop::NotAsked => {
+                self.log_stop(exit);
+                return End::OnRequest;
+            }
             (None, Some(exit)) if success => {
                 tracing::info!(target: TARGET, task = %self.name, "{exit}");
                 // A process that becomes ready by exiting was ready for no time.
@@ -400,6 +441,9 @@ impl<'a> Attempt<'a> {
             (None, Some(exit)) => Fault::Exited(exit),
             (None, None) => Fault::Unguarded,
         };
+        if let Some(request) = self.starting.take() {
+            request.refuse(&fault.to_string());
+        }
         End::Failure { fault, up }
     }
 

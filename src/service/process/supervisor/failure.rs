@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use crate::service::{
     own_limit,
-    process::{board::State, exit::Exit},
+    process::{board::Unmet, exit::Exit},
 };
 
 /// The reason for which one run of a process has failed.
@@ -49,9 +49,9 @@ pub(super) enum Failure {
     /// limit of restarts was reached.
     #[error("{fault}{}", after(.restarts))]
     Fault { fault: Fault, restarts: u32 },
-    /// A dependency can never be met. `state` is its final state; `None` if it is not declared.
-    #[error("can never start: waiting for {need}, but it {}", fate(.state))]
-    Dependency { need: String, state: Option<State> },
+    /// A dependency can never be met.
+    #[error("can never start: {0}")]
+    Dependency(Unmet),
     /// The process can never become ready, because the endpoint of its condition is not declared.
     #[error("can never become ready: there is no endpoint named {0}")]
     NoEndpoint(String),
@@ -76,15 +76,5 @@ fn after(restarts: &u32) -> String {
         0 => String::new(),
         1 => "; given up after 1 restart".to_owned(),
         _ => format!("; given up after {restarts} restarts"),
-    }
-}
-
-/// Returns the reason for which a dependency can no longer be met, as the end of a sentence.
-fn fate(state: &Option<State>) -> &'static str {
-    match state {
-        Some(State::Failed) => "has failed",
-        Some(State::Exited) => "exited before that",
-        Some(_) => "was stopped",
-        None => "is not a declared process",
     }
 }

@@ -1,20 +1,20 @@
 //! Tests of the loss of a helper process, and of the end of a whole process tree.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
-use super::{LONG, Service, launcher, log, script};
+use super::{LONG, Service, launcher, log, script, tasks};
 use crate::service::process::{
     Condition,
     board::{State, Status},
-    output::Tail,
+    output::Sink,
     run::{Event, Launcher, Run},
     wire::Notice,
 };
-use crate::telemetry::LogSource;
+use crate::telemetry;
 
 #[tokio::test]
 async fn a_process_whose_helper_was_killed_is_restarted() {
@@ -157,14 +157,11 @@ async fn a_guardian_with_an_unknown_exit_status_is_lost() {
 /// Kills the guardian of a run, calls `also` with its pid, and waits until the whole tree is gone.
 /// Then returns what the run says about the loss.
 async fn lost(also: impl FnOnce(u32)) -> Vec<String> {
-    let mut run = Run::launch(
-        launcher(),
-        "web",
-        &script("exec sleep 1000"),
-        (&LogSource::default(), &Tail::default()),
-    )
-    .await
-    .expect("it can be launched");
+    let child = Arc::new(telemetry::Child::register(&tasks(), "web"));
+    let sink = Arc::new(Sink::new("web", &child, None));
+    let settings = script("exec sleep 1000");
+    let run = Run::launch(launcher(), "web", &settings, &sink);
+    let mut run = run.await.expect("it can be launched");
     let Event::Notice(Notice::Started { pid }) = run.next().await else {
         panic!("the first event says that it started");
     };

@@ -2,8 +2,8 @@
 
 use crate::threads::ThreadRule;
 
-use super::table::Table;
-use super::value::Value;
+use crate::service::config::table::Table;
+use crate::service::config::value::Value;
 
 const EXAMPLE: &str = "[[threads.expected]] with name = \"pool-*\" and reason = \"…\"";
 /// The maximum length of a pattern, a function path or a reason, in characters.
@@ -12,7 +12,7 @@ const LONGEST: usize = 200;
 const MOST: usize = 100;
 
 /// Reads the section. Rules that could not be read are left out.
-pub(super) fn read(mut table: Table<'_>) -> Vec<ThreadRule> {
+pub(in crate::service::config) fn read(mut table: Table<'_>) -> Vec<ThreadRule> {
     let rules = table.or("expected", Vec::new(), |value| {
         let rules = value.list_up_to(MOST, "rules", EXAMPLE)?;
         Some(rules.iter().filter_map(rule).collect())

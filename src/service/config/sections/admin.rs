@@ -4,17 +4,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::problem::quoted;
-use super::table::Table;
-use super::value::Value;
-use super::{AdminSettings, ControlSocket};
+use crate::service::config::problem::quoted;
+use crate::service::config::table::Table;
+use crate::service::config::value::Value;
+use crate::service::config::{AdminSettings, ControlSocket};
 
 const EXAMPLE: &str = "listen = \"127.0.0.1:9464\"";
 /// The maximum number of allowed host names.
 const MOST: usize = 100;
 
 /// Reads the section. Host names that could not be read are left out.
-pub(super) fn read(mut table: Table<'_>) -> AdminSettings {
+pub(in crate::service::config) fn read(mut table: Table<'_>) -> AdminSettings {
     let default = AdminSettings::default();
     let listen = table.or("listen", default.listen, |value| {
         let text = value.text(EXAMPLE)?;

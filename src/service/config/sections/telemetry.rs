@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::admin::{LISTEN, parse_listen};
-use super::table::Table;
-use super::value::Value;
-use super::{ConsoleSettings, Endpoint, TelemetrySettings};
+use crate::service::config::table::Table;
+use crate::service::config::value::Value;
+use crate::service::config::{ConsoleSettings, Endpoint, TelemetrySettings};
 use crate::telemetry::Telemetry;
 
 /// Reads `[telemetry]`.
-pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
+pub(in crate::service::config) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
     let default = TelemetrySettings::default();
     let endpoint = table.or("endpoint", default.endpoint, |value| {
         match value.text("endpoint = \"http://127.0.0.1:4318\"")? {
@@ -35,7 +35,7 @@ pub(super) fn telemetry(mut table: Table<'_>) -> TelemetrySettings {
 }
 
 /// Reads `[console]`.
-pub(super) fn console(mut table: Table<'_>) -> ConsoleSettings {
+pub(in crate::service::config) fn console(mut table: Table<'_>) -> ConsoleSettings {
     let default = ConsoleSettings::default();
     let listen = table.or("listen", default.listen, listen);
     let retention = table.or("retention", default.retention, |value| {

@@ -1,0 +1,78 @@
+//! Commands that run once for another task, with the guard of a process: nothing of them is left
+//! behind, however they end.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{
+    ProcessSettings,
+    output::Sink,
+    run::{Event, Launcher, Run},
+    wire::Notice,
+};
+use crate::{TaskGroup, telemetry};
+
+/// A starter of commands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Commands(pub(super) Launcher);
+
+// === impl Commands ===
+
+impl Commands {
+    /// Runs a command until nothing of its tree is left. Its output is that of the process `name`.
+    ///
+    /// When `limit` is over, it is stopped within its stop budget.
+    ///
+    /// # Errors
+    /// The command cannot be started, does not end in time, or does not end with success.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills the whole tree.
+    pub(crate) async fn run(
+        &self,
+        name: &str,
+        settings: &ProcessSettings,
+        limit: Duration,
+        group: &TaskGroup,
+    ) -> Result<(), String> {
+        let child = Arc::new(telemetry::Child::register(group, name));
+        let sink = Arc::new(Sink::new(name, &child, None));
+        let run = Run::launch(&self.0, name, settings, &sink).await;
+        let mut run = run.map_err(|error| format!("cannot start its guardian: {error}"))?;
+        let mut over = pin!(sleep(limit));
+        let (mut is_late, mut is_empty) = (false, false);
+        let mut fault = Some("its helper processes were lost".to_owned());
+        loop {
+            let event = tokio::select! {
+                event = run.next() => event,
+                () = &mut over, if !is_late => {
+                    is_late = true;
+                    run.stop();
+                    continue;
+                }
+            };
+            match event {
+                Event::Closed => break,
+                Event::Notice(Notice::Started { pid }) => {
+                    child.started(pid, &settings.command.join(" "));
+                }
+                Event::Notice(Notice::Refused { why, .. }) => fault = Some(why),
+                Event::Notice(Notice::Exited { exit, .. }) => {
+                    child.ended(&exit.to_string());
+                    fault = (!settings.is_success(exit)).then(|| exit.to_string());
+                }
+                Event::Notice(Notice::Empty) => is_empty = true,
+                _ => {}
+            }
+        }
+        if !is_empty {
+            run.end_strays().await;
+        }
+        match fault {
+            _ if is_late => Err(format!("did not end within {limit:?}")),
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+}
