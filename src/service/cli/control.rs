@@ -202,11 +202,7 @@ pub(super) fn read<T: DeserializeOwned>(
 }
 
 /// Sends a request to the process, and returns the status and the body of its answer.
-pub(super) fn ask(
-    pid: u32,
-    method: Method,
-    path: &str,
-) -> Result<(StatusCode, Bytes), Unanswered> {
+pub(super) fn ask(pid: u32, method: Method, path: &str) -> Result<(StatusCode, Bytes), Unanswered> {
     ask_within(pid, method, path, PATIENCE)
 }
 
