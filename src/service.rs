@@ -101,27 +101,34 @@ fn run(
     if let Some(path) = runtime.control_socket() {
         tracing::debug!("control socket: {}", path.display());
     }
-    Ok(runtime.run(async |tasks| {
-        let (failed, mut failures) = mpsc::unbounded_channel();
-        let processes = start(config, &tasks, failed);
-        tasks.set_ready("start");
-        let names = tokio::select! {
-            names = tasks.until_draining(processes.given_up()) => names,
-            // The senders are gone when all of it is warm.
-            Some(failure) = failures.recv() => return Err(failure),
-        };
-        let Some(names) = names else {
-            return Ok(());
-        };
-        let what = format!("no process is left to run; given up: {}", names.join(", "));
-        if config.ends_when_given_up {
-            return Err(what);
-        }
-        tracing::error!("{what}");
-        tasks.set_unready("processes", &what);
-        tasks.draining().await;
-        Ok(())
-    }))
+    Ok(runtime.run(async |tasks| run_tasks(config, tasks).await))
+}
+
+/// Runs every declared task until the service is told to stop.
+///
+/// # Errors
+///
+/// Returns the failure that ends the service: of required prewarming, or of all processes.
+async fn run_tasks(config: &Config, tasks: TaskGroup) -> Result<(), String> {
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let processes = start(config, &tasks, failed);
+    tasks.set_ready("start");
+    let names = tokio::select! {
+        names = tasks.until_draining(processes.given_up()) => names,
+        // The senders are gone when all of it is warm.
+        Some(failure) = failures.recv() => return Err(failure),
+    };
+    let Some(names) = names else {
+        return Ok(());
+    };
+    let what = format!("no process is left to run; given up: {}", names.join(", "));
+    if config.ends_when_given_up {
+        return Err(what);
+    }
+    tracing::error!("{what}");
+    tasks.set_unready("processes", &what);
+    tasks.draining().await;
+    Ok(())
 }
 
 /// Spawns every declared task. Returns the processes. Failures of required prewarming go to `failed`.

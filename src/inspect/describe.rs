@@ -8,7 +8,7 @@ use super::chain::{Address, Chains, Tasks};
 use super::descriptors::Descriptors;
 use super::header::Tables;
 use super::other::Own;
-use super::program::{Certainty, Functions, Limits, of_kinds};
+use super::program::{Certainty, Functions, Limits, Program, of_kinds};
 use super::subject::{Description, Subject};
 use crate::stacks::awaits::type_name::shortened;
 use std::collections::BTreeMap;
@@ -32,24 +32,13 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
     let own = Own::open()?;
     let program = &own.program;
     let in_file = |functions: [u64; 7]| functions.map(|at| program.in_file(at));
-    let mut functions = Functions {
-        closures: program.symbols().closure_polls(),
-        ..Functions::default()
-    };
-    for subject in subjects {
-        let [poll, others @ ..] = in_file(subject.functions);
-        functions.polls.insert(poll);
-        functions.others.extend(others);
-    }
-    functions.others.sort_unstable();
-    functions.others.dedup();
     let limits = Limits {
         bytes: BYTES,
         until: Some(until.max(Instant::now() + NAMES)),
         // A type that is in none of the expected units is not known.
         is_whole: false,
     };
-    let types = program.types(functions, limits);
+    let types = program.types(functions_of(program, subjects), limits);
     let by_types = || Some(&types).filter(|types| !types.is_cut());
     let tables = subjects.iter();
     let tables = tables.map(|subject| (subject.table, in_file(subject.functions)));
@@ -101,14 +90,36 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
         read.push((future, of_subject));
     }
     // A chain may go on in another task, so all are read first.
-    let described = read.into_iter().map(|(future, of_subject)| {
-        let mut awaits: BTreeMap<String, u64> = BTreeMap::new();
-        for text in of_subject.into_iter().filter_map(|at| tasks.summary(at)) {
-            if awaits.len() < TEXTS || awaits.contains_key(&text) {
-                *awaits.entry(text).or_default() += 1;
-            }
-        }
-        Description { future, awaits }
+    let described = read.into_iter().map(|(future, of_subject)| Description {
+        future,
+        awaits: counted(of_subject.into_iter().filter_map(|at| tasks.summary(at))),
     });
     Ok(described.collect())
+}
+
+/// Returns the functions of the subjects, as addresses in the program's file.
+fn functions_of(program: &Program, subjects: &[Subject]) -> Functions {
+    let mut functions = Functions {
+        closures: program.symbols().closure_polls(),
+        ..Functions::default()
+    };
+    for subject in subjects {
+        let [poll, others @ ..] = subject.functions.map(|at| program.in_file(at));
+        functions.polls.insert(poll);
+        functions.others.extend(others);
+    }
+    functions.others.sort_unstable();
+    functions.others.dedup();
+    functions
+}
+
+/// Counts equal texts. At most [`TEXTS`] different ones are kept.
+fn counted(texts: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for text in texts {
+        if counts.len() < TEXTS || counts.contains_key(&text) {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    counts
 }

@@ -180,7 +180,7 @@ impl Blocks {
     /// Returns the place of the block with an address.
     fn place(&mut self, address: u64) -> &mut Block {
         let mask = self.kept.len() as u64 - 1;
-        let place = usize::try_from(address / BLOCK & mask).unwrap_or(0);
+        let place = usize::try_from((address / BLOCK) & mask).unwrap_or(0);
         let block = &mut self.kept[place];
         if block.generation != self.generation {
             block.generation = self.generation;

@@ -340,7 +340,7 @@ fn a_file_just_within_the_bound_is_read() {
 fn a_valid_file_is_answered_with_a_summary() {
     let folder = folder_with(
         "[service]\nname = \"orders\"\n[shutdown]\ndrain = \"4s\"\n\
-         [tasks.proxy]\nkind = \"process\"\ncommand = [\"proxy\"]\nready = { endpoint = \"db\" }\n\
+         [tasks.proxy]\nkind = \"process\"\ncommand = [\"true\"]\nready = { endpoint = \"db\" }\n\
          [tasks.db]\nkind = \"endpoint\"\ncheck = { tcp = \"127.0.0.1:5432\" }\n\
          [tasks.watch]\nkind = \"resources\"\n",
     );
@@ -604,10 +604,21 @@ fn environment_variables_are_replaced_in_strings() {
         "{good:?}"
     );
     let bad = check(Some("d b"));
-    assert!(text(&bad.stderr).contains("\"d b:5432\""), "{bad:?}");
+    assert!(
+        text(&bad.stderr).contains("\"d b\" is not a host"),
+        "{bad:?}"
+    );
     let unset = check(None);
     assert_eq!(unset.status.code(), Some(78));
-    insta::assert_snapshot!(text(&unset.stderr), @"");
+    insta::assert_snapshot!(text(&unset.stderr), @r#"
+    services.toml:5:17: tasks.db.check.tcp: the environment variable DB_HOST is not set
+      |
+    5 | check = { tcp = "${DB_HOST}:${DB_PORT:-5432}" }
+      |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      = set it, or write ${DB_HOST:-default}; for the text itself, write $${DB_HOST}
+
+    services.toml: 1 problem, nothing was started
+    "#);
 }
 
 #[test]
@@ -622,5 +633,11 @@ fn check_warns_of_programs_and_folders_that_do_not_exist() {
     let folder = folder_with(config);
     let checked = headcount(folder.path(), &["check", "services.toml"]);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
-    insta::assert_snapshot!(text(&checked.stderr), @"");
+    insta::assert_snapshot!(text(&checked.stderr), @"
+    services.toml: tasks.a.command: warning: there is no program no-such-program in PATH
+    services.toml: tasks.b.command: warning: ./services.toml cannot be executed
+    services.toml: tasks.c.command: warning: there is no program /missing
+    services.toml: tasks.d.working_folder: warning: there is no folder no/such
+    services.toml: tasks.f.command: warning: there is no program true in PATH
+    ");
 }

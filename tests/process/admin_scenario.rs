@@ -175,7 +175,7 @@ async fn page(tasks: TaskGroup, address: SocketAddr) {
     db.told(15);
     db.set_state("stopping");
     // Until the end of the service.
-    std::mem::forget((db, web, mailer));
+    Box::leak(Box::new((db, web, mailer)));
 }
 
 /// Blocks every worker until standard input is closed.

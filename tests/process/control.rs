@@ -313,7 +313,7 @@ fn a_process_that_was_stopped_by_hand_stays_so_and_is_no_failure() {
     );
     let answer = service.get("/readyz");
     assert!(
-        answer.ends_with("not ready: process web: stopped on request\n"),
+        answer.contains("\r\n\r\nnot ready: process web: stopped on request\n"),
         "{answer}"
     );
     // Another that depends on it waits, and goes on when it is back.
@@ -324,7 +324,7 @@ fn a_process_that_was_stopped_by_hand_stays_so_and_is_no_failure() {
     let said = service.web("start");
     assert_eq!(said, "process N: process/web: started, pid N\n");
     service.program.has_said("started task=late");
-    until(|| service.get("/readyz").ends_with("\r\nready\n"));
+    until(|| service.get("/readyz").contains("\r\n\r\nready\n"));
     let said = service.web("start");
     assert_eq!(
         said,

@@ -151,15 +151,14 @@ fn a_service_is_shown_by_its_black_box_and_keys_change_the_view() {
     let service = serve();
     let pid = service.program.pid();
     let mut top = Top::start(pid, 80, &[]);
-    let screen =
-        top.until(|screen| screen.contains("process/sleeps") && screen.contains("resources"));
+    let screen = top.until(|screen| screen.contains("process/sleeps") && screen.contains("q quit"));
+    assert!(screen.contains("resources"), "{screen}");
     assert!(
         screen.starts_with(&format!(
             "orders (pid {pid}), running, read by black box and attach"
         )),
         "{screen}"
     );
-    assert!(screen.contains("q quit"), "{screen}");
     assert!(top.is_raw());
     top.press("/slee");
     top.until(|screen| !screen.contains("resources") && screen.contains("process/sleeps"));

@@ -46,6 +46,8 @@ fn find(settings: &ProcessSettings) -> Result<(), String> {
     if program.contains('/') {
         let folder = settings.working_folder.as_deref();
         let path = folder.unwrap_or(Path::new("")).join(program);
+        // Without a `.` in the middle.
+        let path: PathBuf = path.components().collect();
         return match fs::metadata(&path) {
             Ok(_) if is_program(&path) => Ok(()),
             Ok(_) => Err(format!("{} cannot be executed", path.display())),

@@ -150,6 +150,8 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "server",
         "worker",
         "warm-up",
+        "warm",
+        "progress",
     ];
     assert_eq!(names, declared);
     assert_eq!(config.runtime.worker_threads, Some(2));

@@ -257,15 +257,17 @@ fn records_beyond_the_queue_are_counted() {
     let (queue_full, shutdown) = (dropped("queue_full"), dropped("shutdown"));
     assert_eq!(queue_full + shutdown, 106);
     assert!((3..=6).contains(&shutdown), "{shutdown} were given up");
-    // The report counts those that were lost before its flush, too.
+    // The report counts those that were lost before its flush, too. An exporter that does not get a
+    // processor in time counts those of the flush only after the report.
     let lost = &report.lost_records["traces"];
-    assert_eq!(
-        (lost["queue_full"], lost["shutdown"]),
-        (queue_full, shutdown)
-    );
+    assert_eq!(lost["queue_full"], queue_full);
+    let is_late = report.to_text(false).contains("no answer in time");
+    let told = lost["shutdown"];
+    assert!(told == shutdown || is_late && told < shutdown, "{report}");
     let line = format!(
-        "├─ ! 106 spans were lost in this run: the queue was full ({queue_full}), \
-         the flush at the end could not send them ({shutdown})\n"
+        "├─ ! {} spans were lost in this run: the queue was full ({queue_full}), \
+         the flush at the end could not send them ({told})\n",
+        queue_full + told
     );
     assert!(report.to_text(false).contains(&line), "{report}");
 }

@@ -20,6 +20,13 @@ fn get(address: &str, path: &str) -> (u16, String) {
     (status.parse().expect("a number"), body.to_owned())
 }
 
+/// Returns the status of `/readyz` and its first line. A line for each process and endpoint follows.
+fn readyz(address: &str) -> (u16, String) {
+    let (status, body) = get(address, "/readyz");
+    let first = body.lines().next().expect("it says something");
+    (status, format!("{first}\n"))
+}
+
 /// Returns the address of the admin server, which the log names first.
 fn admin(program: &mut Program) -> String {
     let line = program.error_line("admin server: http://");
@@ -95,13 +102,13 @@ fn a_service_is_not_ready_until_each_required_process_is() {
     let admin = admin(&mut program);
     announced(&mut program, "up");
     assert_eq!(
-        get(&admin, "/readyz"),
+        readyz(&admin),
         (503, "not ready: process web: not ready yet\n".to_owned())
     );
 
     std::fs::write(&gate, "\n").expect("it is read");
 
-    until(|| get(&admin, "/readyz") == (200, "ready\n".to_owned()));
+    until(|| readyz(&admin) == (200, "ready\n".to_owned()));
     program.stop(Signal::TERM).assert_code(0);
 }
 
@@ -117,15 +124,15 @@ fn a_required_process_whose_endpoint_goes_down_is_not_ready_any_more() {
         );
     let (mut program, _folder) = run(&tasks, &[]);
     let admin = admin(&mut program);
-    until(|| get(&admin, "/readyz").0 == 200);
+    until(|| readyz(&admin).0 == 200);
 
     server.set(false);
 
     let reason = "not ready: process app: its endpoint up is down\n";
-    until(|| get(&admin, "/readyz") == (503, reason.to_owned()));
+    until(|| readyz(&admin) == (503, reason.to_owned()));
     program.has_said("not ready any more: its endpoint up is down task=app");
     server.set(true);
-    until(|| get(&admin, "/readyz").0 == 200);
+    until(|| readyz(&admin).0 == 200);
     program.has_said("ready again: its endpoint up is up task=app");
     program.stop(Signal::TERM).assert_code(0);
 }
@@ -210,7 +217,7 @@ fn a_service_may_stay_without_its_processes_but_is_not_ready() {
     let admin = admin(&mut program);
     program.error_line("no process is left to run; given up: web");
     let reason = "not ready: processes: no process is left to run; given up: web\n";
-    until(|| get(&admin, "/readyz") == (503, reason.to_owned()));
+    until(|| readyz(&admin) == (503, reason.to_owned()));
     program.stop(Signal::TERM).assert_code(0);
 }
 

@@ -64,9 +64,12 @@ pub(super) struct Coroutine {
     name: Rc<str>,
     pub(super) function: Rc<str>,
     pub(super) is_of_tokio: bool,
-    /// By the number of the state. The error is a state in which nothing is awaited, in words.
-    states: RefCell<FxHashMap<u64, Result<Rc<Suspended>, Rc<str>>>>,
+    /// By the number of the state.
+    states: RefCell<FxHashMap<u64, State>>,
 }
+
+/// A state of a coroutine. The error is a state in which nothing is awaited, in words.
+type State = Result<Rc<Suspended>, Rc<str>>;
 
 /// The state of a coroutine at one of its awaits. Offsets are from the beginning of the coroutine.
 #[derive(Debug)]
@@ -163,11 +166,7 @@ impl Chains<'_, '_> {
 
     /// Returns what a coroutine awaits and holds in a state. The error is a state in which nothing is
     /// awaited, in words.
-    pub(super) fn suspended(
-        &self,
-        coroutine: &Coroutine,
-        state: u64,
-    ) -> Result<Rc<Suspended>, Rc<str>> {
+    pub(super) fn suspended(&self, coroutine: &Coroutine, state: u64) -> State {
         let known = coroutine.states.borrow().get(&state).cloned();
         known.unwrap_or_else(|| {
             let suspended = self.make_suspended(coroutine, state).ok_or_else(|| {

@@ -276,7 +276,7 @@ mod tests {
             [
                 pair("web.log", "six\n"),
                 pair("web.log.1", "a long line of it\n"),
-                pair("web.log.2", "three\nfour\n"),
+                pair("web.log.2", "four\n"),
             ]
         );
         // The next run goes on where this one ended.
