@@ -34,6 +34,7 @@ pub(crate) fn serve() -> Service {
     command.env("XDG_RUNTIME_DIR", folder.path());
     let mut program = Program::start(command);
     program.error_line("headcount::process: ready");
+    program.has_said("headcount::progress: the service is ready");
     Service { program, folder }
 }
 
@@ -77,8 +78,8 @@ fn a_service_that_answers_is_asked_and_one_that_is_stopped_is_read_by_both_other
     let mut service = serve();
     let pid = service.program.pid().to_string();
     let tasks = ["main", "resources", "process/sleeps"];
-    // With the tasks of the service itself: `progress` and `process/starter`.
-    until(|| json(&["ps", &pid])["tasks"] == 5);
+    // With a task of the service itself, `process/starter`, and once its task `progress` has ended.
+    until(|| json(&["ps", &pid])["tasks"] == 4);
     for verb in ["ps", "tree"] {
         let picture = json(&[verb, &pid]);
         assert_eq!(picture["by"], "control socket", "{picture}");
@@ -86,7 +87,7 @@ fn a_service_that_answers_is_asked_and_one_that_is_stopped_is_read_by_both_other
             (&picture["service"], &picture["phase"]),
             (&"orders".into(), &"running".into())
         );
-        assert_eq!(picture["tasks"], 5, "{picture}");
+        assert_eq!(picture["tasks"], 4, "{picture}");
         assert_eq!(ways(&picture, &tasks), ["control socket"; 3]);
     }
     let tree = said(&["tree", &pid]);
@@ -98,7 +99,7 @@ fn a_service_that_answers_is_asked_and_one_that_is_stopped_is_read_by_both_other
     let boxed = json(&["ps", &pid, "--by", "black-box"]);
     assert_eq!(
         (&boxed["by"], &boxed["tasks"]),
-        (&"black box".into(), &3.into())
+        (&"black box".into(), &4.into())
     );
     let attached = json(&["ps", &pid, "--by", "attach"]);
     assert_eq!(
@@ -139,7 +140,7 @@ fn the_services_of_the_user_are_listed_with_their_names_and_phases() {
         let services = services.as_array().expect("a list").clone();
         services.into_iter().find(|service| service["pid"] == pid)
     };
-    until(|| row().is_some_and(|seen| seen["tasks"] == 5));
+    until(|| row().is_some_and(|seen| seen["tasks"] == 4));
     let seen = row().expect("it is listed");
     assert_eq!(
         (&seen["service"], &seen["phase"]),
@@ -153,7 +154,7 @@ fn the_services_of_the_user_are_listed_with_their_names_and_phases() {
         .lines()
         .find(|line| line.trim_start().starts_with(&pid.to_string()));
     let words: Vec<&str> = line.expect("it is listed").split_whitespace().collect();
-    assert_eq!(&words[1..4], ["orders", "stopped", "3"]);
+    assert_eq!(&words[1..4], ["orders", "stopped", "4"]);
     service.program.signal(Signal::CONT);
     service.program.stop(Signal::TERM).assert_code(0);
     assert_eq!(row(), None);
