@@ -90,9 +90,14 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
         read.push((future, of_subject));
     }
     // A chain may go on in another task, so all are read first.
-    let described = read.into_iter().map(|(future, of_subject)| Description {
-        future,
-        awaits: counted(of_subject.into_iter().filter_map(|at| tasks.summary(at))),
+    let described = read.into_iter().map(|(future, of_subject)| {
+        let mut read = of_subject.iter().copied();
+        let own = read.find(|at| tasks.is_in_program(*at));
+        Description {
+            future,
+            awaits: counted(of_subject.iter().filter_map(|at| tasks.summary(*at))),
+            in_program: own.and_then(|at| tasks.summary(at)),
+        }
     });
     Ok(described.collect())
 }

@@ -27,6 +27,8 @@ pub(crate) struct Description {
     pub(crate) future: Option<String>,
     /// The numbers of tasks by what they await.
     pub(crate) awaits: BTreeMap<String, u64>,
+    /// The first of them that is in the program's own code.
+    pub(crate) in_program: Option<String>,
 }
 
 /// Returns the type of the future of tasks with this table, if it was read before.

@@ -4,7 +4,10 @@
 //! A task that had no turn is no culprit. Nor is a thread or a process whose task is named already.
 
 use super::alike::alike;
-use super::{CancelLayer, ChildRow, Frame, KindRow, Report, ThreadRow, brief, row, stack, times};
+use super::{
+    CancelLayer, ChildRow, Frame, KindRow, Report, ThreadRow, UntrackedRow, brief, row, stack,
+    times,
+};
 use crate::task::TaskKind;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -27,6 +30,14 @@ const CALLS: [(&str, &str, &str); 15] = [
     ("thread", "sleep", "sleeping"),
     ("thread", "park", "parked"),
     ("runtime", "block_on", "blocked in block_on"),
+];
+
+/// Parts of the names of functions in which a server waits for its connections to end. Each connection
+/// is an untracked task, with the handler of its request in it.
+const SERVERS: [&str; 3] = [
+    "axum::serve",
+    "hyper_util::server",
+    "tonic::transport::server",
 ];
 
 /// Returns the verdict; `None` if there is no culprit.
@@ -67,10 +78,44 @@ fn culprits(report: &Report) -> Vec<String> {
         .collect();
     let (left, killed) = of_processes(report, &named);
     culprits.extend(left);
-    culprits.extend(ignored.map(|task| of_task(report, task)));
+    let held = of_connections(report, ignored.clone());
+    let obeyed = |task: &&KindRow| !held.is_empty() && is_server(task);
+    let ignored: Vec<&KindRow> = ignored.filter(|task| !obeyed(task)).collect();
+    let is_named = |row: &UntrackedRow| !held.is_empty() && row.in_program.is_some();
+    let untracked: Vec<String> = of_untracked(&report.cancel, is_named).collect();
+    culprits.extend(held);
+    culprits.extend(ignored.into_iter().map(|task| of_task(report, task)));
     culprits.extend(killed);
-    culprits.extend(of_untracked(&report.cancel));
+    culprits.extend(untracked);
     culprits
+}
+
+/// Returns true if the task waits for the connections of a server to end.
+fn is_server(task: &KindRow) -> bool {
+    let frames = task.awaits().into_iter().flatten().flatten();
+    let mut functions = frames.map(|frame| &*frame.function);
+    functions.any(|function| SERVERS.iter().any(|part| function.contains(part)))
+}
+
+/// Returns a sentence for each kind of untracked task that waits in the program's own code while a
+/// server waits for its connections. The server did what it was told.
+fn of_connections<'a>(
+    report: &Report,
+    mut ignored: impl Iterator<Item = &'a KindRow>,
+) -> Vec<String> {
+    let Some(server) = ignored.find(|task| is_server(task)) else {
+        return Vec::new();
+    };
+    let held = brief(server.draining.unwrap_or(report.total));
+    let rows = report.cancel.untracked.iter().flatten();
+    let rows = rows.filter(|row| row.dropped + row.live > 0);
+    rows.filter_map(|row| {
+        let awaits = row.in_program.as_deref()?;
+        let count = super::count(row.dropped + row.live, "untracked task");
+        let server = server.path();
+        Some(format!("{awaits}, in {count}, held {server} for {held}"))
+    })
+    .collect()
 }
 
 /// Returns the sentences about processes that are still there, and about those that had to be killed.
@@ -124,9 +169,14 @@ fn of_killed(ended: &ChildRow) -> Option<String> {
 
 /// Returns a sentence for each spawn site of untracked tasks that were dropped, or that hold a worker.
 /// Tasks for which no worker is free are not to blame.
-fn of_untracked(layer: &CancelLayer) -> impl Iterator<Item = String> {
+/// Those that are named elsewhere are left out.
+fn of_untracked(
+    layer: &CancelLayer,
+    is_named: impl Fn(&UntrackedRow) -> bool,
+) -> impl Iterator<Item = String> {
     let lingers = layer.lingering_untracked() > 0;
     let sites = layer.untracked.iter().flatten();
+    let sites = sites.filter(move |site| !is_named(site));
     sites.filter_map(move |site| {
         let live = if lingers { site.live } else { 0 };
         if site.dropped + live == 0 {

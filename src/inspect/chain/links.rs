@@ -74,6 +74,14 @@ impl Tasks {
         self.all[at].tree.as_deref()
     }
 
+    /// Returns true if the task awaits something in the program's own code.
+    pub(crate) fn is_in_program(&self, at: usize) -> bool {
+        let mut own = Vec::new();
+        let tree = self.all[at].tree.as_ref();
+        tree.inspect(|tree| innermost(&tree.roots, 0, Hold::Awaited, &mut own));
+        own.iter().any(|frame| frame.hold == Hold::Awaited)
+    }
+
     /// Describes in one line where a task waits, and for what; `None` if its chains were not read.
     pub(crate) fn summary(&self, at: usize) -> Option<String> {
         let roots = &self.all[at].tree.as_ref()?.roots;

@@ -54,6 +54,8 @@ pub struct UntrackedRow {
     /// (src/db.rs:12), waiting for a Mutex`. Needs the feature `stacks`, and types in the debug
     /// information (`debug = 2`). Only in reports and dumps; at most 100 tasks of a row are read.
     pub awaits: BTreeMap<String, u64>,
+    /// The first of `awaits` that is in the program's own code, and not in a library.
+    pub(crate) in_program: Option<String>,
     /// The number of live tasks. In the JSON of a report: `lingering`.
     pub live: u64,
     /// The number of live tasks that a thread is polling.
@@ -231,6 +233,7 @@ impl UntrackedTasks {
                 if key.table == *table {
                     row.future.clone_from(&description.future);
                     row.awaits.clone_from(&description.awaits);
+                    row.in_program.clone_from(&description.in_program);
                 }
             }
         }
@@ -243,6 +246,7 @@ impl UntrackedTasks {
             if let Some((_, like)) = described.find(|(of, _)| of.table == key.table) {
                 row.future = row.future.take().or_else(|| like.future.clone());
                 row.awaits.clone_from(&like.awaits);
+                row.in_program.clone_from(&like.in_program);
             }
         }
     }
@@ -320,6 +324,7 @@ impl UntrackedTasks {
             if let Some((_, old)) = before.rows.iter().find(same) {
                 row.future = row.future.take().or_else(|| old.future.clone());
                 row.awaits.clone_from(&old.awaits);
+                row.in_program.clone_from(&old.in_program);
             }
             let ended = self.ended.get(&key.site).copied().unwrap_or(0);
             let ended_before = before.ended.get(&key.site).copied().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! The verdict about child processes and untracked tasks.
 
 use super::{report, task, thread};
-use crate::report::{ChildRow, Report, UntrackedRow, verdict};
+use crate::report::{ChildRow, Frame, Report, UntrackedRow, verdict};
 use crate::task::TaskKind;
 use std::panic::Location;
 
@@ -113,4 +113,39 @@ fn untracked_tasks_for_which_no_worker_is_free_are_not_to_blame() {
     assert_eq!(verdict::of(&report), Some(held));
     let row = format!("✗ untracked ×5  spawned {spawned}, 3 still alive");
     assert!(report.to_text(false).contains(&row), "{report}");
+}
+
+#[test]
+fn a_server_that_waits_for_its_connections_is_not_to_blame() {
+    let mut server = task("serve", None, Vec::new());
+    let frame = Frame::bare("axum::serve::WithGracefulShutdown<L, M, S, F>::run::{async_fn#0}");
+    server.rows[0].awaits = Some(vec![vec![frame]]);
+    let mut report = report(vec![server], Vec::new());
+    let awaits = "orders::report (src/main.rs:34), waiting for tcp 10.0.0.7:9 to be readable";
+    report.cancel.untracked = Some(vec![
+        UntrackedRow {
+            dropped: 3,
+            ..UntrackedRow::default()
+        },
+        UntrackedRow {
+            dropped: 1,
+            in_program: Some(awaits.to_owned()),
+            ..UntrackedRow::default()
+        },
+    ]);
+    let held = format!("{awaits}, in 1 untracked task, held http/serve for 5.0s; and 1 more");
+    assert_eq!(verdict::of(&report), Some(held));
+    // Without a handler in the program's own code, the server is all that is known.
+    report.cancel.untracked = Some(Vec::new());
+    let verdict = verdict::of(&report).expect("a culprit");
+    assert!(verdict.starts_with("http/serve ("), "{verdict}");
+    // Another task is to blame itself.
+    report.drain.ignored[0].rows[0].awaits = None;
+    report.cancel.untracked = Some(vec![UntrackedRow {
+        dropped: 1,
+        in_program: Some(awaits.to_owned()),
+        ..UntrackedRow::default()
+    }]);
+    let verdict = verdict::of(&report).expect("a culprit");
+    assert!(verdict.starts_with("http/serve ("), "{verdict}");
 }
