@@ -3,6 +3,8 @@
 //! Tokio panics if a worker cannot be started, and the unwinding waits for the workers that were.
 //! A trial returns an error instead, and leaves nothing behind.
 
+#[cfg(target_os = "linux")]
+use crate::audit::room;
 use crate::threads::{self, ThreadHandle};
 use std::io;
 use std::path::Path;
@@ -65,7 +67,9 @@ pub(super) fn try_start(root: u64, threads: usize) -> io::Result<()> {
 fn try_memory() -> io::Result<()> {
     let told = std::env::var("RUST_MIN_STACK").ok();
     let stack: usize = told.and_then(|bytes| bytes.parse().ok()).unwrap_or(STACK);
-    crate::audit::room::try_map(stack.saturating_add(BESIDES))
+    room::try_map(stack.saturating_add(BESIDES), false)?;
+    // Of the heap only what is used becomes writable.
+    room::try_map(stack, true)
 }
 
 /// Does nothing: only the memory of Linux is tried.

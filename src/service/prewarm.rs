@@ -150,6 +150,10 @@ impl Steps {
                 // The semaphore is never closed.
                 let _place = places.acquire_owned().await.ok();
                 let group = steps.group.clone();
+                if matches!(step, Step::Command(_)) {
+                    // It is stopped by the drain itself.
+                    return steps.run_one(step).await;
+                }
                 let ran = group.until_draining(steps.run_one(step)).await;
                 ran.unwrap_or_else(|| Err("the service is stopping".to_owned()))
             });

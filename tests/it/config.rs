@@ -608,6 +608,12 @@ fn environment_variables_are_replaced_in_strings() {
         text(&bad.stderr).contains("\"d b\" is not a host"),
         "{bad:?}"
     );
+    // A longer value may be a secret.
+    let secret = check(Some("s3cret value"));
+    assert!(
+        text(&secret.stderr).contains("\"…\" is not a host"),
+        "{secret:?}"
+    );
     let unset = check(None);
     assert_eq!(unset.status.code(), Some(78));
     insta::assert_snapshot!(text(&unset.stderr), @r#"

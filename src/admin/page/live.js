@@ -5,6 +5,7 @@ const POLL = 2000;
 // The time without an event after which the data is called stale.
 const SILENCE = 5000;
 let source = null;
+let isPolling = false;
 let lastState = 0;
 let failedSince = null;
 let lists = null;
@@ -68,16 +69,23 @@ function listen() {
   });
 }
 
-// Asks for what the stream would bring, until there is a stream.
+// Asks for what the stream would bring, until there is a stream. There is at most one such loop.
 async function poll() {
-  if (source && source.readyState === EventSource.OPEN) return;
+  if (isPolling) return;
+  isPolling = true;
+  await pollOnce();
+}
+
+async function pollOnce() {
+  isPolling = !(source && source.readyState === EventSource.OPEN);
+  if (!isPolling) return;
   try {
     const [runtime, children, endpoints] = await Promise.all([get("/api/runtime"), get("/api/children"), get("/api/endpoints")]);
     show({ timestamp_seconds: Date.now() / 1000, runtime, children, endpoints });
   } catch (error) {
     isLost(error.message);
   }
-  setTimeout(poll, POLL);
+  setTimeout(pollOnce, POLL);
 }
 
 // Reads the lists every two seconds while the page is visible.

@@ -68,7 +68,10 @@ impl Config {
         // A value without its variables would be a problem of its own.
         let lacks_variables = !guessed && {
             let before = problems.count();
-            let variable = |name: &str| std::env::var(name).ok();
+            let variable = |name: &str| {
+                let value = std::env::var(name).ok();
+                value.inspect(|value| problems.hide_inserted(value))
+            };
             variables::replace(document.get_mut(), &problems, &variable);
             problems.count() > before
         };

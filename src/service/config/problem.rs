@@ -18,6 +18,8 @@ use crate::text::{plain, without_user_info};
 
 /// The maximum number of problems that are listed; the rest is only counted.
 const LISTED: usize = 50;
+/// The fewest characters of an environment variable's value that is not shown.
+const SECRET: usize = 4;
 /// The maximum number of characters of a source line or a value that are shown.
 const SHOWN: usize = 100;
 
@@ -43,6 +45,8 @@ pub(super) struct Problems {
     found: RefCell<Vec<Problem>>,
     /// The number of problems that were only counted.
     more: Cell<usize>,
+    /// The values of environment variables that are in the document. They are not shown.
+    inserted: RefCell<Vec<String>>,
     /// The byte ranges of values of unknown keys that may be secret.
     secrets: RefCell<Vec<Range<usize>>>,
 }
@@ -103,6 +107,14 @@ impl Problems {
         secrets::of_unknown(key, value, &mut self.secrets.borrow_mut());
     }
 
+    /// Hides the value of an environment variable in all problems. One of fewer than four characters,
+    /// such as a port's, is shown.
+    pub(super) fn hide_inserted(&self, value: &str) {
+        if value.chars().count() >= SECRET {
+            self.inserted.borrow_mut().push(value.to_owned());
+        }
+    }
+
     /// Returns the number of problems so far, including those that are only counted.
     ///
     /// If two calls return the same number, everything read between them was valid.
@@ -133,6 +145,12 @@ impl Problems {
             return Ok(());
         }
         problems.sort_by_key(|problem| problem.at.start);
+        for value in self.inserted.into_inner() {
+            for problem in &mut problems {
+                hide_value(&mut problem.what, &value);
+                hide_value(&mut problem.help, &value);
+            }
+        }
         Err(ConfigError {
             origin: origin.to_owned(),
             text: text.to_owned(),
@@ -296,6 +314,18 @@ pub(super) fn quoted(text: &str) -> String {
     }
     shown.push('"');
     shown
+}
+
+/// Replaces a value by `…`, and its beginning where the text was cut within it.
+fn hide_value(text: &mut String, value: &str) {
+    for shown in [value.to_owned(), value.escape_debug().to_string()] {
+        *text = text.replace(&shown, "…");
+        let ends = shown.char_indices().take(SHOWN).skip(1);
+        let ends: Vec<usize> = ends.map(|(end, _)| end).collect();
+        for end in ends.into_iter().rev() {
+            *text = text.replace(&format!("{}…", &shown[..end]), "…");
+        }
+    }
 }
 
 /// Returns the name that is most similar to `written`, for a "did you mean" hint.

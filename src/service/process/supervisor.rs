@@ -303,6 +303,7 @@ impl Supervisor {
     ) -> ControlFlow<Result<State, Failure>> {
         if let End::Failure { fault, .. } = &end
             && fault.is_own_limit()
+            && self.pending.is_none()
         {
             return self.hindered(fault, restarts).await;
         }

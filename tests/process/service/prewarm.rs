@@ -78,3 +78,16 @@ fn a_step_that_takes_too_long_leaves_nothing_behind() {
     warming.assert_ends();
     program.stop(Signal::TERM).assert_code(0);
 }
+
+/// The report said that the command may still be alive, and the exit code was 3.
+#[test]
+fn a_command_that_runs_when_the_service_stops_is_stopped_too() {
+    let slow = "commands = [[\"sh\", \"-c\", \"echo up $$; exec sleep 1000\"]]\n";
+    let (mut program, _folder) = run(&prewarm(slow), &[]);
+    let warming = super::announced(&mut program, "up");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    warming.assert_ends();
+    assert!(!ended.report().contains("may still be alive"), "{ended:#?}");
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}

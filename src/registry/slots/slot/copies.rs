@@ -45,6 +45,8 @@ pub(crate) fn of_copies(copies: [&[u8]; 3]) -> Option<Reading> {
 
 /// The number of words from the waker of a slot to its end.
 pub(crate) const WAKER_WORDS: usize = (size_of::<Slot>() - offset_of!(Slot, waker)) / 8;
+/// No memory is mapped below this address (`vm.mmap_min_addr`, proc_sys_vm(5)).
+const LOWEST: u64 = 0x1_0000;
 
 /// Returns the words of the waker in a copy of a slot. If the slot has a waker, one of them is the
 /// address of its task; which one is up to the compiler.
@@ -53,6 +55,10 @@ pub(crate) fn waker_words(copy: &[u8]) -> [u64; WAKER_WORDS] {
     let bytes = copy.get(offset_of!(Slot, waker)..).unwrap_or_default();
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
         *word = u64::from_ne_bytes(*bytes);
+    }
+    // A waker is two pointers. A slot without one keeps the data of an earlier waker in one word.
+    if words.iter().filter(|word| **word >= LOWEST).count() < 2 {
+        return [0; WAKER_WORDS];
     }
     words
 }

@@ -7,6 +7,7 @@
 //! Lines are written as they were printed, each with a line feed. Before a file would exceed its size,
 //! `web.log` becomes `web.log.1`, `web.log.1` becomes `web.log.2`, and the oldest is removed.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
@@ -218,9 +219,22 @@ impl Open {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        // The lines may hold secrets. A pipe without a reader would block the thread of all files.
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        let data = file.metadata()?;
+        if !data.is_file() {
+            // It would be renamed when it is rotated.
+            return Err(io::Error::other("it is no regular file"));
+        }
+        Ok(Self {
+            file,
+            size: data.len(),
+        })
     }
 }
 
