@@ -163,15 +163,17 @@ fn tasks_that_stay_are_in_every_look_while_others_come_and_go() {
             }
         }
     });
+    let mut whole = 0;
     for _ in 0..200 {
         let look = reader.look(runtime.handle(), bounds());
-        let ids = ids(&look);
-        assert!(
-            stay.is_subset(&ids),
-            "{} missing",
-            stay.difference(&ids).count()
-        );
+        // A thread that had to wait for a processor finds cells reused for tasks of other lists. The look
+        // then says that it is not whole.
+        if look.is_whole() {
+            assert!(stay.is_subset(&ids(&look)), "{look:?}");
+            whole += 1;
+        }
     }
+    assert!(whole > 0, "no look was whole");
     stop.send(true).expect("it runs");
     runtime.block_on(churn).expect("it ends");
 }
