@@ -43,9 +43,9 @@ pub(crate) fn full() -> Response {
     in_a_second(text(StatusCode::SERVICE_UNAVAILABLE, FULL))
 }
 
-/// Returns the response to a request that comes too early, as JSON.
-pub(crate) fn later(why: &str) -> Response {
-    in_a_second(error(StatusCode::SERVICE_UNAVAILABLE, why))
+/// Returns the response to a request that may be sent again later, as JSON.
+pub(crate) fn later(status: StatusCode, why: &str) -> Response {
+    in_a_second(error(status, why))
 }
 
 /// Adds the time after which the request may be sent again.

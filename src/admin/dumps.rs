@@ -70,7 +70,7 @@ impl Dumps {
         };
         let dumping = match self.begin() {
             Ok(dumping) => dumping,
-            Err(why) => return later(why),
+            Err(why) => return later(StatusCode::TOO_MANY_REQUESTS, why),
         };
         let is_public = self.is_public;
         let (tell, told) = oneshot::channel();

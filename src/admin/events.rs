@@ -99,7 +99,10 @@ pub(super) fn answer(events: &Arc<Events>, metrics: &Metrics, place: Arc<Place>)
     let one = Arc::clone(&events.streams);
     // The count is changed on the thread of the server only, apart from the end of the runtime.
     if Arc::strong_count(&one) > STREAMS + 1 {
-        return later("too many event streams are open");
+        return later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many event streams are open",
+        );
     }
     place.streams();
     let mut ticks = interval(EVERY);

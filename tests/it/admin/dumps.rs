@@ -35,7 +35,7 @@ fn dumps_are_at_most_one_a_second() {
             let first = client.get("/api/dump?format=text");
             assert!(first.body.starts_with("headcount test: dump, running\n"));
             let second = client.get("/api/dump");
-            assert_eq!(second.status, 503, "{second:?}");
+            assert_eq!(second.status, 429, "{second:?}");
             assert_eq!(second.header("retry-after"), Some("1"));
             let why = "{\"error\":\"a dump was taken less than a second ago\"}";
             assert_eq!(second.body, why);
