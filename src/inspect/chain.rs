@@ -50,7 +50,7 @@ pub(crate) struct Chains<'a, 'p> {
     descriptors: &'a Descriptors,
     /// The time of the monotonic clock, to which the deadlines of timers are compared.
     now: Duration,
-    /// Whether values of a type can hold something that waits.
+    /// True for a type whose values can hold something that waits.
     can_wait: RefCell<FxHashMap<Type, bool>>,
     plans: RefCell<FxHashMap<Type, Rc<Plan>>>,
     /// The words for a leaf by the types of tokio's futures around it.

@@ -11,7 +11,7 @@ pub(crate) struct Line {
     /// The number of nodes around it.
     pub(crate) level: usize,
     pub(crate) kind: Kind,
-    /// Whether it is a frame of the program's own code.
+    /// True for a frame of the program's own code.
     pub(crate) is_own: bool,
     pub(crate) text: String,
 }

@@ -69,13 +69,13 @@ fn begin_of(memory: &Memory, program: &File, path: &str) -> Option<u64> {
 /// Facts by which a refusal is explained.
 #[derive(Debug, Default)]
 struct Facts {
-    /// Whether the process has a folder in `/proc`.
+    /// True if the process has a folder in `/proc`.
     exists: bool,
     /// The user of the process, and that of this one.
     users: Option<(u32, u32)>,
     /// `kernel.yama.ptrace_scope`.
     yama: u32,
-    /// Whether `/proc` hides the processes of other users.
+    /// True if `/proc` hides the processes of other users.
     hides: bool,
 }
 

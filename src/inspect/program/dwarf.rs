@@ -34,7 +34,7 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// The time after which no further unit is looked through.
     pub(crate) until: Option<Instant>,
-    /// Whether all units may be looked through for a type that is in none of the expected ones.
+    /// True if all units may be looked through for a type that is in none of the expected ones.
     pub(crate) is_whole: bool,
 }
 

@@ -27,7 +27,7 @@ const CELLS: [(u32, &str); 4] = [
 ];
 /// The rank of a future that is only known to be dropped.
 const DROPPED: u32 = 10;
-/// What is added to the rank of a function with several names.
+/// The addition to the rank of a function with several names.
 const MERGED: u32 = 30;
 
 /// The way by which a name is known.

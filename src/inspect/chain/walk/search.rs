@@ -9,7 +9,7 @@ use std::hash::Hash;
 /// The most types that are searched for one that may wait.
 const TYPES: usize = 20_000;
 
-/// What a look at one type finds.
+/// The result of a look at one type.
 pub(super) enum Found<T> {
     /// It may wait itself.
     Waits,
