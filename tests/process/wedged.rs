@@ -43,6 +43,23 @@ fn a_main_that_holds_the_lock_of_stderr_blocks_no_output() {
     "#);
 }
 
+/// Removes the thread that finds tokio's layout from a list of threads. It ends as soon as it has found
+/// it, so it is listed on a busy machine only.
+fn without_reader(said: &str) -> String {
+    let is_reader = |line: &&str| line.contains("\"headcount-inspect\"");
+    let readers = said.lines().filter(is_reader).count();
+    assert!(readers <= 1, "{said}");
+    if readers == 0 {
+        return said.to_owned();
+    }
+    let kept: Vec<_> = said.lines().filter(|line| !is_reader(line)).collect();
+    let mut kept = kept.join("\n").replace("9 threads", "8 threads") + "\n";
+    if let Some(last) = kept.rfind("├─ \"").filter(|_| !kept.contains("└─ \"")) {
+        kept.replace_range(last..last + "├─".len(), "└─");
+    }
+    kept
+}
+
 #[test]
 fn the_watchdog_ends_a_process_whose_control_side_hangs() {
     let said = forced(&["control-wedged"]).errors();
@@ -56,6 +73,7 @@ fn the_watchdog_ends_a_process_whose_control_side_hangs() {
         .replace("running,", "sleeping,")
         .replace(" last poll T ago,", "")
         .replace("(tid N, blocking)", "(tid N, worker)");
+    let said = without_reader(&said);
     insta::assert_snapshot!(said, @r#"
     headcount test: forced: the deadline of 2.0s passed in layer 'drain'; still alive:
     ├─ 1 tracked task
