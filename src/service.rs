@@ -113,22 +113,29 @@ async fn run_tasks(config: &Config, tasks: TaskGroup) -> Result<(), String> {
     let (failed, mut failures) = mpsc::unbounded_channel();
     let processes = start(config, &tasks, failed);
     tasks.set_ready("start");
-    let names = tokio::select! {
-        names = tasks.until_draining(processes.given_up()) => names,
-        // The senders are gone when all of it is warm.
-        Some(failure) = failures.recv() => return Err(failure),
-    };
-    let Some(names) = names else {
-        return Ok(());
-    };
-    let what = format!("no process is left to run; given up: {}", names.join(", "));
-    if config.ends_when_given_up {
-        return Err(what);
+    loop {
+        let names = tokio::select! {
+            names = tasks.until_draining(processes.given_up()) => names,
+            // The senders are gone when all of it is warm.
+            Some(failure) = failures.recv() => return Err(failure),
+        };
+        let Some(names) = names else {
+            return Ok(());
+        };
+        let what = format!("no process is left to run; given up: {}", names.join(", "));
+        if config.ends_when_given_up {
+            return Err(what);
+        }
+        tracing::error!("{what}");
+        tasks.set_unready("processes", &what);
+        tokio::select! {
+            revived = tasks.until_draining(processes.revived()) => match revived {
+                Some(()) => tasks.set_ready("processes"),
+                None => return Ok(()),
+            },
+            Some(failure) = failures.recv() => return Err(failure),
+        }
     }
-    tracing::error!("{what}");
-    tasks.set_unready("processes", &what);
-    tasks.draining().await;
-    Ok(())
 }
 
 /// Spawns every declared task. Returns the processes. Failures of required prewarming go to `failed`.

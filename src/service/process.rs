@@ -214,14 +214,19 @@ impl Processes {
     }
 
     /// Waits until no process is left to run although one of them was given up, and returns the names
-    /// of those. Never ends if that does not happen.
-    pub(crate) async fn given_up(self) -> Vec<String> {
+    /// of those. Never ends if that does not happen. A process may be started again on request.
+    pub(crate) async fn given_up(&self) -> Vec<String> {
         let failed = self.board.given_up().await;
         if failed.iter().any(|name| self.required.contains(name)) {
             // The end of a required process is a reason of its own.
             std::future::pending::<()>().await;
         }
         failed
+    }
+
+    /// Waits until a process was started again after [`given_up`](Self::given_up).
+    pub(crate) async fn revived(&self) {
+        self.board.revived().await;
     }
 }
 

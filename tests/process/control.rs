@@ -34,8 +34,13 @@ fn serve(tasks: &str) -> Service {
 #[track_caller]
 fn serve_in(folder: TempDir, tasks: &str) -> Service {
     let config = config(folder.path(), tasks);
+    serve_config(folder, &config)
+}
+
+#[track_caller]
+fn serve_config(folder: TempDir, config: &str) -> Service {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
-    command.args(["run", &config]);
+    command.args(["run", config]);
     command.env_remove("RUNTIME_DIRECTORY");
     command.env("XDG_RUNTIME_DIR", folder.path());
     let mut program = Program::start(command);
@@ -350,6 +355,30 @@ fn a_process_that_was_given_up_or_has_ended_is_started_by_hand() {
         said.stderr,
         "headcount: process N: there is no process 'wbe'; its processes: process/sleeps, process/web\n"
     );
+    service.program.stop(Signal::TERM).assert_code(0);
+}
+
+/// The service stayed unready after the start.
+#[test]
+fn a_service_without_processes_is_ready_again_after_a_start_by_hand() {
+    let folder = folder();
+    let gate = folder.path().join("gate");
+    let fails = format!(
+        "[tasks.web]\nkind = \"process\"\nrestart = \"no\"\ncommand = [\"sh\", \"-c\", \
+            \"[ -e {} ] && exec sleep 1000; exit 3\"]\n",
+        gate.display()
+    );
+    let path = config(folder.path(), &fails);
+    let text = fs::read_to_string(&path).expect("just written");
+    let stays = "name = \"test\"\nwhen_given_up = \"stay\"";
+    fs::write(&path, text.replacen("name = \"test\"", stays, 1)).expect("it is ours");
+    let mut service = serve_config(folder, &path);
+    service.program.error_line("no process is left to run");
+    until(|| service.get("/readyz").contains("not ready: processes: "));
+    fs::write(&gate, "").expect("it is ours");
+    let said = service.web("start");
+    assert_eq!(said, "process N: process/web: started, pid N\n");
+    until(|| service.get("/readyz").contains("\r\n\r\nready\n"));
     service.program.stop(Signal::TERM).assert_code(0);
 }
 

@@ -118,23 +118,41 @@ impl Board {
 
     /// Waits until all processes are in a final state and one of them has failed, and returns the
     /// names of those that have. Never ends if none fails. A process may leave a final state on
-    /// request.
-    pub(super) async fn given_up(self) -> Vec<String> {
+    /// request; see [`Self::revived`].
+    pub(super) async fn given_up(&self) -> Vec<String> {
         loop {
             // Created before the look, so that a change in between is not missed.
             let changed = self.changes.notified();
-            let states = self.statuses.iter();
-            let states = states.map(|(name, status)| (name, status.borrow().state));
-            let states: Vec<_> = states.collect();
-            if states.iter().all(|(_, state)| state.is_final()) {
-                let failed = states.iter().filter(|(_, state)| *state == State::Failed);
-                let failed: Vec<String> = failed.map(|(name, _)| (*name).clone()).collect();
-                if !failed.is_empty() {
-                    return failed;
-                }
+            let failed = self.failed();
+            if !failed.is_empty() {
+                return failed;
             }
             changed.await;
         }
+    }
+
+    /// Waits until a process is in a state that is not final, or none has failed.
+    pub(super) async fn revived(&self) {
+        loop {
+            let changed = self.changes.notified();
+            if self.failed().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns the names of the processes that have failed, if all are in a final state.
+    fn failed(&self) -> Vec<String> {
+        let mut failed = Vec::new();
+        for (name, status) in &self.statuses {
+            match status.borrow().state {
+                State::Failed => failed.push(name.clone()),
+                state if state.is_final() => {}
+                _ => return Vec::new(),
+            }
+        }
+        failed
     }
 
     /// Returns dependencies with the statuses of their processes.

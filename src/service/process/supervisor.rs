@@ -70,6 +70,8 @@ struct Supervisor {
     /// The request that decides what follows the end of the current run, or that the next start
     /// answers.
     pending: Option<ChildRequest>,
+    /// True if some of the last run may be alive. No other run is started then.
+    may_be_alive: bool,
     /// The share of the stop budgets in the drain; see [`stop_time`].
     drain_budget: Duration,
 }
@@ -125,6 +127,7 @@ pub(super) fn start_all(
             ),
             requests: child.requests(),
             pending: None,
+            may_be_alive: false,
             drain_budget,
             name,
             settings,
@@ -322,8 +325,8 @@ impl Supervisor {
             Ok(_) => Ok(State::Exited),
             Err(fault) => Err(Failure::Fault { fault, restarts }),
         };
-        let may_be_alive = matches!(state, Err(Fault::Unkillable(_) | Fault::Unguarded));
-        if self.group.is_draining() || may_be_alive {
+        self.may_be_alive = matches!(state, Err(Fault::Unkillable(_) | Fault::Unguarded));
+        if self.group.is_draining() || self.may_be_alive {
             return ControlFlow::Break(final_state(state, 0));
         }
         if let Some(request) = &self.pending {

@@ -250,6 +250,7 @@ impl Child {
                 command: without_user_info(command).chars().take(200).collect(),
                 waits_for: std::mem::take(&mut state.waits_for),
                 told: state.told.filter(|_| is_same_run),
+                is_lost: state.is_lost,
                 ..ProcessState::default()
             };
         });
@@ -277,13 +278,16 @@ impl Child {
         recorder::note(What::ProcessEnded, None, &words);
         let end = (how.to_owned(), Instant::now());
         locked(&self.entry.state.told).last_exit = Some(end);
-        self.process
-            .change(|state| state.end = Some((how.to_owned(), Instant::now())));
+        self.process.change(|state| {
+            // An earlier run may still be alive.
+            let is_known = !state.is_lost;
+            state.end = is_known.then(|| (how.to_owned(), Instant::now()));
+        });
     }
 
     /// Records that the process, or one that it had started, may still be alive, and that this cannot
-    /// be found out. A shutdown then counts it as lingering, also when it begins after this value was
-    /// dropped.
+    /// be found out. A shutdown then counts it as lingering, even if it begins after this value was
+    /// dropped, or after a later run has ended.
     pub fn lost(&self) {
         self.process.change(|state| {
             state.end = None;

@@ -19,7 +19,7 @@ struct Tree {
     escaped: Process,
     keeper: Process,
     guardian: Process,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Tree {
@@ -37,7 +37,7 @@ impl Tree {
             escaped,
             keeper,
             program,
-            _folder: folder,
+            folder,
         }
     }
 }
@@ -119,6 +119,9 @@ fn with_child(tasks: &str) -> (Program, tempfile::TempDir, Process) {
     ]);
     shell.arg(headcount.get_program());
     shell.args(headcount.get_args());
+    // For its control socket.
+    shell.env_remove("RUNTIME_DIRECTORY");
+    shell.env("XDG_RUNTIME_DIR", folder.path());
     let mut program = Program::start(shell);
     let child = Process::new(&program.line());
     (program, folder, child)
@@ -140,13 +143,13 @@ fn a_child_from_before_the_start_does_not_prevent_a_restart() {
     }
 }
 
-/// Its environment was cleared, so it has no mark, and may be anything that headcount has adopted.
-/// The report did not count it if its row was removed before the shutdown began.
-#[test]
-fn a_tree_that_may_be_alive_after_the_loss_of_both_helpers_is_not_restarted() {
+/// Starts a tree whose second process cleared its environment, so it has no mark and may be anything
+/// that headcount has adopted, and kills both helpers of the tree. `child` is such a process.
+fn lost(more: &str) -> (Tree, Process) {
     let cleared = r#"setsid env -i sh -c "echo escaped \$\$; exec sleep 1000" &"#;
     let script = format!("{cleared} echo up $$; exec sleep 1000");
-    let (program, folder, child) = with_child(&process("web", &script, "max_restarts = 100"));
+    let tasks = process("web", &script, "max_restarts = 100") + more;
+    let (program, folder, child) = with_child(&tasks);
     let mut tree = Tree::of(program, folder);
     tree.guardian.kill(Signal::KILL);
     tree.keeper.kill(Signal::KILL);
@@ -154,6 +157,41 @@ fn a_tree_that_may_be_alive_after_the_loss_of_both_helpers_is_not_restarted() {
         "its helper processes were lost; some of the process may still be alive task=web",
     );
     assert!(tree.escaped.is_alive());
+    (tree, child)
+}
+
+/// A second copy was started beside the living first, and the stop was called clean.
+#[test]
+fn a_tree_that_may_be_alive_is_not_started_by_hand() {
+    let sleeps = process("other", "exec sleep 1000", "");
+    let (tree, child) = lost(&sleeps);
+    for verb in ["start", "restart"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headcount"));
+        command.args([verb, &tree.program.pid().to_string(), "web"]);
+        command.env_remove("RUNTIME_DIRECTORY");
+        command.env("XDG_RUNTIME_DIR", tree.folder.path());
+        let said = command.output().expect("it runs");
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        let refusal = "process/web: some of its last run may still be alive, and a new run could \
+            conflict with it; end that by hand and restart headcount\n";
+        let said = String::from_utf8_lossy(&said.stderr);
+        assert!(said.ends_with(refusal), "{said}");
+    }
+    tree.escaped.kill(Signal::KILL);
+    child.kill(Signal::KILL);
+    let ended = tree.program.stop(Signal::TERM);
+    ended.assert_code(3);
+    let report = ended.errors();
+    assert!(
+        report.contains("of process/web may still be alive"),
+        "{report}"
+    );
+}
+
+/// The report did not count it if its row was removed before the shutdown began.
+#[test]
+fn a_tree_that_may_be_alive_after_the_loss_of_both_helpers_is_not_restarted() {
+    let (tree, child) = lost("");
     tree.escaped.kill(Signal::KILL);
     child.kill(Signal::KILL);
     let ended = tree.program.end();

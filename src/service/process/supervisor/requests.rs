@@ -21,6 +21,10 @@ use crate::TaskGroup;
 use crate::service::process::{TARGET, board::State};
 use crate::telemetry::{ChildRequest, ChildVerb};
 
+/// The reason why a process is not started again, not even on request.
+const MAY_BE_ALIVE: &str = "some of its last run may still be alive, and a new run could conflict with it; \
+    end that by hand and restart headcount";
+
 impl Supervisor {
     /// Carries out the pending request while the process does not run. `Continue` means to start it;
     /// `None` that there is no request.
@@ -81,6 +85,7 @@ pub(super) async fn start_ended(
             Some(supervisor) = ended.recv() => waiting.push(supervisor),
             (at, request) = next_of(&mut waiting) => match request.verb() {
                 ChildVerb::Stop => request.done("it does not run"),
+                _ if waiting[at].may_be_alive => request.refuse(MAY_BE_ALIVE),
                 ChildVerb::Start | ChildVerb::Restart => {
                     let mut supervisor = waiting.swap_remove(at);
                     supervisor.start_on(request);
