@@ -138,6 +138,7 @@ impl Metrics {
         gauges::threads(source, &mut families);
         gauges::shutdown(source, &mut families);
         gauges::runtime(source, &mut families);
+        source.children_with_usage();
         children_and_endpoints::read(source.root.number, &mut families);
         last_run::read(&source.last_run, &source.progress, &mut families);
         exports::read(&source.exports, &mut families);

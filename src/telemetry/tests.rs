@@ -67,7 +67,9 @@ fn samples<'a>(text: &'a str, family: &str) -> Vec<&'a str> {
 
 #[test]
 fn the_printed_families_are_exactly_those_of_the_names() {
-    with_everything(|_, metrics| {
+    with_everything(|tasks, metrics| {
+        let child = Child::register(tasks, "measured");
+        child.started(std::process::id(), "its own parent");
         let text = metrics.read(Format::Text);
         let mut printed = BTreeMap::new();
         for line in text.lines() {
@@ -394,6 +396,32 @@ fn children_and_endpoints_have_series_while_they_are_registered() {
             !text.contains("worker_\"") && !text.contains("\"api\""),
             "{text}"
         );
+    });
+}
+
+#[test]
+fn a_child_has_the_use_of_its_tree() {
+    with_everything(|tasks, metrics| {
+        let mut sleep = std::process::Command::new("sleep");
+        let mut sleep = sleep.arg("1000").spawn().expect("sleep runs");
+        let child = Child::register(tasks, "sleeps");
+        child.started(sleep.id(), "sleep 1000");
+        let text = metrics.read(Format::Text);
+        let value = |metric: &str| {
+            let series = format!("headcount_child_{metric}{{child=\"sleeps\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&*series));
+            line.map(|value| value.parse::<f64>().expect("a number"))
+        };
+        let (cpu, resident) = (value("cpu_seconds_total"), value("resident_bytes"));
+        assert!(cpu.is_some_and(|cpu| cpu < 60.0), "{text}");
+        assert!(resident.is_some_and(|bytes| bytes > 0.0), "{text}");
+        // Nothing is known of one that does not run.
+        assert!(!text.contains("headcount_child_resident_bytes{child=\"proxy\"}"));
+        sleep.kill().expect("it is alive");
+        sleep.wait().expect("it is a child");
+        child.ended("killed");
+        let text = metrics.read(Format::Text);
+        assert!(!text.contains("headcount_child_resident_bytes"), "{text}");
     });
 }
 

@@ -18,6 +18,16 @@ pub(super) fn read(root: u64, families: &mut Families) {
         families.add(&names::CHILD_LIVE, &[&name], live.count() as f64);
         let restarts = sum(&mut states.iter().map(|child| &child.restarts));
         families.add(&names::CHILD_RESTARTS, &[&name], restarts as f64);
+        let used: Vec<_> = states.iter().map(|child| child.used()).collect();
+        // What is not known has no series: 0 would be wrong.
+        let seconds = used.iter().filter_map(|(seconds, _)| *seconds);
+        if let Some(seconds) = seconds.reduce(|sum, seconds| sum + seconds) {
+            families.add(&names::CHILD_CPU, &[&name], seconds);
+        }
+        let bytes = used.iter().filter_map(|(_, bytes)| *bytes);
+        if let Some(bytes) = bytes.reduce(u64::saturating_add) {
+            families.add(&names::CHILD_RESIDENT, &[&name], bytes as f64);
+        }
     }
     for (name, states) in ENDPOINTS.of(root) {
         let is_up = |state: &Arc<EndpointState>| state.is_up() == Some(true);

@@ -54,6 +54,10 @@ names! {
         "1 if the child process is running, otherwise 0; for _other, the number of them running.";
     CHILD_RESTARTS = Counter "headcount_child_restarts_total" ["child"]
         "Restarts of the child process.";
+    CHILD_CPU = Counter "headcount_child_cpu_seconds_total" ["child"]
+        "CPU time of the child process and all that it has started, in all its runs. Processes that were not waited for take theirs with them.";
+    CHILD_RESIDENT = Gauge "headcount_child_resident_bytes" ["child"]
+        "Resident memory of the child process and all that it has started. Memory that they share counts for each.";
     SHUTDOWN_PHASE = Gauge "headcount_shutdown_phase" ["phase"]
         "Phase of the shutdown: 1 for the current one of running, draining, cancelling, closing and done, 0 for the others.";
     SHUTDOWN_STARTED = Gauge "headcount_shutdown_started_timestamp_seconds" []

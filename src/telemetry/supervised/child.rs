@@ -8,7 +8,6 @@ use crate::registry::root::{ChildRequests, Process, ProcessState, Root};
 use crate::report::ChildRow;
 use crate::text::{plain, without_secrets, without_user_info};
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -339,6 +338,13 @@ impl ChildState {
         Some((self.pid()?, &self.usage))
     }
 
+    /// Returns the CPU time in seconds and the resident memory in bytes of its tree, as of the last look.
+    pub(crate) fn used(&self) -> (Option<f64>, Option<u64>) {
+        let pid = self.pid();
+        let used = locked(&self.usage).shown(pid);
+        (used.cpu_seconds, used.resident_bytes)
+    }
+
     /// Returns the pid of the process while it is live.
     fn pid(&self) -> Option<u32> {
         let pid = self.process.state().pid;
@@ -362,7 +368,7 @@ impl ChildState {
         let state = self.state();
         let row = ChildRow::of_task(&self.process);
         let told = locked(&self.told);
-        let program = row.as_ref().and_then(|row| row.command.split(' ').next());
+        let program = row.as_ref().map(|row| row.program().into_owned());
         let stop = row.as_ref().filter(|row| row.end.is_none());
         let stop = stop.and_then(|row| Some((row.signal.clone()?, row.took?)));
         ChildView {
@@ -370,7 +376,7 @@ impl ChildState {
             state,
             live: pid.is_some(),
             pid,
-            program: program.map(file_name),
+            program,
             running_seconds: told
                 .started
                 .filter(|_| pid.is_some())
@@ -390,12 +396,6 @@ impl ChildState {
             lines: told.lines.iter().map(|line| shown(line)).collect(),
         }
     }
-}
-
-/// Returns the last part of a path.
-fn file_name(path: &str) -> String {
-    let name = Path::new(path).file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
 }
 
 /// Returns a line of output without secrets and without what could change a terminal, cut to

@@ -28,11 +28,11 @@ pub(crate) struct Usage {
     /// The number of processes in the tree; `None` if it is not known.
     processes: Option<usize>,
     /// The CPU time of all runs, with that of processes which have ended and were waited for.
-    cpu_seconds: Option<f64>,
+    pub(super) cpu_seconds: Option<f64>,
     /// The number of processors used on average since the look before.
     cpu_cores: Option<f64>,
     /// The sum of the resident memory of the processes. Memory that they share counts for each.
-    resident_bytes: Option<u64>,
+    pub(super) resident_bytes: Option<u64>,
     #[serde(skip)]
     run: Option<Run>,
     /// The CPU time of the runs before.
