@@ -166,6 +166,23 @@ test("without a stream the page polls", async () => {
   await end(service);
 });
 
+test("a hidden page holds no stream, and goes on when it is shown", async () => {
+  const service = await serve();
+  const { page } = await open(service);
+  const hide = (hidden) => page.evaluate((value) => {
+    Object.defineProperty(document, "hidden", { value, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, hidden);
+  await hide(true);
+  assert.equal(await page.evaluate(() => source), null);
+  await hide(false);
+  await nextState(page);
+  assert.equal(await text(page, "#connection"), "live");
+  assert.deepEqual(await violations(page), []);
+  await page.close();
+  await end(service);
+});
+
 test("a shutdown is a timeline that names what is late, and its end is said", async () => {
   const service = await serve();
   const { page } = await open(service);

@@ -54,6 +54,7 @@ function isLost(why) {
 }
 
 function listen() {
+  if (source || document.hidden) return;
   source = new EventSource("/api/events");
   source.addEventListener("history", (event) => {
     if (series.size > 0) return;
@@ -80,12 +81,16 @@ async function pollOnce() {
   isPolling = !(source && source.readyState === EventSource.OPEN);
   if (!isPolling) return;
   try {
-    const [runtime, children, endpoints] = await Promise.all([get("/api/runtime"), get("/api/children"), get("/api/endpoints")]);
-    show({ timestamp_seconds: Date.now() / 1000, runtime, children, endpoints });
+    if (!document.hidden) await readState();
   } catch (error) {
     isLost(error.message);
   }
   setTimeout(pollOnce, POLL);
+}
+
+async function readState() {
+  const [runtime, children, endpoints] = await Promise.all([get("/api/runtime"), get("/api/children"), get("/api/endpoints")]);
+  show({ timestamp_seconds: Date.now() / 1000, runtime, children, endpoints });
 }
 
 // Reads the lists every two seconds while the page is visible.
@@ -120,6 +125,18 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.target.closest("input, select")) return;
   event.preventDefault();
   find("filter").elements.group.focus();
+});
+// The service has few streams, so a hidden page gives its own back. The history then fills the gap.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    if (source) source.close();
+    source = null;
+    return;
+  }
+  series.clear();
+  lastState = Date.now();
+  listen();
+  readLists();
 });
 listen();
 readLists();
