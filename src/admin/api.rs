@@ -9,13 +9,14 @@ use crate::registry::count::warnings;
 use crate::registry::query::listing::{self, Position};
 use crate::registry::{self, LiveTask};
 use crate::report::dump::Phase;
-use crate::report::{Reason, Report, TaskRow, ThreadRow, UntrackedRow};
+use crate::report::{Reason, TaskRow, ThreadRow, UntrackedRow};
 use crate::state::PreviousRun;
 use crate::task::{TaskId, TaskState};
 use crate::telemetry::supervised::{ChildView, EndpointView};
 use crate::telemetry::{self, Source, unix};
 use crate::threads;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -136,9 +137,10 @@ pub(crate) struct Endpoints {
 #[derive(Debug, Serialize)]
 pub(crate) struct ReportSoFar {
     phase: Phase,
-    /// `None` until the shutdown has ended.
-    report: Option<Report>,
-    /// `None` if there is no state folder or it knows no previous run.
+    /// A report without the arguments of command lines, which may hold secrets. `None` until the
+    /// shutdown has ended.
+    report: Option<Value>,
+    /// The same holds for its report. `None` if there is no state folder or it knows no previous run.
     previous: Option<PreviousRun>,
 }
 
@@ -467,10 +469,31 @@ pub(crate) fn readiness(watched: &Source, reasons: &[String]) -> String {
 /// Returns the report of the shutdown, if it is final, and that of the previous run.
 pub(crate) fn report(watched: &Source) -> ReportSoFar {
     let seen = watched.progress.timeline();
+    let report = seen.report.as_deref().map(serde_json::to_value);
+    // A report is a tree of maps with texts as keys, which can always be written.
+    let mut report = report.and_then(Result::ok);
+    let mut previous = watched.previous().cloned();
+    let earlier = previous.as_mut().and_then(|run| run.report.as_mut());
+    for report in report.iter_mut().chain(earlier) {
+        without_arguments(report);
+    }
     ReportSoFar {
         phase: watched.progress.phase(),
-        report: seen.report.as_deref().cloned(),
-        previous: watched.previous().cloned(),
+        report,
+        previous,
+    }
+}
+
+/// Cuts the command lines of the child processes in a report to their programs.
+fn without_arguments(report: &mut Value) {
+    for list in ["/processes", "/close/children"] {
+        let rows = report.pointer_mut(list).and_then(Value::as_array_mut);
+        for row in rows.into_iter().flatten() {
+            if let Some(Value::String(command)) = row.get_mut("command") {
+                let program = command.find(' ').unwrap_or(command.len());
+                command.truncate(program);
+            }
+        }
     }
 }
 
@@ -556,4 +579,26 @@ pub(crate) fn alive_and_busy(watched: &Source) -> (u64, Duration) {
     let alive = metrics.num_alive_tasks() as u64;
     let own = watched.root.own_tasks();
     (alive.saturating_sub(own), busy.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Everyone who can reach the server could read the arguments.
+    #[test]
+    fn a_report_is_shown_without_arguments_of_command_lines() {
+        let with = |command: &str| {
+            json!({
+                "processes": [{"pid": 7, "command": command}],
+                "close": {"children": [{"pid": 8, "command": command}], "threads": []},
+            })
+        };
+        let mut report = with("/usr/bin/postgres -D data --password=x");
+        without_arguments(&mut report);
+        assert_eq!(report, with("/usr/bin/postgres"));
+        without_arguments(&mut report);
+        assert_eq!(report, with("/usr/bin/postgres"));
+    }
 }

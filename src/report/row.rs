@@ -20,8 +20,10 @@ use crate::stacks::frame::Frame;
 use crate::stacks::trace::Trace;
 use crate::task::{TaskId, TaskKind, TaskState};
 use crate::threads::ThreadClass;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::Location;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One live tracked task, as it was when it was read.
@@ -493,6 +495,13 @@ impl ThreadRow {
 // === impl ChildRow ===
 
 impl ChildRow {
+    /// Returns the file name of its program.
+    pub(crate) fn program(&self) -> Cow<'_, str> {
+        let program = self.command.split(' ').next().map(Path::new);
+        let program = program.and_then(Path::file_name).unwrap_or_default();
+        program.to_string_lossy()
+    }
+
     /// Creates the row of a process that a task ran; `None` if it never ran.
     pub(crate) fn of_task(process: &Process) -> Option<Self> {
         let state = process.state();

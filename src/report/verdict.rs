@@ -137,11 +137,16 @@ fn of_processes(report: &Report, named: &HashSet<String>) -> (Vec<String>, Vec<S
     (left, killed)
 }
 
-/// Returns `child process 17 (postgres -D data) of database`.
+/// Returns `child process 17 (postgres) of database`. Its arguments may hold secrets, and the verdict
+/// goes into the log.
 fn process(process: &ChildRow) -> String {
     let task = process.task.as_deref();
     let task = task.map_or_else(String::new, |task| format!(" of {task}"));
-    format!("child process {} ({}){task}", process.pid, process.command)
+    format!(
+        "child process {} ({}){task}",
+        process.pid,
+        process.program()
+    )
 }
 
 /// Returns the sentence about a process that ended only because it, or one that it started, was

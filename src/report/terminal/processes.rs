@@ -2,7 +2,6 @@
 
 use super::{BAD, FAINT, NOTE, Row, seconds};
 use crate::report::{ChildRow, Report};
-use std::path::Path;
 
 /// Returns the rows of child processes: those that did not end in the drain, then those of which
 /// something had to be killed, then the others.
@@ -33,9 +32,7 @@ pub(super) fn process_rows(report: &Report) -> Vec<Row> {
 
 /// Returns the text of a process's row. `is_late` is true if its task did not end in the drain.
 fn text(process: &ChildRow, is_late: bool) -> String {
-    let program = process.command.split(' ').next().map(Path::new);
-    let program = program.and_then(Path::file_name).unwrap_or_default();
-    let program = program.to_string_lossy();
+    let program = process.program();
     let task = process.task.as_deref().unwrap_or_default();
     let pid = process.pid;
     let (how, others) = (how(process, is_late), others(process));

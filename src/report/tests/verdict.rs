@@ -8,7 +8,7 @@ use std::panic::Location;
 fn process(pid: u32, task: &str) -> ChildRow {
     ChildRow {
         pid,
-        command: "postgres -D data".to_owned(),
+        command: "/usr/bin/postgres -D data".to_owned(),
         task: Some(task.to_owned()),
         end: Some("killed by SIGKILL".to_owned()),
         signal: Some("SIGTERM".to_owned()),
@@ -25,22 +25,20 @@ fn a_process_that_was_killed_or_is_still_there_is_named() {
     report.processes = vec![process(17, "http/database")];
     assert_eq!(
         verdict(&report).as_deref(),
-        Some("child process 17 (postgres -D data) of http/database had to be killed")
+        Some("child process 17 (postgres) of http/database had to be killed")
     );
     report.processes[0]
         .killed
         .insert(0, "sh (pid 18)".to_owned());
     assert_eq!(
         verdict(&report).as_deref(),
-        Some(
-            "child process 17 (postgres -D data) of http/database and 1 that it started had to be killed"
-        )
+        Some("child process 17 (postgres) of http/database and 1 that it started had to be killed")
     );
     report.processes[0].killed.pop();
     assert_eq!(
         verdict(&report).as_deref(),
         Some(
-            "sh (pid 18), started by child process 17 (postgres -D data) of http/database, had to be killed"
+            "sh (pid 18), started by child process 17 (postgres) of http/database, had to be killed"
         )
     );
     // What is still there comes first.
@@ -49,7 +47,7 @@ fn a_process_that_was_killed_or_is_still_there_is_named() {
         killed: Vec::new(),
         ..process(19, "http/cache")
     });
-    let left = "child process 19 (postgres -D data) of http/cache may still be alive; and 1 more";
+    let left = "child process 19 (postgres) of http/cache may still be alive; and 1 more";
     assert_eq!(verdict(&report).as_deref(), Some(left));
     report.processes.remove(0);
     report.close.children = vec![ChildRow {
@@ -58,7 +56,7 @@ fn a_process_that_was_killed_or_is_still_there_is_named() {
     }];
     assert_eq!(
         verdict(&report).as_deref(),
-        Some("child process 19 (postgres -D data) is still there"),
+        Some("child process 19 (postgres) is still there"),
         "it is one process"
     );
 }
@@ -75,7 +73,7 @@ fn a_process_of_a_task_that_is_named_is_not_named_too() {
     report.drain.ignored[0].draining = None;
     assert_eq!(
         verdict::of(&report).as_deref(),
-        Some("child process 17 (postgres -D data) of http/database had to be killed"),
+        Some("child process 17 (postgres) of http/database had to be killed"),
         "its task was never told, so it is not named"
     );
 }

@@ -1,6 +1,7 @@
 //! The dump of the admin server.
 
 use super::client::with_admin;
+use crate::scenario::wait_until;
 use serde_json::json;
 use std::process::Command;
 
@@ -34,16 +35,18 @@ fn dumps_are_at_most_one_a_second() {
         |client| {
             let first = client.get("/api/dump?format=text");
             assert!(first.body.starts_with("headcount test: dump, running\n"));
-            let second = client.get("/api/dump");
+            // A machine may need a second for a request.
+            let mut answers = std::iter::repeat_with(|| client.get("/api/dump")).take(1000);
+            let second = answers.find(|answer| answer.status != 200);
+            let second = second.expect("two within a second");
             assert_eq!(second.status, 429, "{second:?}");
             assert_eq!(second.header("retry-after"), Some("1"));
             let why = "{\"error\":\"a dump was taken less than a second ago\"}";
             assert_eq!(second.body, why);
             let wrong = client.get("/api/dump?format=xml");
             assert_eq!(wrong.status, 400);
-            while client.get("/api/dump").status != 200 {
-                std::thread::yield_now();
-            }
+            let is_taken = || client.get("/api/dump").status == 200;
+            wait_until(is_taken, || "no dump is taken again".to_owned());
         },
     );
 }

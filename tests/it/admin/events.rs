@@ -1,6 +1,7 @@
 //! The stream of events for the page.
 
 use super::client::{Answer, Client, answer, with_admin};
+use crate::scenario::wait_until;
 use headcount::telemetry::{Child, Endpoint};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -99,7 +100,8 @@ fn a_ninth_stream_is_refused_and_keeps_nothing_from_others() {
             assert_eq!(client.get("/livez").status, 200);
             streams.pop();
             // The server notices with the next event.
-            while refused_or_open(client) == 503 {}
+            let is_open = || refused_or_open(client) != 503;
+            wait_until(is_open, || "its place stays taken".to_owned());
         },
     );
 }
