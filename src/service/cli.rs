@@ -207,7 +207,7 @@ Exit codes:
   4      something had to be cancelled, dropped or killed, and [shutdown] strict is set
   70     the deadline was missed and the watchdog ended the process
   71     threads could not be started or an address could not be bound; nothing was started
-  74     the output of `check` or `config` could not be written
+  74     the output of a command could not be written
   78     invalid configuration or OTEL_* variable; nothing was started
   128+n  a third signal, number n, ended the process, or a second one before it ran";
 
@@ -223,9 +223,10 @@ way each row came by. The process must run as the same user; root may look into 
 need `debug = 2` in its Cargo profile.
 
 Exit codes:
-  0  its tasks were printed
-  1  the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
-  2  invalid usage";
+  0   its tasks were printed
+  1   the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
+  2   invalid usage
+  74  the output could not be written";
 
 #[cfg(all(
     target_os = "linux",
@@ -257,27 +258,30 @@ tokio program is read from outside, as by `tree`: it is not stopped, signalled o
 line says which. It must run as the same user; root may look into any.
 
 Exit codes:
-  0  its tasks were printed
-  1  the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
-  2  invalid usage";
+  0   its tasks were printed
+  1   the process cannot be read, or its tasks are laid out in an unknown way; stderr has the reason
+  2   invalid usage
+  74  the output could not be written";
 
 const AFTER_VERB: &str = "\
 The process is one of `headcount run`, or asks for a control socket with the library. It must run as
 the same user; root may use any. The command waits for the answer for at most 5 s.
 
 Exit codes:
-  0  done; of `drain` and `cancel`: no task is left
-  1  refused, not answered, tasks are left, or the process is still stopping; stderr has the reason
-  2  invalid usage";
+  0   done; of `drain` and `cancel`: no task is left
+  1   refused, not answered, tasks are left, or the process is still stopping; stderr has the reason
+  2   invalid usage
+  74  the output could not be written";
 
 const AFTER_LOGS: &str = "\
 A service keeps the last 1000 lines of each process in memory, at most 64 KiB. It is asked through its
 control socket, and must run as the same user; root may ask any.
 
 Exit codes:
-  0  the lines were printed; with --follow: the service has ended
-  1  refused or not answered; stderr has the reason
-  2  invalid usage";
+  0   the lines were printed; with --follow: the service has ended
+  1   refused or not answered; stderr has the reason
+  2   invalid usage
+  74  the output could not be written";
 
 /// Parses the command line of the process, runs the command, and returns the exit code.
 ///

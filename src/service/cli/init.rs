@@ -2,7 +2,7 @@
 
 use crate::text::plain;
 use std::env::current_dir;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -34,8 +34,11 @@ pub(super) fn init(arguments: &Arguments) -> Result<String, String> {
         .create_new(true)
         .open(&arguments.file);
     let written = opened.and_then(|mut opened| {
-        opened.write_all(text.as_bytes())?;
-        opened.sync_all()
+        let written = opened.write_all(text.as_bytes());
+        // A part of it, of a full disk, would have to be removed by hand. It is ours.
+        written.and_then(|()| opened.sync_all()).inspect_err(|_| {
+            fs::remove_file(&arguments.file).ok();
+        })
     });
     let file = plain(&file);
     match written {

@@ -61,7 +61,8 @@ pub(super) fn ps(arguments: &List, pid: u32, form: Form) -> Result<String, Strin
 
 /// Returns the output of `headcount tree`. An error is a sentence.
 pub(super) fn tree(arguments: &Arguments, form: Form) -> Result<String, String> {
-    shown(arguments, Detail::Chains, form)
+    let picture = ways::picture(arguments.pid, Detail::Chains, arguments.by)?;
+    Ok(shown(&picture, arguments.json, form))
 }
 
 /// Returns the output of `headcount dump`: the dump that a service takes of itself, or else what is seen
@@ -77,16 +78,19 @@ pub(super) fn dump(arguments: &Arguments, form: Form) -> Result<(String, Option<
         (Some(Err(Unanswered::Failed(why))), None) => Some(why),
         (Some(Err(Unanswered::NoSocket(_))) | None, _) => None,
     };
-    let text = shown(arguments, Detail::Stacks, form)?;
-    Ok((text, note))
+    // It is not asked twice.
+    let picture = match arguments.by {
+        None => ways::from_outside(arguments.pid, Detail::Stacks)?,
+        by => ways::picture(arguments.pid, Detail::Stacks, by)?,
+    };
+    Ok((shown(&picture, arguments.json, form), note))
 }
 
-fn shown(arguments: &Arguments, detail: Detail, form: Form) -> Result<String, String> {
-    let picture = ways::picture(arguments.pid, detail, arguments.by)?;
-    Ok(match arguments.json {
-        true => json(&picture),
-        false => form.trees(&picture),
-    })
+fn shown(picture: &Picture, is_json: bool, form: Form) -> String {
+    match is_json {
+        true => json(picture),
+        false => form.trees(picture),
+    }
 }
 
 fn json(picture: &Picture) -> String {

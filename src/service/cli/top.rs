@@ -18,6 +18,7 @@ use crate::text::plain;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 use sample::{Sample, Sampler};
@@ -170,7 +171,8 @@ fn key(watch: &Watch, next: Instant, is_paused: bool) -> io::Result<Option<KeyEv
         } else {
             left.min(NOTICED)
         };
-        if event::poll(wait)? {
+        wait_for_input(wait)?;
+        if event::poll(Duration::ZERO)? {
             return Ok(match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => Some(key),
                 // The size has changed.
@@ -178,6 +180,29 @@ fn key(watch: &Watch, next: Instant, is_paused: bool) -> io::Result<Option<KeyEv
             });
         }
     }
+}
+
+/// Waits for input, or until the time is over.
+///
+/// crossterm must not read from a terminal that was closed: it then never returns.
+///
+/// # Errors
+///
+/// The terminal was closed.
+fn wait_for_input(time: Duration) -> io::Result<()> {
+    let input = stdin();
+    let mut ends = [PollFd::new(&input, PollFlags::IN)];
+    let time = Timespec::try_from(time).ok();
+    match poll(&mut ends, time.as_ref()) {
+        // A signal.
+        Err(Errno::INTR) => return Ok(()),
+        polled => polled?,
+    };
+    let closed = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    if ends[0].revents().intersects(closed) {
+        return Err(io::Error::other("it was closed"));
+    }
+    Ok(())
 }
 
 /// Returns the processor time that this process has used.

@@ -89,24 +89,30 @@ fn best(pid: u32, detail: Detail) -> Result<Picture, String> {
             Err(Unanswered::Failed(why)) => silence = Some(why),
         }
     }
-    let mut picture = match Notes::read(pid, usize::MAX) {
-        Some(notes) => by_both(pid, detail, &notes)?,
-        None => attached(pid, detail, &Labels::new())?,
-    };
+    let mut picture = from_outside(pid, detail)?;
     picture.notes.extend(silence);
     Ok(picture)
 }
 
+/// Returns a picture by the ways that need nothing of the process. An error is a sentence.
+pub(super) fn from_outside(pid: u32, detail: Detail) -> Result<Picture, String> {
+    match Notes::read(pid, usize::MAX) {
+        Some(notes) => by_both(pid, detail, notes),
+        None => attached(pid, detail, &Labels::new()),
+    }
+}
+
 /// Returns a picture by attach, with the names and the further tasks of the black box. If the process
 /// cannot be read, by the box alone.
-fn by_both(pid: u32, detail: Detail, notes: &Notes) -> Result<Picture, String> {
+fn by_both(pid: u32, detail: Detail, notes: Notes) -> Result<Picture, String> {
     let read = Process::read(pid).and_then(|process| {
+        let notes = notes.again(pid);
         let joined = notes.join(&process);
         let picture = attached_to(&process, detail, &joined.labels)?;
-        Ok((picture, joined))
+        Ok((picture, joined, notes))
     });
     match read {
-        Ok((mut picture, joined)) => {
+        Ok((mut picture, joined, notes)) => {
             picture.by = BOTH;
             notes.complete(&mut picture, &joined);
             Ok(picture)

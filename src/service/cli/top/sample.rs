@@ -159,8 +159,10 @@ impl Sampler {
             is_stopped: ways::is_stopped(self.pid),
             ..Sample::default()
         };
-        let notes = Notes::read(self.pid, OF_A_KIND);
+        // All of them, because attach sees those again.
+        let notes = Notes::read(self.pid, usize::MAX);
         self.look(now);
+        let notes = notes.map(|notes| notes.again(self.pid));
         match &notes {
             Some(notes) => self.by_box(notes, &mut sample),
             None => self.by_socket(&mut sample, now),
@@ -200,7 +202,7 @@ impl Sampler {
         let on_threads: HashMap<u64, (u32, Option<Duration>)> = on_threads.collect();
         for kind in &moments.tasks {
             let name = ways::path(&kind.group, &kind.name);
-            for task in &kind.rows {
+            for task in kind.rows.iter().take(OF_A_KIND) {
                 let on_thread = on_threads.get(&task.id);
                 sample.tasks.push(TaskLine {
                     by: Way::BlackBox,
@@ -225,7 +227,9 @@ impl Sampler {
         let joined = notes.join(watched.process());
         let before = sample.tasks.len();
         self.add_attached(sample, Some(&joined.labels));
-        sample.live += (sample.tasks.len() - before) as u64;
+        // Tracked tasks for which the box had no room are among these.
+        let others = (sample.tasks.len() - before) as u64;
+        sample.live = moments.live_tasks + others.max(moments.tasks_not_in_box);
     }
 
     /// Adds the tasks that the service tells, or those of attach if it tells none.

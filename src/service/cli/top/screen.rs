@@ -2,7 +2,8 @@
 //! happens.
 //!
 //! It is restored when the [`Screen`] is dropped, and before the message of a panic is printed. Signals
-//! that end the process are held meanwhile. SIGKILL leaves the terminal as it is; `reset` then helps.
+//! that end the process are held meanwhile. SIGKILL leaves the terminal as it is, and so does a second
+//! SIGTERM or SIGINT, if the process has not ended by then; `reset` then helps.
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 const SEARCHED: usize = 1000;
 
 /// The black box of a live process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::service::cli) struct Notes {
     pub(in crate::service::cli) moments: LastMoments,
     /// The time since the last sign of life. All ages in the box are shorter by it.
@@ -24,6 +24,8 @@ pub(in crate::service::cli) struct Joined {
     pub(in crate::service::cli) labels: Labels,
     /// The ids of the tasks in the box.
     ids: HashSet<u64>,
+    /// True if there were too many tasks to look for all of those in the box.
+    is_partial: bool,
 }
 
 // === impl Joined ===
@@ -47,6 +49,20 @@ impl Notes {
             moments,
             since: since.unwrap_or_default(),
         })
+    }
+
+    /// Reads the box of the process again, and leaves out the tasks that were not in it before. The
+    /// others lived in between, so the memory that was read in between has them and no other task at
+    /// their addresses.
+    pub(in crate::service::cli) fn again(&self, pid: u32) -> Self {
+        let before = self.moments.tasks.iter().flat_map(|kind| &kind.rows);
+        let before: HashSet<u64> = before.map(|task| task.id).collect();
+        // It is gone with the process.
+        let mut notes = Self::read(pid, usize::MAX).unwrap_or_else(|| self.clone());
+        for kind in &mut notes.moments.tasks {
+            kind.rows.retain(|task| before.contains(&task.id));
+        }
+        notes
     }
 
     /// Finds the tasks of tokio that the box has: by the waker that a task has published, or by the
@@ -73,7 +89,9 @@ impl Notes {
         let addresses: HashSet<u64> = slots.keys().copied().collect();
         let unknown = process.tasks();
         let unknown = unknown.filter(|task| !joined.labels.contains_key(&task.header));
-        let unknown: Vec<_> = unknown.take(SEARCHED).collect();
+        let mut unknown: Vec<_> = unknown.take(SEARCHED + 1).collect();
+        joined.is_partial = unknown.len() > SEARCHED && !addresses.is_empty();
+        unknown.truncate(SEARCHED);
         for task in unknown.into_iter().filter(|_| !addresses.is_empty()) {
             let slot = process.refers_to(task, &addresses);
             if let Some((id, label)) = slot.and_then(|slot| slots.remove(&slot)) {
@@ -133,8 +151,14 @@ impl Notes {
             }
         }
         picture.tasks += more;
-        picture.fewest += more;
         picture.most += more;
+        if joined.is_partial {
+            let note = "some tasks have two rows, one by attach and one by the black box: too many \
+                have not been polled yet";
+            picture.notes.push(note.to_owned());
+        } else {
+            picture.fewest += more;
+        }
         let order = |group: &Group| std::cmp::Reverse(group.count);
         picture.groups.sort_by_key(order);
     }

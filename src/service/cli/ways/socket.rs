@@ -137,18 +137,22 @@ pub(super) fn picture(pid: u32, detail: Detail) -> Result<Picture, Unanswered> {
     let overview = overview(pid)?;
     let mut picture = empty(pid, Way::Socket);
     picture.notes.clone_from(&overview.not_observed);
-    match detail {
+    let more = match detail {
         Detail::Kinds => kinds(&mut picture, overview)?,
         Detail::Chains | Detail::Stacks => {
             let dump: Dump = control::read(pid, "/api/dump", DUMP)?;
-            chains(&mut picture, dump, detail == Detail::Stacks);
+            chains(&mut picture, dump, detail == Detail::Stacks)
         }
+    };
+    let mut picture = counted(picture);
+    for count in [&mut picture.tasks, &mut picture.fewest, &mut picture.most] {
+        *count += more;
     }
-    Ok(counted(picture))
+    Ok(picture)
 }
 
-/// Adds a row for the tasks of each kind and state.
-fn kinds(picture: &mut Picture, overview: Overview) -> Result<(), Unanswered> {
+/// Adds a row for the tasks of each kind and state. Returns the number of tasks that have none.
+fn kinds(picture: &mut Picture, overview: Overview) -> Result<u64, Unanswered> {
     let pid = picture.pid;
     let mut rows: BTreeMap<(String, &'static str, String, String), Group> = BTreeMap::new();
     let mut after = String::new();
@@ -174,8 +178,8 @@ fn kinds(picture: &mut Picture, overview: Overview) -> Result<(), Unanswered> {
         }
     }
     picture.groups.extend(rows.into_values());
-    if live > read {
-        let more = live - read;
+    let more = live.saturating_sub(read);
+    if more > 0 {
         picture.notes.push(format!(
             "{more} younger tracked tasks are not told apart; `--by attach` reads all"
         ));
@@ -186,11 +190,12 @@ fn kinds(picture: &mut Picture, overview: Overview) -> Result<(), Unanswered> {
     }
     picture.service = Some(overview.service);
     picture.phase = Some(overview.phase);
-    Ok(())
+    Ok(more)
 }
 
-/// Adds the tasks of a dump, those with equal chains as one row.
-fn chains(picture: &mut Picture, dump: Dump, with_stacks: bool) {
+/// Adds the tasks of a dump, those with equal chains as one row. Returns the number of tasks that have
+/// no row.
+fn chains(picture: &mut Picture, dump: Dump, with_stacks: bool) -> u64 {
     add(&mut picture.groups, &dump.root, "");
     let untracked = dump.untracked.iter().flatten();
     picture.groups.extend(untracked.flat_map(site));
@@ -211,6 +216,7 @@ fn chains(picture: &mut Picture, dump: Dump, with_stacks: bool) {
             stack: thread.stack.iter().map(|call| link(0, call)).collect(),
         });
     }
+    dump.unlisted_tasks
 }
 
 /// Adds the tasks of a group and of those within it.
