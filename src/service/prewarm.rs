@@ -56,7 +56,7 @@ enum Step {
 }
 
 /// The means of the steps of one task.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Steps {
     task: String,
     settings: PrewarmSettings,
@@ -79,19 +79,22 @@ pub(crate) fn start(
     let group = tasks.group("prewarm");
     let what = format!("prewarm {name}");
     group.set_unready(&what, "not warmed yet");
-    let steps = Steps {
+    let steps = Arc::new(Steps {
         task: name.clone(),
         settings,
         commands,
         group: group.clone(),
-    };
+    });
     group.task(&name).long_lived().try_spawn(async move {
         let group = steps.group.clone();
-        let Some(outcome) = group.until_draining(steps.run(dependencies)).await else {
-            return Ok(());
-        };
-        match outcome {
-            Err(why) if steps.settings.required => {
+        let run = Arc::clone(&steps).run(dependencies);
+        match group.until_draining(run).await {
+            // The service stops, or only this group was drained, on request.
+            None if steps.settings.required => {
+                group.set_unready(&what, "stopped before all of it was warm");
+                Ok(())
+            }
+            Some(Err(why)) if steps.settings.required => {
                 group.set_unready(&what, &why);
                 failures.send(format!("prewarm {}: {why}", steps.task)).ok();
                 Err(why)
@@ -134,7 +137,7 @@ impl PrewarmSettings {
 
 impl Steps {
     /// Waits for the dependencies, then runs all steps. An error names what has failed.
-    async fn run(&self, mut dependencies: Dependencies) -> Result<(), String> {
+    async fn run(self: Arc<Self>, mut dependencies: Dependencies) -> Result<(), String> {
         if let Err(why) = dependencies.met().await {
             tracing::warn!(target: TARGET, task = %self.task, "nothing is warmed: {why}");
             return Err(why);
@@ -143,12 +146,13 @@ impl Steps {
         let places = Arc::new(Semaphore::new(self.settings.concurrency));
         let mut running = Vec::new();
         for step in self.settings.steps() {
-            let (steps, places) = (self.clone(), Arc::clone(&places));
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            let steps = Arc::clone(&self);
             let words = step.words();
             let task = self.group.task(step.kind());
             let handle = task.spawn(async move {
-                // The semaphore is never closed.
-                let _place = places.acquire_owned().await.ok();
+                let _place = place;
                 let group = steps.group.clone();
                 if matches!(step, Step::Command(_)) {
                     // It is stopped by the drain itself.

@@ -2,7 +2,8 @@
 //!
 //! A folder is read with all that is below it. Symbolic links are followed only if they are named in
 //! the configuration, and nothing but regular files is read. The work is done on a thread of the
-//! blocking pool, which looks at each buffer whether its time is over.
+//! blocking pool, which checks at each buffer whether its time is over. A file system that does not
+//! answer holds that thread, but not the step.
 
 use std::{
     fs::{self, File},
@@ -15,6 +16,8 @@ use crate::TaskGroup;
 
 /// The size of one read, after which the time limit is checked.
 const BUFFER: usize = 256 * 1024;
+/// The time beyond its limit after which a reading that has not said that it is over is left alone.
+const GRACE: Duration = Duration::from_secs(1);
 /// The most files that one entry of the configuration reads.
 const MOST_FILES: usize = 100_000;
 
@@ -33,6 +36,9 @@ struct Reading {
 ///
 /// # Errors
 /// The path cannot be read, the time limit is over, or there are more files or bytes than allowed.
+///
+/// # Cancel safety
+/// Dropping the future leaves the reading to its time limit.
 pub(super) async fn read(
     group: &TaskGroup,
     path: PathBuf,
@@ -51,7 +57,10 @@ pub(super) async fn read(
         let outcome = reading.all(path);
         (outcome, reading.files, reading.bytes)
     });
-    let (outcome, files, bytes) = read.await.map_err(|error| error.to_string())?;
+    let read = tokio::time::timeout(limit + GRACE, read).await;
+    let read =
+        read.map_err(|_| "the file system does not answer, or no thread is free".to_owned())?;
+    let (outcome, files, bytes) = read.map_err(|error| error.to_string())?;
     #[expect(clippy::cast_precision_loss, reason = "it is rounded for people")]
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     outcome.map_err(|why| format!("{why}, after {files} files and {mebibytes:.1} MiB"))?;
@@ -134,6 +143,24 @@ mod tests {
             .expect("the system has threads")
             .tasks()
             .clone()
+    }
+
+    /// A step on a file system that hung kept the service unready for ever.
+    #[test]
+    fn a_reading_that_gets_no_answer_ends_with_its_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_time()
+            .build()
+            .expect("the system has threads");
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || released.recv());
+        // In real time: tokio's paused clock stands while a blocking closure runs.
+        let read =
+            runtime.block_on(async { read(&group(), "/".into(), u64::MAX, Duration::ZERO).await });
+        let why = "the file system does not answer, or no thread is free";
+        assert_eq!(read, Err(why.to_owned()));
+        drop(release);
     }
 
     #[tokio::test]

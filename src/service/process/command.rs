@@ -83,12 +83,17 @@ impl Commands {
                     watched.pid = None;
                     fault = (!settings.is_success(exit)).then(|| exit.to_string());
                 }
+                Event::Notice(Notice::Unkillable { processes }) => {
+                    fault = Some(format!("cannot be killed: {}", processes.join(", ")));
+                    watched.pid = None;
+                    child.lost();
+                }
                 Event::Notice(Notice::Empty) => is_empty = true,
                 _ => {}
             }
         }
-        if !is_empty {
-            run.end_strays().await;
+        if !is_empty && run.end_strays().await.is_none() {
+            child.lost();
         }
         match fault {
             _ if is_stopping => Err("the service is stopping".to_owned()),
