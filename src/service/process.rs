@@ -74,6 +74,8 @@ pub(crate) struct ProcessSettings {
     pub(crate) required: bool,
     /// The signal that asks the process to end.
     pub(crate) stop_signal: StopSignal,
+    /// The processes that are sent it.
+    pub(crate) stop_signal_to: StopSignalTo,
     /// The time between the stop signal and SIGKILL.
     pub(crate) stop_budget: Duration,
     /// A file for the output; none if `None`.
@@ -153,6 +155,17 @@ pub(crate) enum StopSignal {
     Usr2,
     /// Kills at once: the stop budget does not apply.
     Kill,
+}
+
+/// The processes that a stop signal is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StopSignalTo {
+    /// The command alone. What it leaves behind is told once it has ended.
+    Command,
+    /// The command and everything that it has started.
+    #[default]
+    Tree,
 }
 
 /// The processes of a service, once they are started.
@@ -256,6 +269,7 @@ impl Default for ProcessSettings {
             max_restarts: Some(5),
             required: false,
             stop_signal: StopSignal::default(),
+            stop_signal_to: StopSignalTo::default(),
             stop_budget: Duration::from_secs(3),
             log_file: None,
         }

@@ -69,8 +69,8 @@ impl Config {
         let lacks_variables = !guessed && {
             let before = problems.count();
             let variable = |name: &str| {
-                let value = std::env::var(name).ok();
-                value.inspect(|value| problems.hide_inserted(value))
+                let value = std::env::var_os(name);
+                value.inspect(|value| problems.hide_inserted(&value.to_string_lossy()))
             };
             variables::replace(document.get_mut(), &problems, &variable);
             problems.count() > before

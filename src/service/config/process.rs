@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::service::process::{
-    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
+    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal, StopSignalTo,
 };
 
 use super::graph::{Link, Wants};
@@ -33,6 +33,11 @@ const SIGNALS: [(&str, StopSignal); 7] = [
     ("USR1", StopSignal::Usr1),
     ("USR2", StopSignal::Usr2),
     ("KILL", StopSignal::Kill),
+];
+/// The values of `stop_signal_to`.
+const RECIPIENTS: [(&str, StopSignalTo); 2] = [
+    ("tree", StopSignalTo::Tree),
+    ("command", StopSignalTo::Command),
 ];
 /// The values of `restart`.
 const RESTARTS: [(&str, Restart); 3] = [
@@ -81,6 +86,9 @@ pub(super) fn read(
     let stop_signal = table.or("stop_signal", default.stop_signal, |value| {
         value.choice(&SIGNALS)
     });
+    let stop_signal_to = table.or("stop_signal_to", default.stop_signal_to, |value| {
+        value.choice(&RECIPIENTS)
+    });
     let stop_budget = stop_budget(table, default.stop_budget, drain);
     let log_file = log_file(table);
     ProcessSettings {
@@ -96,6 +104,7 @@ pub(super) fn read(
         max_restarts: max_restarts.value,
         required,
         stop_signal: stop_signal.value,
+        stop_signal_to: stop_signal_to.value,
         stop_budget,
         log_file,
     }

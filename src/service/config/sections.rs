@@ -6,10 +6,13 @@ pub(super) mod telemetry;
 pub(super) mod threads;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::service::process::ProcessSettings;
 
 use super::problem::{closest, quoted};
 use super::table::{Read, Table};
@@ -291,12 +294,35 @@ pub(super) fn tasks(root: &mut Table<'_>, drain: Option<Duration>) -> Vec<Task> 
     }
     let names: Vec<&str> = declared.iter().map(|(name, ..)| *name).collect();
     graph::check(&names, &tasks, &links, table.problems);
+    refuse_shared_files(&declared, &tasks);
     if let Some(drain) = drain
         && table.problems.count() == before
     {
         graph::fit_stops(&declared, &mut tasks, drain, table.problems);
     }
     tasks
+}
+
+/// Reports log files that several processes would write and rotate.
+fn refuse_shared_files(declared: &[(&str, Range<usize>, Value<'_>)], tasks: &[Task]) {
+    let mut seen: HashMap<&Path, &str> = HashMap::new();
+    for task in tasks {
+        let Kind::Process(ProcessSettings {
+            log_file: Some(file),
+            ..
+        }) = &task.kind
+        else {
+            continue;
+        };
+        let Some(other) = seen.insert(&file.path, &task.name) else {
+            continue;
+        };
+        let value = declared.iter().find(|(name, ..)| *name == task.name);
+        if let Some(table) = value.and_then(|(.., value)| value.table()) {
+            let what = format!("is the log file of `{other}` too");
+            table.refuse("log_file", what, "give each process a file of its own");
+        }
+    }
 }
 
 /// Reads a task. Returns `None` if any part of it was refused.

@@ -14,7 +14,7 @@ use super::{
 use crate::service::endpoint::{Check, EndpointSettings};
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
-    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
+    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal, StopSignalTo,
 };
 use crate::service::progress::ProgressSettings;
 use crate::service::resources::ResourcesSettings;
@@ -93,6 +93,7 @@ fn process_defaults(command: &[&str]) -> ProcessSettings {
         max_restarts: Some(5),
         required: false,
         stop_signal: StopSignal::Term,
+        stop_signal_to: StopSignalTo::Tree,
         stop_budget: Duration::from_secs(3),
         log_file: None,
     }
@@ -283,7 +284,7 @@ fn every_key_is_read_into_its_field() {
          [tasks.p]\nkind = \"process\"\ncommand = [\"x\", \"\"]\ndepends_on = { q = \"started\" }\n\
          ready = { exit = 3 }\nready_timeout = \"5s\"\nrestart = \"always\"\n\
          backoff = { initial = \"2s\", max = \"2s\", factor = 1, reset_after = \"5s\" }\n\
-         max_restarts = \"unlimited\"\nrequired = true\nstop_signal = \"USR2\"\nstop_budget = \"1m\"\n\
+         max_restarts = \"unlimited\"\nrequired = true\nstop_signal = \"USR2\"\nstop_signal_to = \"command\"\nstop_budget = \"1m\"\n\
          [tasks.q]\nkind = \"process\"\ncommand = [\"y\"]\nstop_budget = \"0s\"\n",
     );
     assert_eq!(config.name, "orders");
@@ -370,6 +371,7 @@ fn every_key_is_read_into_its_field() {
         max_restarts: None,
         required: true,
         stop_signal: StopSignal::Usr2,
+        stop_signal_to: StopSignalTo::Command,
         stop_budget: Duration::from_secs(60),
         ..process_defaults(&["x", ""])
     };
@@ -618,6 +620,11 @@ fn wrong_files_and_prewarming_are_refused() {
         (
             process("log_files_kept = 3"),
             "has no effect without `log_file`",
+        ),
+        (
+            process("log_file = \"x\"")
+                + "[tasks.b]\nkind = \"process\"\ncommand = [\"x\"]\nlog_file = \"x\"\n",
+            "is the log file of `a` too",
         ),
         (
             prewarm(""),

@@ -4,6 +4,8 @@
 //! They are replaced in every string of the document before it is read, keys excepted. `$${` stands for
 //! `${` itself, as a script for a shell may need it. A `$` without a brace is no variable.
 
+use std::ffi::OsString;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -12,23 +14,15 @@ use super::problem::{Problems, quoted};
 /// A text that cannot be replaced: the problem, and how to fix it.
 type Fault = (String, String);
 
+/// Returns the value of a variable; `None` if it is not set.
+type Variable<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// Replaces the variables in all strings, and adds a problem for each one that cannot be.
-///
-/// `variable` returns the value of a variable.
-pub(super) fn replace(
-    table: &mut DeTable<'_>,
-    problems: &Problems,
-    variable: &dyn Fn(&str) -> Option<String>,
-) {
+pub(super) fn replace(table: &mut DeTable<'_>, problems: &Problems, variable: Variable<'_>) {
     in_table(table, "", problems, variable);
 }
 
-fn in_table(
-    table: &mut DeTable<'_>,
-    path: &str,
-    problems: &Problems,
-    variable: &dyn Fn(&str) -> Option<String>,
-) {
+fn in_table(table: &mut DeTable<'_>, path: &str, problems: &Problems, variable: Variable<'_>) {
     for (key, value) in table.iter_mut() {
         let path = match path {
             "" => key.get_ref().to_string(),
@@ -42,7 +36,7 @@ fn in_value(
     value: &mut Spanned<DeValue<'_>>,
     path: &str,
     problems: &Problems,
-    variable: &dyn Fn(&str) -> Option<String>,
+    variable: Variable<'_>,
 ) {
     let at = value.span();
     match value.get_mut() {
@@ -61,7 +55,7 @@ fn in_value(
 }
 
 /// Returns the text with its variables replaced. The values are not searched for variables.
-fn replaced(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Fault> {
+fn replaced(text: &str, variable: Variable<'_>) -> Result<String, Fault> {
     let mut whole = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {
@@ -87,7 +81,7 @@ fn replaced(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Str
 }
 
 /// Returns the value of the variable between the braces.
-fn value_of(inner: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, Fault> {
+fn value_of(inner: &str, variable: Variable<'_>) -> Result<String, Fault> {
     let (name, default) = match inner.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inner, None),
@@ -102,7 +96,14 @@ fn value_of(inner: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<St
             "allowed: ${NAME} and ${NAME:-default}; for the text itself, write $${".to_owned(),
         ));
     }
-    match (variable(name), default) {
+    let value = variable(name).map(OsString::into_string).transpose();
+    let value = value.map_err(|_| {
+        (
+            format!("the value of the environment variable {name} is not UTF-8"),
+            "set it to a text in UTF-8".to_owned(),
+        )
+    })?;
+    match (value, default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
@@ -118,12 +119,14 @@ fn value_of(inner: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt as _;
 
     fn shown(text: &str) -> Result<String, String> {
         let variable = |name: &str| match name {
-            "HOST" => Some("db".to_owned()),
-            "EMPTY" => Some(String::new()),
-            "NESTED" => Some("${HOST}".to_owned()),
+            "HOST" => Some("db".into()),
+            "EMPTY" => Some(OsString::new()),
+            "NESTED" => Some("${HOST}".into()),
+            "LATIN" => Some(OsString::from_vec(b"caf\xe9".to_vec())),
             _ => None,
         };
         replaced(text, &variable).map_err(|(what, _)| what)
@@ -148,6 +151,9 @@ mod tests {
     fn a_variable_that_is_not_set_or_not_a_name_is_a_problem() {
         let fault = |text| shown(text).expect_err("it cannot be replaced");
         assert_eq!(fault("${PORT}"), "the environment variable PORT is not set");
+        // It was said not to be set.
+        let latin = "the value of the environment variable LATIN is not UTF-8";
+        assert_eq!(fault("${LATIN:-x}"), latin);
         assert_eq!(fault("${x%y}"), "\"${x%y}\" is not a variable");
         assert_eq!(fault("${}"), "\"${}\" is not a variable");
         assert_eq!(fault("${HOST"), "`${` has no closing brace");

@@ -211,13 +211,16 @@ impl Output {
         pipe.readable().await.ok();
         match pipe.try_read(&mut self.buffer) {
             Ok(length @ 1..) => {
-                let mut found = false;
+                let (mut found, mut has_ended) = (false, false);
                 let (sink, stream) = (&self.sink, self.stream);
                 self.lines.push(&self.buffer[..length], |line| {
                     sink.take(stream, &line);
+                    has_ended = true;
                     found |= needle.is_some_and(|needle| line.whole.contains(needle));
                 });
-                let due = self.piece_due.unwrap_or_else(|| Instant::now() + PIECE);
+                // The time of a line that has ended is not that of the next one.
+                let due = self.piece_due.filter(|_| !has_ended);
+                let due = due.unwrap_or_else(|| Instant::now() + PIECE);
                 self.piece_due = self.lines.has_piece().then_some(due);
                 found
             }

@@ -171,7 +171,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Orders the stop signal for the whole tree, and SIGKILL when the stop budget has elapsed.
+    /// Orders the stop signal, and SIGKILL when the stop budget has elapsed.
     /// Does not wait.
     pub(super) fn stop(&self) {
         self.tell(&Order::Stop);
@@ -358,6 +358,7 @@ fn start(settings: &ProcessSettings, mark: Option<String>) -> Start {
         env,
         working_folder: settings.working_folder.clone(),
         stop_signal: settings.stop_signal,
+        stop_signal_to: settings.stop_signal_to,
         stop_budget: settings.stop_budget,
         file_limit: own_limit::files_of_commands(),
         group: None,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::service::secrets::Secrets;
 
-use super::{StopSignal, exit::Exit, group::Group};
+use super::{StopSignal, StopSignalTo, exit::Exit, group::Group};
 
 /// A message from headcount to the helper processes of a run. The keeper reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ use super::{StopSignal, exit::Exit, group::Group};
 pub(super) enum Order {
     /// Starts the command. It is always the first order and is sent once.
     Start(Start),
-    /// Sends the stop signal to the whole tree, and SIGKILL when the stop budget has elapsed.
+    /// Sends the stop signal, and SIGKILL when the stop budget has elapsed.
     Stop,
     /// Sends SIGKILL to the whole tree at once.
     Kill,
@@ -37,6 +37,7 @@ pub(super) struct Start {
     pub(super) env: Secrets,
     pub(super) working_folder: Option<PathBuf>,
     pub(super) stop_signal: StopSignal,
+    pub(super) stop_signal_to: StopSignalTo,
     pub(super) stop_budget: Duration,
     /// The soft limit of open files of the command; that of the keeper if `None`.
     #[serde(default)]

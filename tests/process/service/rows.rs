@@ -107,3 +107,18 @@ fn the_report_for_machines_has_the_processes() {
     assert!(command.starts_with("sh -c trap"), "{command}");
     assert_eq!(report["strict"], false);
 }
+
+/// The helper was told at the same moment, so the command could not save through it.
+#[test]
+fn a_stop_signal_to_the_command_alone_reaches_its_helpers_after_its_end() {
+    let script = "(trap 'echo helper stops; exit 0' TERM; echo helper runs; while :; do sleep 0.01; done) & \
+        trap 'sleep 0.5; echo command stops; exit 0' TERM; while :; do sleep 0.01; done";
+    let (mut program, _folder) = run(&process("web", script, "stop_signal_to = \"command\""), &[]);
+    program.error_line("│ helper runs");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let at = |text: &str| ended.stderr.iter().position(|line| line.contains(text));
+    let (command, helper) = (at("│ command stops"), at("│ helper stops"));
+    assert!(command.is_some() && command < helper, "{ended:#?}");
+    assert!(ended.report().contains("└─ clean"), "{ended:#?}");
+}

@@ -17,7 +17,7 @@ use super::{Inbox, Woken, tree::Tree};
 use crate::runtime::end_with_parent;
 use crate::service::own_limit;
 use crate::service::process::{
-    StopSignal,
+    StopSignal, StopSignalTo,
     wire::{Notice, Order, Start},
 };
 
@@ -30,9 +30,12 @@ struct Keeper<'a> {
     inbox: &'a mut Inbox,
     tree: Tree,
     stop_signal: StopSignal,
+    stop_signal_to: StopSignalTo,
     stop_budget: Duration,
     /// True once [`Notice::Exited`] was sent.
     exit_said: bool,
+    /// The processes that were sent the stop signal.
+    told: Option<StopSignalTo>,
     /// The time at which the remaining processes are killed. The first stop sets it; later ones can
     /// only make it earlier.
     deadline: Option<Instant>,
@@ -67,8 +70,10 @@ pub(super) fn keep(inbox: &mut Inbox) {
         inbox,
         tree: Tree::led_by(leader, group),
         stop_signal: start.stop_signal,
+        stop_signal_to: start.stop_signal_to,
         stop_budget: start.stop_budget,
         exit_said: false,
+        told: None,
         deadline: None,
     };
     keeper.run(early);
@@ -135,17 +140,27 @@ impl Keeper<'_> {
     }
 
     /// Sends the stop signal if this is the first stop, and moves the deadline to at most `budget`
-    /// from now.
+    /// from now. If it goes to the command alone, the rest of the tree is told once the command has
+    /// ended.
     fn stop(&mut self, budget: Duration) {
         let budget = match self.stop_signal {
             StopSignal::Kill => Duration::ZERO,
             _ => budget,
         };
         let deadline = Instant::now() + budget;
-        if self.deadline.is_none() {
-            self.tree.signal(self.stop_signal.into());
+        let to = match self.exit_said {
+            true => StopSignalTo::Tree,
+            false => self.stop_signal_to,
+        };
+        if self.told < Some(to) {
+            self.told = Some(to);
             // A process that is stopped (SIGSTOP) handles no other signal until it continues.
-            self.tree.signal(Signal::CONT);
+            for signal in [self.stop_signal.into(), Signal::CONT] {
+                match to {
+                    StopSignalTo::Command => self.tree.signal_leader(signal),
+                    StopSignalTo::Tree => self.tree.signal(signal),
+                }
+            }
         }
         self.deadline = Some(self.deadline.map_or(deadline, |set| set.min(deadline)));
     }

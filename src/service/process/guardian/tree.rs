@@ -122,6 +122,14 @@ impl Tree {
         }
     }
 
+    /// Sends `signal` to the leader, unless it has been reaped.
+    pub(super) fn signal_leader(&self, signal: Signal) {
+        if let Some(leader) = self.leader {
+            // It has not been reaped, so the pid still belongs to it.
+            kill_process(leader, signal).ok();
+        }
+    }
+
     /// Kills every process of the tree that it finds.
     ///
     /// A control group is killed as a whole; the rest is for what is outside of it.

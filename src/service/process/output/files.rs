@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
 };
@@ -27,7 +27,8 @@ use crate::service::process::{LogFileSettings, TARGET};
 
 /// The bytes of one file that wait before its process is slowed down.
 const SHARE: usize = 128 * 1024;
-/// The most bytes of one file that wait. What is beyond is dropped, in the last moments of a process.
+/// The most bytes of one file that wait. Lines beyond them are dropped and counted, in the last moments
+/// of a process.
 const MOST: usize = 1024 * 1024;
 
 /// The thread that writes.
@@ -47,6 +48,8 @@ struct Target {
     settings: LogFileSettings,
     /// The bytes that wait.
     waiting: AtomicUsize,
+    /// The lines that were dropped, as far as the file does not say so.
+    dropped: AtomicU64,
     /// Notified when fewer bytes wait.
     room: Notify,
 }
@@ -85,8 +88,11 @@ impl Files {
             let mut writer = Writer::default();
             for Chunk { target, line } in chunks {
                 writer.write(&target, &line);
-                target.waiting.fetch_sub(line.len(), Ordering::SeqCst);
+                let waiting = target.waiting.fetch_sub(line.len(), Ordering::SeqCst);
                 target.room.notify_waiters();
+                if waiting == line.len() {
+                    writer.note_dropped(&target);
+                }
             }
         })?;
         Ok(Self(sender))
@@ -97,6 +103,7 @@ impl Files {
         let target = Target {
             settings: settings.clone(),
             waiting: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
             room: Notify::new(),
         };
         LogFile {
@@ -126,6 +133,7 @@ impl LogFile {
         let line = format!("{line}\n");
         let target = &self.target;
         if target.waiting.load(Ordering::SeqCst) + line.len() > MOST {
+            target.dropped.fetch_add(1, Ordering::SeqCst);
             return;
         }
         target.waiting.fetch_add(line.len(), Ordering::SeqCst);
@@ -138,6 +146,19 @@ impl LogFile {
 // === impl Writer ===
 
 impl Writer {
+    /// Says in the file and in the log how many lines were dropped before.
+    fn note_dropped(&mut self, target: &Arc<Target>) {
+        let dropped = target.dropped.swap(0, Ordering::SeqCst);
+        if dropped == 0 {
+            return;
+        }
+        let what =
+            format!("{dropped} lines are missing here: they came faster than they were written");
+        let path = target.settings.path.display();
+        tracing::warn!(target: TARGET, "{path}: {what}");
+        self.write(target, &format!("[headcount] {what}\n"));
+    }
+
     /// Writes a line. A failure is logged once, until a line can be written again.
     fn write(&mut self, target: &Arc<Target>, line: &str) {
         let known = self

@@ -12,11 +12,12 @@ pub(super) struct Hidden(Vec<String>);
 // === impl Hidden ===
 
 impl Hidden {
-    /// Hides the values of an environment. A value of four characters or more is taken for a secret.
+    /// Hides the values of an environment, each line of them for itself. A line of four characters or
+    /// more is taken for a secret.
     pub(super) fn of(environment: &Secrets) -> Self {
-        let values = environment.values();
-        let values = values.filter(|value| value.chars().count() >= 4);
-        let mut hidden: Vec<String> = values.cloned().collect();
+        let lines = environment.values().flat_map(|value| value.lines());
+        let lines = lines.filter(|line| line.chars().count() >= 4);
+        let mut hidden: Vec<String> = lines.map(str::to_owned).collect();
         hidden.sort_by_key(|value| Reverse(value.len()));
         Self(hidden)
     }
@@ -36,5 +37,23 @@ impl Hidden {
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hidden").field(&self.0.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines of a key never matched: output is passed on line by line.
+    #[test]
+    fn each_line_of_a_value_is_hidden() {
+        let key = "-----BEGIN KEY-----\nc2VjcmV0\nabc\n";
+        let environment = Secrets::from(std::collections::BTreeMap::from([(
+            "KEY".to_owned(),
+            key.to_owned(),
+        )]));
+        let hidden = Hidden::of(&environment);
+        assert_eq!(hidden.out_of("read c2VjcmV0, abc"), "read …, abc");
+        assert_eq!(hidden.out_of("-----BEGIN KEY-----"), "…");
     }
 }

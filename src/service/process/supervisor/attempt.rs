@@ -53,8 +53,8 @@ pub(super) struct Attempt<'a> {
     requests: &'a mut ChildRequests,
     /// The request that decides what follows the run.
     pending: &'a mut Option<ChildRequest>,
-    /// The request that asked for this start, until it is answered.
-    starting: Option<ChildRequest>,
+    /// The requests that asked for this start, until they are answered.
+    starting: Vec<ChildRequest>,
     run: Run,
     started: Instant,
     /// True once [`Notice::Started`] has arrived.
@@ -125,7 +125,7 @@ impl<'a> Attempt<'a> {
             endpoint: supervisor.endpoint.as_mut(),
             liveness: supervisor.liveness.as_mut(),
             requests: &mut supervisor.requests,
-            starting: supervisor.pending.take(),
+            starting: supervisor.pending.take().into_iter().collect(),
             pending: &mut supervisor.pending,
             run,
             started: Instant::now(),
@@ -202,9 +202,11 @@ impl<'a> Attempt<'a> {
             (ChildVerb::Start, Some(pid)) if runs => {
                 request.done(&format!("it was running before, pid {pid}"));
             }
-            (ChildVerb::Start, None) if runs => self.starting = Some(request),
+            (ChildVerb::Start, None) if runs => self.starting.push(request),
             _ => {
-                *self.pending = Some(request);
+                if let Some(earlier) = self.pending.replace(request) {
+                    earlier.refuse("a later request took its place");
+                }
                 if runs {
                     let verb = verb.word();
                     tracing::info!(target: TARGET, task = %self.name, "stopping: {verb} on request");
@@ -267,7 +269,7 @@ impl<'a> Attempt<'a> {
                 self.post.started(pid, &self.settings.command);
                 self.begun = true;
                 self.pid = Some(pid);
-                if let Some(request) = self.starting.take() {
+                for request in self.starting.drain(..) {
                     let verb = request.verb().word();
                     request.done(&format!("{verb}ed, pid {pid}"));
                 }
@@ -441,7 +443,7 @@ impl<'a> Attempt<'a> {
             (None, Some(exit)) => Fault::Exited(exit),
             (None, None) => Fault::Unguarded,
         };
-        if let Some(request) = self.starting.take() {
+        for request in self.starting.drain(..) {
             request.refuse(&fault.to_string());
         }
         End::Failure { fault, up }
