@@ -186,6 +186,7 @@ fn start(command: &[&str], budget: Duration) -> Value {
         "env": {},
         "working_folder": null,
         "stop_signal": "term",
+        "stop_signal_to": "tree",
         "stop_budget": { "secs": budget.as_secs(), "nanos": budget.subsec_nanos() },
     })
 }
