@@ -250,7 +250,6 @@ impl Slot {
     /// It means something only for a task of tokio, whose wakers refer to it.
     ///
     /// Locks the waker's cell for some nanoseconds.
-    #[cfg(not(all(test, headcount_loom)))]
     pub(crate) fn waker_address(&self) -> Option<u64> {
         let waker = self.waker_cell();
         waker.as_ref().map(|waker| waker.data().addr() as u64)
