@@ -61,6 +61,7 @@ test-stable:
 
 # Tests that need root, with sudo if necessary, or a build of their own: those that are marked as ignored, each with the reason.
 test-root:
+    cargo test --all-features --no-run
     root=(); [ "$(id -u)" = 0 ] || root=(sudo -E env "PATH=$PATH"); \
         "${root[@]}" cargo test --all-features --tests -- --ignored
 

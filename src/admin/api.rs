@@ -586,7 +586,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Everyone who can reach the server could read the arguments.
+    /// The arguments may hold secrets, and the server has no authentication.
     #[test]
     fn a_report_is_shown_without_arguments_of_command_lines() {
         let with = |command: &str| {

@@ -50,6 +50,20 @@ pub(crate) fn describe(number: i32) -> Option<String> {
     call::describe(number)
 }
 
+/// Describes the call of a thread of another process, as far as that needs none of its memory.
+/// `describe` describes a descriptor of that process.
+#[cfg(all(
+    feature = "service",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub(crate) fn of_other(
+    call: proc::syscall::SystemCall,
+    describe: impl Fn(i32) -> Option<String>,
+) -> Wait {
+    call.wait_of_other(describe)
+}
+
 /// The most looks at a thread that moves on meanwhile.
 ///
 /// A thread that changes its call three times in a row is busy, and is shown as on CPU.

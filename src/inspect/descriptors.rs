@@ -52,7 +52,11 @@ impl Descriptors {
     /// Describes the descriptor with a record of tokio, as in `tcp 127.0.0.1:5432 (from
     /// 127.0.0.1:51864)`. `None` if it is not known.
     pub(crate) fn describe(&self, record: u64) -> Option<String> {
-        let number = *self.records().get(&record)?;
+        self.of_number(*self.records().get(&record)?)
+    }
+
+    /// Describes the descriptor with a number. `None` if it is closed, or cannot be looked at.
+    pub(crate) fn of_number(&self, number: i32) -> Option<String> {
         let mut named = self.named.borrow_mut();
         let name = named.entry(number).or_insert_with(|| self.name(number));
         name.clone()

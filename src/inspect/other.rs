@@ -17,12 +17,16 @@ mod running;
 mod tests;
 mod threads;
 #[cfg(feature = "service")]
+mod unstopped;
+#[cfg(feature = "service")]
 mod watched;
 
 pub(crate) use kinds::Kinds;
 #[cfg(feature = "service")]
 pub(crate) use picture::{ATTACH, Group, Label, Labels, Link, Picture, ThreadGroup};
 pub(crate) use threads::Thread;
+#[cfg(feature = "service")]
+pub(crate) use unstopped::unstopped;
 #[cfg(feature = "service")]
 pub(crate) use watched::{OsProcess, OsThread, Watched, processes, threads};
 

@@ -273,6 +273,9 @@ pub struct ChildRow {
     /// The processes that had to be killed: this one, and those that it had started, as `sh (pid
     /// 17)`.
     pub killed: Vec<String>,
+    /// The reasons why it did not stop after the signal, a line for each process of its tree, as far as
+    /// they were looked for: whether it ignores, blocks or handles the signal, and what it waits for.
+    pub unstopped: Vec<String>,
 }
 
 /// Tasks of one group, name and spawn site that panicked in the same way while the service stopped.
@@ -523,6 +526,7 @@ impl ChildRow {
             took: state.told.map(|(_, at)| took(at)),
             waited_for: state.waits_for,
             killed: state.killed,
+            unstopped: state.unstopped,
         })
     }
 }
@@ -538,6 +542,7 @@ impl From<Child> for ChildRow {
             took: None,
             waited_for: Vec::new(),
             killed: Vec::new(),
+            unstopped: Vec::new(),
         }
     }
 }

@@ -157,6 +157,21 @@ pub(crate) enum StopSignal {
     Kill,
 }
 
+impl StopSignal {
+    /// Returns its name without the prefix "SIG".
+    fn word(self) -> &'static str {
+        match self {
+            Self::Term => "TERM",
+            Self::Int => "INT",
+            Self::Quit => "QUIT",
+            Self::Hup => "HUP",
+            Self::Usr1 => "USR1",
+            Self::Usr2 => "USR2",
+            Self::Kill => "KILL",
+        }
+    }
+}
+
 /// The processes that a stop signal is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

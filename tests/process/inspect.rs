@@ -18,7 +18,7 @@ const ZOO: &str = include_str!("../inspect/src/bin/zoo.rs");
 const TASKS: u64 = 10;
 
 /// Builds the service and the zoo, once, and returns their folder.
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("inspect");

@@ -52,6 +52,7 @@ function linesOf(child) {
   if (child.last_exit) parts.push("last exit  " + ago(child.last_exit));
   if (child.waits_for.length > 0) parts.push("stops after  " + child.waits_for.join(", "));
   if (child.killed.length > 0) parts.push("killed  " + child.killed.join(", "));
+  for (const why of child.unstopped) parts.push("does not stop  " + why);
   if (child.usage.cpu_seconds !== null) parts.push("CPU time  " + seconds(child.usage.cpu_seconds));
   const lines = child.lines.length > 0 ? folded(child.lines) : ["no output yet"];
   return parts.join("\n") + (parts.length > 0 ? "\n\n" : "") + lines.join("\n");

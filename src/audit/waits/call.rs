@@ -54,6 +54,34 @@ impl SystemCall {
         }
     }
 
+    /// Returns what the call of a thread of another process waits for. See [`super::of_other`].
+    #[cfg(feature = "service")]
+    pub(super) fn wait_of_other(self, describe: impl Fn(i32) -> Option<String>) -> Wait {
+        let Some((name, kind)) = syscalls::of(self.number) else {
+            return unknown(None, "in a system call that headcount does not know");
+        };
+        let [first, second, ..] = self.arguments;
+        match kind {
+            Kind::File | Kind::Connect => {
+                let number = int(first);
+                let what = describe(number);
+                one(name, OpenFile { number, what })
+            }
+            Kind::Sleep | Kind::Absolute => Wait::Sleep(None),
+            Kind::Child => Wait::Child(positive(int(first))),
+            Kind::ChildById if int(first).cast_unsigned() == libc::P_PID => {
+                Wait::Child(positive(int(second)))
+            }
+            Kind::ChildById => Wait::Child(None),
+            Kind::Signal => Wait::Signal,
+            Kind::Futex => Wait::Futex {
+                address: first,
+                timed: false,
+            },
+            Kind::Poll | Kind::Resumed | Kind::Other => Wait::Other(name),
+        }
+    }
+
     /// Decodes a futex(2) call: a wait for a word of memory, or for the end of a thread.
     ///
     /// A value that happens to equal the id of a live thread in a shared wait would be shown as a

@@ -67,6 +67,8 @@ pub(crate) struct ProcessState {
     pub(crate) end: Option<(String, Instant)>,
     /// The processes that had to be killed after the signal, as `sh (pid 17)`.
     pub(crate) killed: Vec<String>,
+    /// The reasons why the run did not stop after the signal, a line for each process of its tree.
+    pub(crate) unstopped: Vec<String>,
     /// True if it, or one that it had started, may be alive, and nothing watches it any longer.
     #[cfg(feature = "admin")]
     pub(crate) is_lost: bool,

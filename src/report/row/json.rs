@@ -237,6 +237,7 @@ impl Keyed for ChildRow {
             row.serialize_entry("took_seconds", &seconds(self.took))?;
             row.serialize_entry("waited_for", &self.waited_for)?;
             row.serialize_entry("killed", &self.killed)?;
+            row.serialize_entry("unstopped", &self.unstopped)?;
         }
         row.end()
     }

@@ -22,7 +22,7 @@ pub(super) fn process_rows(report: &Report) -> Vec<Row> {
             style,
             mark,
             text: text(process, is_late),
-            below: Vec::new(),
+            below: process.unstopped.clone(),
         };
         rows.push((rank, row));
     }

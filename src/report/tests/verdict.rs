@@ -14,6 +14,7 @@ fn process(pid: u32, task: &str) -> ChildRow {
         signal: Some("SIGTERM".to_owned()),
         took: None,
         waited_for: Vec::new(),
+        unstopped: Vec::new(),
         killed: vec![format!("postgres (pid {pid})")],
     }
 }

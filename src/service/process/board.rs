@@ -379,6 +379,11 @@ impl Post {
         self.tell(|series| series.killed(process));
     }
 
+    /// Records why the run did not stop in time, a line for each process.
+    pub(super) fn unstopped(&self, reasons: &[String]) {
+        self.tell(|series| series.unstopped(reasons));
+    }
+
     /// Records how the command ended.
     pub(super) fn ended(&self, how: &str) {
         self.tell(|series| series.ended(how));

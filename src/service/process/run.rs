@@ -171,6 +171,11 @@ impl Run {
         Ok(run)
     }
 
+    /// Returns the pid of the keeper, once it has begun.
+    pub(super) fn keeper(&self) -> Option<u32> {
+        self.pids.get(1).copied()
+    }
+
     /// Orders the stop signal, and SIGKILL when the stop budget has elapsed.
     /// Does not wait.
     pub(super) fn stop(&self) {

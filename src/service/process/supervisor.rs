@@ -43,6 +43,7 @@ use crate::{TaskGroup, service::endpoint::Health};
 mod attempt;
 mod failure;
 mod requests;
+mod unstopped;
 
 /// The time added to a stop budget for the delivery of orders and notices.
 const STOP_MARGIN: Duration = Duration::from_secs(1);

@@ -96,6 +96,8 @@ pub(crate) struct ChildView {
     waits_for: Vec<String>,
     /// The processes of the run that had to be killed.
     killed: Vec<String>,
+    /// The reasons why the run does not stop.
+    unstopped: Vec<String>,
     usage: Usage,
     lines: Vec<String>,
 }
@@ -294,6 +296,36 @@ impl Child {
         });
     }
 
+    /// Records why the process did not stop after its signal, a line for each process of its tree. The
+    /// report shows the lines below its row.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use headcount::telemetry::Child;
+    ///
+    /// let runtime = headcount::Runtime::builder().print(false).build()?;
+    /// let report = runtime.run(async |tasks| {
+    ///     let proxy = Child::register(tasks, "proxy");
+    ///     proxy.started(4711, "proxy --port 5432");
+    ///     let drain = tasks.clone();
+    ///     tasks.spawn("proxy", async move {
+    ///         drain.draining().await;
+    ///         proxy.told(15);
+    ///         proxy.unstopped(&["proxy (pid 4711) ignores SIGTERM".to_owned()]);
+    ///         proxy.killed("proxy (pid 4711)");
+    ///         proxy.ended("killed by SIGKILL");
+    ///     });
+    /// });
+    /// assert_eq!(report.processes[0].unstopped, ["proxy (pid 4711) ignores SIGTERM"]);
+    /// # Ok::<(), headcount::BuildError>(())
+    /// ```
+    pub fn unstopped(&self, reasons: &[String]) {
+        let reasons = reasons.iter().map(|reason| plain(reason).into_owned());
+        let reasons: Vec<String> = reasons.collect();
+        self.process.change(|state| state.unstopped = reasons);
+    }
+
     /// Records a process that had to be killed, for example `sh (pid 17)`: this one, or one that it
     /// had started. A shutdown in which that happens is not clean.
     pub fn killed(&self, process: &str) {
@@ -390,6 +422,10 @@ impl ChildState {
             waits_for: row
                 .as_ref()
                 .map(|row| row.waited_for.clone())
+                .unwrap_or_default(),
+            unstopped: row
+                .as_ref()
+                .map(|row| row.unstopped.clone())
                 .unwrap_or_default(),
             killed: row.map(|row| row.killed).unwrap_or_default(),
             usage: locked(&self.usage).shown(pid),

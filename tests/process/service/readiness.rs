@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Returns the status and the body of an answer of the admin server.
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(super) fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(LONG)).expect("not zero");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it reads");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
+    .expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");
@@ -28,7 +32,7 @@ fn readyz(address: &str) -> (u16, String) {
 }
 
 /// Returns the address of the admin server, which the log names first.
-fn admin(program: &mut Program) -> String {
+pub(super) fn admin(program: &mut Program) -> String {
     let line = program.error_line("admin server: http://");
     let (_, address) = line.split_once("http://").expect("just seen");
     address.trim_end_matches('/').to_owned()

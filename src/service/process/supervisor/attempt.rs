@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{STOP_MARGIN, Supervisor, failure::Fault};
+use super::{STOP_MARGIN, Supervisor, failure::Fault, unstopped::Look};
 use crate::service::{
     endpoint::Health,
     process::{
@@ -80,6 +80,12 @@ pub(super) struct Attempt<'a> {
     /// True once the group has begun to drain.
     draining: bool,
     stop: Stop,
+    /// The look at a run that does not stop.
+    look: Look,
+    /// The reasons why the run does not stop, as far as they are known.
+    reasons: Vec<String>,
+    /// True if processes of the run had to be killed.
+    has_killed: bool,
     /// True once [`Notice::Empty`] has arrived.
     empty: bool,
     /// True once the run was watched to its end.
@@ -141,6 +147,9 @@ impl<'a> Attempt<'a> {
             fault: None,
             draining: false,
             stop: Stop::NotAsked,
+            look: Look::default(),
+            reasons: Vec::new(),
+            has_killed: false,
             empty: false,
             over: false,
         }
@@ -185,6 +194,10 @@ impl<'a> Attempt<'a> {
                     self.ask_to_stop();
                 }
                 request = self.requests.next(), if !self.draining => self.take_request(request),
+                reasons = self.look.next() => {
+                    self.post.unstopped(&reasons);
+                    self.reasons = reasons;
+                }
                 () = self.stop.overdue() => {
                     if self.escalate() {
                         return self.end();
@@ -305,6 +318,7 @@ impl<'a> Attempt<'a> {
 
     /// Records the processes that had to be killed, and logs those that the command had started.
     fn note_killed(&mut self, processes: Vec<String>) {
+        self.has_killed = true;
         for process in &processes {
             self.post.killed(process);
         }
@@ -388,7 +402,10 @@ impl<'a> Attempt<'a> {
     fn ask_to_stop(&mut self) {
         self.post.enter(State::Stopping);
         self.run.stop();
-        self.post.told(self.settings.stop_signal);
+        let (signal, budget) = (self.settings.stop_signal, self.settings.stop_budget);
+        self.post.told(signal);
+        self.look
+            .prepare(self.run.keeper(), signal, budget, &self.group);
         let until = Instant::now() + self.settings.stop_budget + STOP_MARGIN * 2;
         self.stop = Stop::Asked { until };
     }
@@ -418,8 +435,17 @@ impl<'a> Attempt<'a> {
         if success {
             self.post.succeeded();
         }
-        if matches!(self.fault, Some(Fault::Unguarded | Fault::Unkillable(_))) {
+        let is_lost = matches!(self.fault, Some(Fault::Unguarded | Fault::Unkillable(_)));
+        if is_lost {
             self.post.lost();
+        }
+        if is_lost || self.has_killed {
+            for reason in &self.reasons {
+                tracing::warn!(target: TARGET, task = %self.name, "did not stop: {reason}");
+            }
+        } else if !self.reasons.is_empty() {
+            // It needed its time, and has stopped.
+            self.post.unstopped(&[]);
         }
         let up = self.up;
         let fault = match (self.fault.take(), self.exit) {
