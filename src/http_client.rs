@@ -47,7 +47,10 @@ pub(crate) use failure::{Failure, Step, words};
 pub(crate) use tls::Trust;
 pub(crate) use url::{Url, UrlError};
 
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 /// An opener of connections to one server.
@@ -60,6 +63,14 @@ pub(crate) struct Client {
     /// The trusted certificates; those of the machine if `None`.
     trust: Option<Trust>,
 }
+
+/// An open connection, over TCP or TLS, before any protocol is spoken on it.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// A stream of bytes in both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 // === impl Client ===
 
@@ -78,6 +89,23 @@ impl Client {
         }
     }
 
+    /// Sets the certificates that are trusted from the next connection on.
+    #[cfg(feature = "service")]
+    pub(crate) fn trust(&mut self, trust: Trust) {
+        self.trust = Some(trust);
+    }
+
+    /// Opens a connection for HTTP/1, and keeps `step` up to date. For more, see
+    /// [`Self::connect`].
+    pub(crate) async fn open(
+        &mut self,
+        deadline: Instant,
+        step: &mut Step,
+    ) -> Result<Connection, Failure> {
+        let stream = self.connect(deadline, step).await?;
+        Connection::over(stream).await
+    }
+
     /// Opens a connection, and keeps `step` up to date.
     ///
     /// `deadline` only divides the time among the addresses of the server; see [`Dialer::connect`].
@@ -90,17 +118,17 @@ impl Client {
     /// # Errors
     ///
     /// Returns the failure of the lookup, the connection or the TLS handshake.
-    pub(crate) async fn open(
+    pub(crate) async fn connect(
         &mut self,
         deadline: Instant,
         step: &mut Step,
-    ) -> Result<Connection, Failure> {
+    ) -> Result<Stream, Failure> {
         let stream = self.dialer.connect(deadline, step).await?;
         // A request is a single write, so waiting to fill a packet only delays it.
         stream.set_nodelay(true).ok();
         let Some(server) = &self.server else {
             *step = Step::Awaiting;
-            return Connection::over(stream).await;
+            return Ok(Box::new(stream));
         };
         *step = Step::Securing;
         let trust = match &self.trust {
@@ -112,6 +140,6 @@ impl Client {
             .await
             .map_err(Failure::Tls)?;
         *step = Step::Awaiting;
-        Connection::over(stream).await
+        Ok(Box::new(stream))
     }
 }

@@ -109,6 +109,8 @@ fn a_wrong_endpoint_is_answered_with_the_allowed_values() {
         "check = { http = \"http:///path\" }",
         "check = { http = \"http://h\", expect_status = [], headers = { \"a b\" = \"x\" } }",
         "check = { http = \"http://h\", expect_status = [99], headers = { Accept = \"x\", accept = \"y\" } }",
+        "check = { http = \"http://h\", expect_body = \"\", ca_file = \"ca.pem\" }",
+        "check = { http = \"https://h\", client_cert = \"c.pem\", insecure = true }",
         "check = { tcp = \"h:1\" }\ninterval = \"1s\"\ntimeout = \"2s\"",
     ];
     let tasks: Vec<String> = checks

@@ -86,7 +86,7 @@ fn what(task: &Task) -> String {
         Kind::Endpoint(settings) => {
             let target = match &settings.check {
                 Check::Tcp { address } => format!("tcp {address}"),
-                Check::Http { url, .. } => without_query(url).to_owned(),
+                Check::Http(http) => without_query(&http.url).to_owned(),
             };
             format!("{target} every {}", time(settings.interval))
         }

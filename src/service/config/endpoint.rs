@@ -3,14 +3,13 @@
 //! Addresses and URLs are checked here, so that a message can point at the part that is wrong.
 //! `Check::validate` then refuses what the check itself cannot work with.
 
+mod http;
+mod tls;
+
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use hyper::Uri;
-use hyper::header::{HeaderName, HeaderValue};
-
 use crate::service::endpoint::{Check, EndpointSettings};
-use crate::service::secrets::Secrets;
 
 use super::problem::quoted;
 use super::table::Table;
@@ -19,6 +18,8 @@ use super::value::{DAY, Value, shown};
 /// The example in messages about `check`.
 const CHECK: &str =
     "check = { tcp = \"127.0.0.1:5432\" } or check = { http = \"http://127.0.0.1:8080/\" }";
+/// The keys of `check` of which exactly one says what is checked.
+const KINDS: [&str; 2] = ["tcp", "http"];
 /// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -59,41 +60,27 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<EndpointSettings> {
     })
 }
 
-/// Reads `check`: exactly one of `tcp` and `http` must be set.
+/// Reads `check`: exactly one of [`KINDS`] must be set.
 fn check(value: &Value<'_>) -> Option<Check> {
     let mut table = value.table_like(CHECK)?;
-    let (tcp, http) = (table.get("tcp"), table.get("http"));
-    let check = match (tcp, http) {
-        (Some(tcp), None) => tcp_address(&tcp).map(|address| Check::Tcp { address }),
-        (None, Some(http)) => {
-            let url = url(&http);
-            let expect_status = table
-                .or("expect_status", (200..=399).collect(), statuses)
-                .value;
-            let headers = table.or("headers", Secrets::default(), headers).value;
-            url.map(|url| Check::Http {
-                url,
-                expect_status,
-                headers,
-            })
-        }
-        _ => {
-            // Marks these keys as known, so that they are not reported as well.
-            table.get("expect_status");
-            table.get("headers");
-            value.refuse(
-                "needs either `tcp` or `http`",
-                format!("for example {CHECK}"),
-            )
-        }
+    let kinds = KINDS.iter();
+    let set: Vec<_> = kinds
+        .filter_map(|kind| Some((*kind, table.get(kind)?)))
+        .collect();
+    let [(kind, target)] = &*set else {
+        let all = KINDS.map(|kind| format!("`{kind}`")).join(", ");
+        return value.refuse(
+            format!("needs exactly one of {all}"),
+            format!("for example {CHECK}"),
+        );
+    };
+    let check = match *kind {
+        "http" => http::read(target, &mut table).map(Check::Http),
+        _ => tcp_address(target).map(|address| Check::Tcp { address }),
     };
     // The check itself may refuse more than the readers above.
     if let Some(Err(invalid)) = check.as_ref().map(Check::validate) {
-        let key = match invalid.key() {
-            "address" => "tcp",
-            "url" => "http",
-            key => key,
-        };
+        let key = invalid.key().unwrap_or(kind);
         table.refuse(key, invalid.to_string(), format!("for example {CHECK}"));
     }
     table.finish();
@@ -117,38 +104,6 @@ fn tcp_address(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Reads `http`: an absolute URL without credentials.
-fn url(value: &Value<'_>) -> Option<String> {
-    let help = "allowed: \"http://host/path\" or \"https://host/path\", optionally with a port from 1 to 65535";
-    let text = value.filled("\"http://127.0.0.1:8080/health\"")?;
-    let no = |what: &str| value.refuse(format!("{} {what}", quoted(text)), help);
-    let Ok(uri) = text.parse::<Uri>() else {
-        return no("is not a URL");
-    };
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return no("is not an HTTP URL");
-    }
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    if authority.contains('@') {
-        let help = "use a header instead: headers = { Authorization = \"…\" }";
-        return value.refuse("must not contain a user name or a password", help);
-    }
-    let host = uri.host().unwrap_or_default();
-    if !is_host(host) {
-        return no("has no valid host");
-    }
-    // The rest of the authority is the port, if there is one.
-    match authority
-        .strip_prefix(host)
-        .map(|rest| rest.strip_prefix(':'))
-    {
-        Some(None) => {}
-        Some(Some(port)) if is_port(port) => {}
-        _ => return no("has an invalid port"),
-    }
-    Some(text.to_owned())
-}
-
 /// Returns whether this looks like a host name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
@@ -166,43 +121,4 @@ fn is_host(host: &str) -> bool {
 fn is_port(port: &str) -> bool {
     // Rust's integer parser also accepts "+80".
     port.bytes().all(|byte| byte.is_ascii_digit()) && matches!(port.parse::<u16>(), Ok(1..))
-}
-
-/// Reads `expect_status`; an empty list is refused.
-fn statuses(value: &Value<'_>) -> Option<Vec<u16>> {
-    let example = "expect_status = [200, 204]";
-    let list = value.list(example)?;
-    if list.is_empty() {
-        return value.refuse(
-            "is empty: no status would count as success",
-            format!("for example {example}"),
-        );
-    }
-    // A status below 200 is informational: the final response follows it.
-    list.iter().map(|value| value.whole(200..=599)).collect()
-}
-
-/// Reads `headers`. Names are compared without regard to case, as HTTP does.
-fn headers(value: &Value<'_>) -> Option<Secrets> {
-    let mut seen: Vec<HeaderName> = Vec::new();
-    let texts = value.texts("headers = { Accept = \"text/plain\" }", |name, text| {
-        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            let what = format!("{} is not a valid header name", quoted(name));
-            return Err((what, "allowed: letters, digits and -_.!#$%&'*+^`|~"));
-        };
-        if HeaderValue::from_str(text).is_err() {
-            let what = format!("the value of {} is not a valid header value", quoted(name));
-            return Err((what, "allowed: visible characters, spaces and tabs"));
-        }
-        if seen.contains(&parsed) {
-            let what = format!(
-                "{} is set twice: header names are case-insensitive",
-                quoted(name)
-            );
-            return Err((what, "set each header once"));
-        }
-        seen.push(parsed);
-        Ok(())
-    });
-    texts.map(Secrets::from)
 }

@@ -11,7 +11,7 @@ use super::{
     AdminSettings, Config, ConsoleSettings, ControlSocket, DEFAULT, Endpoint, Kind, LogFormat,
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
-use crate::service::endpoint::{Check, EndpointSettings};
+use crate::service::endpoint::{Check, EndpointSettings, HttpCheck, Identity, TlsSettings};
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
     Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
@@ -145,6 +145,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "resources",
         "db",
         "api",
+        "shop",
         "migrate",
         "proxy",
         "server",
@@ -159,12 +160,27 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         address: "127.0.0.1:5432".to_owned(),
     });
     assert_eq!(kind(&config, "db"), Kind::Endpoint(db));
-    let api = endpoint_defaults(Check::Http {
+    let api = endpoint_defaults(Check::Http(HttpCheck {
         url: "http://127.0.0.1:8080/health".to_owned(),
         expect_status: vec![200, 204],
+        expect_body: Some("ok".to_owned()),
         headers: BTreeMap::from([("Accept".to_owned(), "text/plain".to_owned())]).into(),
-    });
+        ..HttpCheck::default()
+    }));
     assert_eq!(kind(&config, "api"), Kind::Endpoint(api));
+    let shop = endpoint_defaults(Check::Http(HttpCheck {
+        url: "https://shop.internal/".to_owned(),
+        expect_status: (200..=399).collect(),
+        tls: TlsSettings {
+            ca_file: Some("ca.pem".into()),
+            client: Some(Identity {
+                cert: "client.pem".into(),
+                key: "client.key".into(),
+            }),
+        },
+        ..HttpCheck::default()
+    }));
+    assert_eq!(kind(&config, "shop"), Kind::Endpoint(shop));
     // Only keys that the example has to set differ from the defaults.
     let server = ProcessSettings {
         env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]).into(),
@@ -343,11 +359,12 @@ fn every_key_is_read_into_its_field() {
     };
     assert_eq!(kind(&config, "r"), Kind::Resources(resources));
     let endpoint = EndpointSettings {
-        check: Check::Http {
+        check: Check::Http(HttpCheck {
             url: "https://[::1]:8443/x?y".to_owned(),
             expect_status: (200..=399).collect(),
             headers: BTreeMap::new().into(),
-        },
+            ..HttpCheck::default()
+        }),
         interval: Duration::from_secs(1),
         jitter: 0.0,
         timeout: Duration::from_secs(1),

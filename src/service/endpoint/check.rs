@@ -35,6 +35,18 @@ pub(super) enum Target {
     Http(Box<Get>),
 }
 
+// === impl Check ===
+
+impl Check {
+    /// Finds a problem that would make every check fail, without using the network or reading a file.
+    ///
+    /// # Errors
+    /// The first problem found. [`InvalidCheck::key`] names the setting.
+    pub(crate) fn validate(&self) -> Result<(), InvalidCheck> {
+        Target::new(self, None).map(drop)
+    }
+}
+
 // === impl Checker ===
 
 impl Checker {
@@ -44,7 +56,7 @@ impl Checker {
     /// problem beforehand.
     pub(super) fn new(check: &Check, timeout: Duration) -> Self {
         let target = Target::new(check, None);
-        if matches!(&target, Ok(Target::Http(get)) if get.is_secure) {
+        if matches!(&target, Ok(Target::Http(get)) if get.needs_roots()) {
             // So that the first check does not take the time. An error fails each check.
             Trust::machine().ok();
         }
@@ -90,12 +102,8 @@ impl Target {
                     dialer: Dialer::new(address),
                 })
             }
-            Check::Http {
-                url,
-                expect_status,
-                headers,
-            } => {
-                let get = Get::new(url, expect_status, headers, trust)?;
+            Check::Http(settings) => {
+                let get = Get::new(settings, trust)?;
                 Ok(Self::Http(Box::new(get)))
             }
         }

@@ -36,6 +36,9 @@ pub(super) enum Failure {
     /// The response has an unexpected status. An empty list stands for [`UP_STATUSES`].
     #[error("status {status}, expected {}", Expected(.expected))]
     Status { status: u16, expected: Vec<u16> },
+    /// The body lacks the expected text. `cut` is true if there was more of it than was read.
+    #[error("the {}body does not contain {text:?}", if *.cut { "start of the " } else { "" })]
+    Body { text: String, cut: bool },
     /// A limit of this process or machine kept the check from being made. That is no verdict on the
     /// endpoint.
     #[error("{0}")]
@@ -151,9 +154,7 @@ fn certificate(cause: &CertificateError, host: &str) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "not valid yet".to_owned()
         }
-        CertificateError::UnknownIssuer => {
-            "not signed by an authority that this machine trusts".to_owned()
-        }
+        CertificateError::UnknownIssuer => "not signed by a trusted authority".to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("not valid for {host}")
         }

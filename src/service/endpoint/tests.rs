@@ -6,7 +6,7 @@ mod monitor;
 mod tls;
 mod validate;
 
-use super::{Check, Checker, EndpointSettings, Probe};
+use super::{Check, Checker, EndpointSettings, HttpCheck, Probe};
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -24,11 +24,12 @@ fn tcp(address: impl ToString) -> Check {
 }
 
 fn http(url: impl ToString) -> Check {
-    Check::Http {
+    Check::Http(HttpCheck {
         url: url.to_string(),
         expect_status: Vec::new(),
         headers: BTreeMap::new().into(),
-    }
+        ..HttpCheck::default()
+    })
 }
 
 fn settings(check: Check) -> EndpointSettings {

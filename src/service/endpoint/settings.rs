@@ -1,0 +1,93 @@
+//! The settings of an endpoint: its check, pace and thresholds, and the problems of a check.
+
+use super::certificates::TlsSettings;
+use crate::service::secrets::Secrets;
+use std::time::Duration;
+
+/// The settings of one endpoint: the check, its pace, and the thresholds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EndpointSettings {
+    pub(crate) check: Check,
+    /// The time from the start of one check to the start of the next, before jitter.
+    pub(crate) interval: Duration,
+    /// The largest share of `interval` by which each wait is shorter or longer, so that many
+    /// instances do not check in step. Clamped to `0.0..=0.5`.
+    pub(crate) jitter: f64,
+    /// The longest duration of a whole check: name lookup, connection, TLS and answer.
+    pub(crate) timeout: Duration,
+    /// The number of successes in a row after which the endpoint is up.
+    pub(crate) up_after: u32,
+    /// The number of failures in a row after which the endpoint is down.
+    pub(crate) down_after: u32,
+    /// True if the end of the monitoring task stops the service. Before a drain, only a panic or a
+    /// cancellation ends that task.
+    pub(crate) required: bool,
+}
+
+/// One kind of check.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Check {
+    /// Opens a connection and closes it.
+    Tcp {
+        /// The address as `host:port`, with an IPv6 address in brackets.
+        address: String,
+    },
+    /// Makes a GET request.
+    Http(HttpCheck),
+}
+
+/// A GET request, and the answer that counts as success.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct HttpCheck {
+    /// The URL, which begins with `http://` or `https://`.
+    pub(crate) url: String,
+    /// The statuses that count as success. If empty, 200 to 399.
+    pub(crate) expect_status: Vec<u16>,
+    /// A text that the start of the body must contain. If `None`, the body does not matter.
+    pub(crate) expect_body: Option<String>,
+    /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
+    pub(crate) headers: Secrets,
+    pub(crate) tls: TlsSettings,
+}
+
+/// The problem of a [`Check`] that can never succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidCheck {
+    /// The address of a check cannot be parsed.
+    #[error("the address is not of the form host:port")]
+    Address,
+    /// The URL cannot be used. `problem` completes the sentence.
+    #[error("the URL {problem}")]
+    Url { problem: &'static str },
+    /// A header cannot be sent. The message never contains its value.
+    #[error("the header `{name}` {problem}")]
+    Header { name: String, problem: &'static str },
+    /// An expected status is outside of the range of HTTP.
+    #[error("{status} is not an HTTP status (100 to 599)")]
+    Status { status: u16 },
+}
+
+// === impl Check ===
+
+impl Check {
+    /// Returns a GET request for `url` that succeeds with a status from 200 to 399.
+    pub(crate) fn get(url: impl Into<String>) -> Self {
+        Self::Http(HttpCheck {
+            url: url.into(),
+            ..HttpCheck::default()
+        })
+    }
+}
+
+// === impl InvalidCheck ===
+
+impl InvalidCheck {
+    /// Returns the name of the invalid setting; `None` if it is the target of the check.
+    pub(crate) fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Address | Self::Url { .. } => None,
+            Self::Header { .. } => Some("headers"),
+            Self::Status { .. } => Some("expect_status"),
+        }
+    }
+}
