@@ -15,12 +15,9 @@
 //! even if it is `required`: dependents watch the receiver of [`start`] and decide. A TCP check only shows
 //! that something accepts connections. A proxy may accept them even when its backend is gone.
 
-mod certificates;
 mod check;
 mod failure;
-mod files;
 mod flapping;
-mod http;
 mod hysteresis;
 mod settings;
 
@@ -28,12 +25,11 @@ mod settings;
 mod tests;
 
 use crate::{TaskGroup, telemetry};
-pub(crate) use certificates::{Identity, TlsSettings};
 use check::{Checker, Probe};
 use failure::Failure;
 use flapping::{Flapping, Turn};
 use hysteresis::{Hysteresis, Status};
-pub(crate) use settings::{Check, EndpointSettings, HttpCheck, InvalidCheck};
+pub(crate) use settings::{Check, EndpointSettings, HttpCheck, Identity, TlsSettings};
 use std::{collections::VecDeque, io, time::Duration};
 use tokio::{
     sync::watch,

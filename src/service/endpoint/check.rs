@@ -2,7 +2,15 @@
 //!
 //! This module has no intervals, thresholds or logs; the parent module adds them.
 
-use super::{Check, InvalidCheck, failure::Failure, http::Get};
+mod certificates;
+mod files;
+mod http;
+
+use self::http::Get;
+use super::{
+    failure::Failure,
+    settings::{Check, InvalidCheck},
+};
 use crate::http_client::{Address, Dialer, Step, Trust};
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};

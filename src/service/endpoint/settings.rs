@@ -1,8 +1,7 @@
 //! The settings of an endpoint: its check, pace and thresholds, and the problems of a check.
 
-use super::certificates::TlsSettings;
 use crate::service::secrets::Secrets;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// The settings of one endpoint: the check, its pace, and the thresholds.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +47,22 @@ pub(crate) struct HttpCheck {
     /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
     pub(crate) headers: Secrets,
     pub(crate) tls: TlsSettings,
+}
+
+/// The files of certificates, in the PEM format.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct TlsSettings {
+    /// The trusted roots, in place of those of the machine.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The certificate that a server gets if it asks for one.
+    pub(crate) client: Option<Identity>,
+}
+
+/// A client certificate with its chain, and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// The problem of a [`Check`] that can never succeed.

@@ -3,8 +3,7 @@
 //! It blocks its thread for the read. So it takes regular files only, and no more than [`MOST`] bytes
 //! of one; a pipe without a writer would block for ever.
 
-use super::failure::Failure;
-use crate::service::own_limit;
+use crate::service::{endpoint::failure::Failure, own_limit};
 use rustix::fs::OFlags;
 use std::{
     fs::OpenOptions,

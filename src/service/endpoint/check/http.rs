@@ -3,11 +3,12 @@
 //! It reads at most [`BODY_LIMIT`] of the body, for at most [`BODY_TIME`]. If the body must contain a
 //! text, it reads at most [`SEARCHED`], until the check times out.
 
-use super::{
-    HttpCheck, InvalidCheck, TlsSettings,
-    failure::{Failure, UP_STATUSES},
-};
+use super::certificates;
 use crate::http_client::{Client, Connection, Step, Trust, Url, UrlError};
+use crate::service::endpoint::{
+    failure::{Failure, UP_STATUSES},
+    settings::{HttpCheck, InvalidCheck, TlsSettings},
+};
 use http_body_util::Full;
 use hyper::{
     Request,
@@ -26,7 +27,7 @@ const SEARCHED: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_millis(100);
 
 /// A request that is sent with each check.
-pub(super) struct Get {
+pub(in crate::service::endpoint) struct Get {
     client: Client,
     /// The host in messages.
     host: String,
@@ -77,7 +78,7 @@ impl Get {
     /// [`BODY_TIME`]. The caller must apply `deadline` to the rest.
     pub(super) async fn send(&mut self, deadline: Instant, step: &mut Step) -> Result<(), Failure> {
         if self.is_secure
-            && let Some(trust) = self.tls.read()?
+            && let Some(trust) = certificates::read(&self.tls)?
         {
             self.client.trust(trust);
         }
