@@ -89,6 +89,17 @@ impl Client {
         }
     }
 
+    /// Returns a client of a server at an address. It speaks TLS if it is given the name that the
+    /// server's certificate must be valid for.
+    #[cfg(feature = "service")]
+    pub(crate) fn at(address: Address, server: Option<ServerName<'static>>) -> Self {
+        Self {
+            dialer: Dialer::new(address),
+            server,
+            trust: None,
+        }
+    }
+
     /// Sets the certificates that are trusted from the next connection on.
     #[cfg(feature = "service")]
     pub(crate) fn trust(&mut self, trust: Trust) {

@@ -97,6 +97,14 @@ impl Trust {
         Ok(Self::finish(config))
     }
 
+    /// Offers these protocols by ALPN, in place of HTTP/1.1.
+    #[cfg(feature = "service")]
+    pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
     fn finish(mut config: ClientConfig) -> Self {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -3,7 +3,9 @@
 //! Addresses and URLs are checked here, so that a message can point at the part that is wrong.
 //! `Check::validate` then refuses what the check itself cannot work with.
 
+mod dns;
 mod http;
+mod servers;
 mod tls;
 
 use std::net::Ipv6Addr;
@@ -19,7 +21,7 @@ use super::value::{DAY, Value, shown};
 const CHECK: &str =
     "check = { tcp = \"127.0.0.1:5432\" } or check = { http = \"http://127.0.0.1:8080/\" }";
 /// The keys of `check` of which exactly one says what is checked.
-const KINDS: [&str; 2] = ["tcp", "http"];
+const KINDS: [&str; 4] = ["tcp", "http", "redis", "dns"];
 /// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -76,7 +78,9 @@ fn check(value: &Value<'_>) -> Option<Check> {
     };
     let check = match *kind {
         "http" => http::read(target, &mut table).map(Check::Http),
-        _ => tcp_address(target).map(|address| Check::Tcp { address }),
+        "redis" => servers::redis(target, &mut table).map(Check::Redis),
+        "dns" => dns::read(target, &mut table).map(Check::Dns),
+        _ => address(target).map(|address| Check::Tcp { address }),
     };
     // The check itself may refuse more than the readers above.
     if let Some(Err(invalid)) = check.as_ref().map(Check::validate) {
@@ -87,8 +91,8 @@ fn check(value: &Value<'_>) -> Option<Check> {
     check
 }
 
-/// Reads `tcp`: host and port, both required. The host is not resolved.
-fn tcp_address(value: &Value<'_>) -> Option<String> {
+/// Reads the address of a server: host and port, both required. The host is not resolved.
+fn address(value: &Value<'_>) -> Option<String> {
     let help =
         "allowed: \"host:port\" with a port from 1 to 65535; IPv6 in brackets: \"[::1]:5432\"";
     let text = value.filled("\"127.0.0.1:5432\"")?;

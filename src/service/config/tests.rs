@@ -11,7 +11,9 @@ use super::{
     AdminSettings, Config, ConsoleSettings, ControlSocket, DEFAULT, Endpoint, Kind, LogFormat,
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
-use crate::service::endpoint::{Check, EndpointSettings, HttpCheck, Identity, TlsSettings};
+use crate::service::endpoint::{
+    Check, DnsCheck, EndpointSettings, HttpCheck, Identity, RedisCheck, TlsSettings,
+};
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
     Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
@@ -146,6 +148,8 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "db",
         "api",
         "shop",
+        "cache",
+        "name",
         "migrate",
         "proxy",
         "server",
@@ -181,6 +185,18 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         ..HttpCheck::default()
     }));
     assert_eq!(kind(&config, "shop"), Kind::Endpoint(shop));
+    let cache = endpoint_defaults(Check::Redis(RedisCheck {
+        address: "127.0.0.1:6379".to_owned(),
+        user: Some("default".to_owned()),
+        password_file: Some("redis-password".into()),
+        tls: None,
+    }));
+    assert_eq!(kind(&config, "cache"), Kind::Endpoint(cache));
+    let name = endpoint_defaults(Check::Dns(DnsCheck {
+        name: "db.internal".to_owned(),
+        expect_addresses: vec!["10.0.0.5".parse().expect("an address")],
+    }));
+    assert_eq!(kind(&config, "name"), Kind::Endpoint(name));
     // Only keys that the example has to set differ from the defaults.
     let server = ProcessSettings {
         env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]).into(),
@@ -237,6 +253,14 @@ fn every_key_that_is_read_is_documented_in_the_default() {
         (
             "check",
             "[tasks.a]\nkind = \"endpoint\"\ncheck = { http = \"http://a\", zz = 1 }",
+        ),
+        (
+            "redis",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { redis = \"a:1\", zz = 1 }",
+        ),
+        (
+            "dns",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { dns = \"a\", zz = 1 }",
         ),
         (
             "process",

@@ -3,10 +3,15 @@
 //! This module has no intervals, thresholds or logs; the parent module adds them.
 
 mod certificates;
+mod dns;
 mod files;
 mod http;
+mod passwords;
+mod redis;
+mod server;
 
-use self::http::Get;
+pub(super) use self::dns::Dns;
+use self::{http::Get, redis::Redis};
 use super::{
     failure::Failure,
     settings::{Check, InvalidCheck},
@@ -41,6 +46,8 @@ pub(super) enum Target {
         host: String,
     },
     Http(Box<Get>),
+    Redis(Box<Redis>),
+    Dns(Box<Dns>),
 }
 
 // === impl Check ===
@@ -58,13 +65,13 @@ impl Check {
 // === impl Checker ===
 
 impl Checker {
-    /// Creates a checker. For an HTTPS check, reads the machine's trusted roots if necessary.
+    /// Creates a checker. For a check over TLS, reads the machine's trusted roots if necessary.
     ///
     /// An invalid check is not an error here: every check fails. [`Check::validate`] finds the
     /// problem beforehand.
     pub(super) fn new(check: &Check, timeout: Duration) -> Self {
         let target = Target::new(check, None);
-        if matches!(&target, Ok(Target::Http(get)) if get.needs_roots()) {
+        if target.as_ref().is_ok_and(Target::needs_roots) {
             // So that the first check does not take the time. An error fails each check.
             Trust::machine().ok();
         }
@@ -114,6 +121,20 @@ impl Target {
                 let get = Get::new(settings, trust)?;
                 Ok(Self::Http(Box::new(get)))
             }
+            Check::Redis(settings) => {
+                let redis = Redis::new(settings, trust)?;
+                Ok(Self::Redis(Box::new(redis)))
+            }
+            Check::Dns(settings) => Ok(Self::Dns(Box::new(Dns::new(settings)?))),
+        }
+    }
+
+    /// Returns true if the check needs the machine's trusted roots.
+    fn needs_roots(&self) -> bool {
+        match self {
+            Self::Http(get) => get.needs_roots(),
+            Self::Redis(redis) => redis.server.needs_roots(),
+            Self::Tcp { .. } | Self::Dns(_) => false,
         }
     }
 
@@ -125,6 +146,8 @@ impl Target {
                 Err(failure) => Err(Failure::of(failure, host)),
             },
             Self::Http(get) => get.send(deadline, step).await,
+            Self::Redis(redis) => redis.ping(deadline, step).await,
+            Self::Dns(dns) => dns.look_up(step).await,
         }
     }
 }

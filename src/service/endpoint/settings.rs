@@ -1,7 +1,7 @@
 //! The settings of an endpoint: its check, pace and thresholds, and the problems of a check.
 
 use crate::service::secrets::Secrets;
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// The settings of one endpoint: the check, its pace, and the thresholds.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,10 @@ pub(crate) enum Check {
     },
     /// Makes a GET request.
     Http(HttpCheck),
+    /// Sends a PING to a Redis server.
+    Redis(RedisCheck),
+    /// Looks up a name.
+    Dns(DnsCheck),
 }
 
 /// A GET request, and the answer that counts as success.
@@ -47,6 +51,27 @@ pub(crate) struct HttpCheck {
     /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
     pub(crate) headers: Secrets,
     pub(crate) tls: TlsSettings,
+}
+
+/// A PING of a Redis server.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct RedisCheck {
+    /// The address as `host:port`, with an IPv6 address in brackets.
+    pub(crate) address: String,
+    /// The user of AUTH; that of the server if `None`.
+    pub(crate) user: Option<String>,
+    /// The file with the password of AUTH. It is not sent without one.
+    pub(crate) password_file: Option<PathBuf>,
+    /// The certificates; `None` without TLS.
+    pub(crate) tls: Option<TlsSettings>,
+}
+
+/// A lookup of a name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct DnsCheck {
+    pub(crate) name: String,
+    /// The addresses that the answer must contain. If empty, it must contain any.
+    pub(crate) expect_addresses: Vec<IpAddr>,
 }
 
 /// The files of certificates, in the PEM format.
@@ -71,6 +96,12 @@ pub(crate) enum InvalidCheck {
     /// The address of a check cannot be parsed.
     #[error("the address is not of the form host:port")]
     Address,
+    /// The host cannot be in a certificate.
+    #[error("the host cannot be in a TLS certificate")]
+    NotForTls,
+    /// A name cannot be one of a host.
+    #[error("the name is not that of a host")]
+    Name,
     /// The URL cannot be used. `problem` completes the sentence.
     #[error("the URL {problem}")]
     Url { problem: &'static str },
@@ -100,7 +131,7 @@ impl InvalidCheck {
     /// Returns the name of the invalid setting; `None` if it is the target of the check.
     pub(crate) fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Address | Self::Url { .. } => None,
+            Self::Address | Self::NotForTls | Self::Name | Self::Url { .. } => None,
             Self::Header { .. } => Some("headers"),
             Self::Status { .. } => Some("expect_status"),
         }

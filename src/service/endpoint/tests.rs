@@ -1,8 +1,10 @@
 //! Helpers of the endpoint tests: checks, and servers that run concurrently in the same task.
 
 mod dial;
+mod dns;
 mod http;
 mod monitor;
+mod redis;
 mod tls;
 mod validate;
 
@@ -16,6 +18,9 @@ use tokio::{
 
 /// A timeout far above what any check here takes.
 const AMPLE: Duration = Duration::from_secs(20);
+
+/// A timeout that is long enough for loopback on a busy machine, and short enough to wait for.
+const SHORT: Duration = Duration::from_millis(300);
 
 fn tcp(address: impl ToString) -> Check {
     Check::Tcp {

@@ -1,6 +1,8 @@
 //! Tests of HTTP checks: the request, the statuses, and servers that misbehave.
 
-use super::{AMPLE, answer, answering, check_beside, http, listen, outcome, read_head, serving};
+use super::{
+    AMPLE, SHORT, answer, answering, check_beside, http, listen, outcome, read_head, serving,
+};
 use crate::{
     http_client::Connection,
     service::endpoint::{Check, Checker, HttpCheck, failure::Failure},
@@ -18,9 +20,6 @@ use tokio::{
     select,
     time::{Instant, sleep},
 };
-
-/// A timeout that is long enough for loopback on a busy machine, and short enough to wait for.
-const SHORT: Duration = Duration::from_millis(300);
 
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
