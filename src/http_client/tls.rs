@@ -16,15 +16,23 @@ use std::{
     path::Path,
     sync::{Arc, LazyLock},
 };
-#[cfg(feature = "service")]
-use tokio_rustls::rustls::{
-    self,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
 use tokio_rustls::rustls::{
     ClientConfig, ConfigBuilder, RootCertStore,
     client::{Resumption, WantsClientCert},
     crypto::ring,
+};
+#[cfg(feature = "service")]
+use {
+    std::io,
+    tokio::io::{AsyncRead, AsyncWrite},
+    tokio_rustls::{
+        TlsConnector,
+        client::TlsStream,
+        rustls::{
+            self,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        },
+    },
 };
 
 /// The machine's trusted roots, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. They are read once
@@ -103,6 +111,20 @@ impl Trust {
         let mut config = ClientConfig::clone(&self.0);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Self(Arc::new(config))
+    }
+
+    /// Makes the TLS handshake with `server` over a stream that is open already.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of rustls, or of the connection.
+    #[cfg(feature = "service")]
+    pub(crate) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        server: ServerName<'static>,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
+        TlsConnector::from(self.0).connect(server, stream).await
     }
 
     fn finish(mut config: ClientConfig) -> Self {

@@ -111,6 +111,8 @@ fn a_wrong_endpoint_is_answered_with_the_allowed_values() {
         "check = { http = \"http://h\", expect_status = [99], headers = { Accept = \"x\", accept = \"y\" } }",
         "check = { http = \"http://h\", expect_body = \"\", ca_file = \"ca.pem\" }",
         "check = { http = \"https://h\", client_cert = \"c.pem\", insecure = true }",
+        "check = { postgres = \"h:5432\", sslmode = \"require\" }",
+        "check = { postgres = \"postgres://me:s3cret@h/x\", user = \"me\", password_file = \"a\", passfile = \"b\", sslmode = \"on\" }",
         "check = { redis = \"redis://me:s3cret@h/\", user = \"me\", password = \"s3cret\" }",
         "check = { redis = \"h:6379\", ca_file = \"ca.pem\" }",
         "check = { dns = \"10.0.0.1\", expect_addresses = [\"db\"] }",

@@ -21,7 +21,7 @@ use super::value::{DAY, Value, shown};
 const CHECK: &str =
     "check = { tcp = \"127.0.0.1:5432\" } or check = { http = \"http://127.0.0.1:8080/\" }";
 /// The keys of `check` of which exactly one says what is checked.
-const KINDS: [&str; 4] = ["tcp", "http", "redis", "dns"];
+const KINDS: [&str; 5] = ["tcp", "http", "postgres", "redis", "dns"];
 /// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -78,6 +78,7 @@ fn check(value: &Value<'_>) -> Option<Check> {
     };
     let check = match *kind {
         "http" => http::read(target, &mut table).map(Check::Http),
+        "postgres" => servers::postgres(target, &mut table).map(Check::Postgres),
         "redis" => servers::redis(target, &mut table).map(Check::Redis),
         "dns" => dns::read(target, &mut table).map(Check::Dns),
         _ => address(target).map(|address| Check::Tcp { address }),

@@ -12,7 +12,8 @@ use super::{
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
 use crate::service::endpoint::{
-    Check, DnsCheck, EndpointSettings, HttpCheck, Identity, RedisCheck, TlsSettings,
+    Check, DnsCheck, EndpointSettings, HttpCheck, Identity, PasswordFile, PostgresCheck,
+    RedisCheck, TlsSettings,
 };
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
@@ -148,6 +149,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "db",
         "api",
         "shop",
+        "orders",
         "cache",
         "name",
         "migrate",
@@ -185,6 +187,14 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         ..HttpCheck::default()
     }));
     assert_eq!(kind(&config, "shop"), Kind::Endpoint(shop));
+    let orders = endpoint_defaults(Check::Postgres(PostgresCheck {
+        address: "127.0.0.1:5432".to_owned(),
+        user: "probe".to_owned(),
+        dbname: Some("orders".to_owned()),
+        password: Some(PasswordFile::Pgpass(".pgpass".into())),
+        tls: None,
+    }));
+    assert_eq!(kind(&config, "orders"), Kind::Endpoint(orders));
     let cache = endpoint_defaults(Check::Redis(RedisCheck {
         address: "127.0.0.1:6379".to_owned(),
         user: Some("default".to_owned()),
@@ -253,6 +263,10 @@ fn every_key_that_is_read_is_documented_in_the_default() {
         (
             "check",
             "[tasks.a]\nkind = \"endpoint\"\ncheck = { http = \"http://a\", zz = 1 }",
+        ),
+        (
+            "postgres",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { postgres = \"a:1\", user = \"b\", zz = 1 }",
         ),
         (
             "redis",

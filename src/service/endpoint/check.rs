@@ -7,11 +7,12 @@ mod dns;
 mod files;
 mod http;
 mod passwords;
+mod postgres;
 mod redis;
 mod server;
 
 pub(super) use self::dns::Dns;
-use self::{http::Get, redis::Redis};
+use self::{http::Get, postgres::Postgres, redis::Redis};
 use super::{
     failure::Failure,
     settings::{Check, InvalidCheck},
@@ -46,6 +47,7 @@ pub(super) enum Target {
         host: String,
     },
     Http(Box<Get>),
+    Postgres(Box<Postgres>),
     Redis(Box<Redis>),
     Dns(Box<Dns>),
 }
@@ -121,6 +123,10 @@ impl Target {
                 let get = Get::new(settings, trust)?;
                 Ok(Self::Http(Box::new(get)))
             }
+            Check::Postgres(settings) => {
+                let postgres = Postgres::new(settings, trust)?;
+                Ok(Self::Postgres(Box::new(postgres)))
+            }
             Check::Redis(settings) => {
                 let redis = Redis::new(settings, trust)?;
                 Ok(Self::Redis(Box::new(redis)))
@@ -133,6 +139,7 @@ impl Target {
     fn needs_roots(&self) -> bool {
         match self {
             Self::Http(get) => get.needs_roots(),
+            Self::Postgres(postgres) => postgres.needs_roots(),
             Self::Redis(redis) => redis.server.needs_roots(),
             Self::Tcp { .. } | Self::Dns(_) => false,
         }
@@ -146,6 +153,7 @@ impl Target {
                 Err(failure) => Err(Failure::of(failure, host)),
             },
             Self::Http(get) => get.send(deadline, step).await,
+            Self::Postgres(postgres) => postgres.select(deadline, step).await,
             Self::Redis(redis) => redis.ping(deadline, step).await,
             Self::Dns(dns) => dns.look_up(step).await,
         }

@@ -102,6 +102,14 @@ impl Failure {
         }
     }
 
+    /// Words an error of a connection that may have been one of its TLS handshake.
+    pub(super) fn secured(error: &io::Error, host: &str) -> Self {
+        match error.get_ref().is_some_and(|cause| cause.is::<TlsError>()) {
+            true => Self::tls(error, host),
+            false => Self::exchange(error),
+        }
+    }
+
     /// Returns the failure if it is due to a limit on this side.
     fn own_limit(failure: &http_client::Failure) -> Option<Self> {
         let reached = |error: &io::Error| own_limit::is_cause(error).then(|| words(error));

@@ -33,6 +33,8 @@ pub(crate) enum Check {
     },
     /// Makes a GET request.
     Http(HttpCheck),
+    /// Runs `SELECT 1` in a Postgres database.
+    Postgres(PostgresCheck),
     /// Sends a PING to a Redis server.
     Redis(RedisCheck),
     /// Looks up a name.
@@ -51,6 +53,28 @@ pub(crate) struct HttpCheck {
     /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
     pub(crate) headers: Secrets,
     pub(crate) tls: TlsSettings,
+}
+
+/// `SELECT 1` in a Postgres database.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct PostgresCheck {
+    /// The address as `host:port`, with an IPv6 address in brackets.
+    pub(crate) address: String,
+    pub(crate) user: String,
+    /// The database; the name of the user if `None`, as the server does.
+    pub(crate) dbname: Option<String>,
+    pub(crate) password: Option<PasswordFile>,
+    /// The certificates; `None` without TLS.
+    pub(crate) tls: Option<TlsSettings>,
+}
+
+/// A file with a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PasswordFile {
+    /// A file with one line, the password.
+    Plain(PathBuf),
+    /// A password file of libpq: lines of host, port, database, user and password.
+    Pgpass(PathBuf),
 }
 
 /// A PING of a Redis server.

@@ -4,6 +4,7 @@ mod dial;
 mod dns;
 mod http;
 mod monitor;
+mod postgres;
 mod redis;
 mod tls;
 mod validate;

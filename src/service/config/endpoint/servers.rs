@@ -2,9 +2,54 @@
 
 use crate::service::config::table::Table;
 use crate::service::config::value::Value;
-use crate::service::endpoint::RedisCheck;
+use crate::service::endpoint::{PasswordFile, PostgresCheck, RedisCheck};
 
 use super::{address, tls};
+
+/// The modes of TLS, named as libpq names them.
+const SSLMODES: [(&str, bool); 2] = [("disable", false), ("verify-full", true)];
+
+/// Reads the keys of a check of a Postgres database. `target` is its address.
+pub(super) fn postgres(target: &Value<'_>, table: &mut Table<'_>) -> Option<PostgresCheck> {
+    let address = address(target);
+    let named = table.require("user", "user = \"headcount\"");
+    let named = named.and_then(|value| user(&value)).flatten();
+    let dbname = table
+        .or("dbname", None, |value| {
+            Some(Some(value.filled("dbname = \"orders\"")?.to_owned()))
+        })
+        .value;
+    let plain = tls::file(table, "password_file").map(PasswordFile::Plain);
+    let pgpass = tls::file(table, "passfile").map(PasswordFile::Pgpass);
+    if plain.is_some() && pgpass.is_some() {
+        table.refuse(
+            "passfile",
+            "is set in addition to `password_file`",
+            "keep one: password_file has only the password, passfile is one of libpq, as ~/.pgpass",
+        );
+    }
+    let is_secure = table.or("sslmode", false, sslmode).value;
+    let without = (!is_secure).then_some("a database without sslmode = \"verify-full\"");
+    let certificates = tls::read(table, without);
+    Some(PostgresCheck {
+        address: address?,
+        user: named?,
+        dbname,
+        password: plain.or(pgpass),
+        tls: is_secure.then_some(certificates),
+    })
+}
+
+/// Reads `sslmode`. Those without a verification are refused.
+fn sslmode(value: &Value<'_>) -> Option<bool> {
+    if let Some(mode @ ("allow" | "prefer" | "require" | "verify-ca")) = value.as_text() {
+        return value.refuse(
+            format!("\"{mode}\" does not verify the server"),
+            "allowed: \"disable\", \"verify-full\"; for a private authority, set ca_file",
+        );
+    }
+    value.choice(&SSLMODES)
+}
 
 /// Reads the keys of a check of a Redis server. `target` is its address.
 pub(super) fn redis(target: &Value<'_>, table: &mut Table<'_>) -> Option<RedisCheck> {
