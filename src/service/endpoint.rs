@@ -1,7 +1,8 @@
 //! The `endpoint` task kind: a health check of a server, repeated at an interval.
 //!
 //! Each endpoint is one task. It makes one check at an interval: it opens a connection (TCP), makes
-//! a GET request (HTTP, HTTPS), runs `SELECT 1` (Postgres), sends a PING (Redis), or looks up a name. Thresholds turn the successes and failures into the statuses `up` and `down`, so
+//! a GET request (HTTP, HTTPS), runs `SELECT 1` (Postgres), sends a PING (Redis), looks up a name, or
+//! runs a command. Thresholds turn the successes and failures into the statuses `up` and `down`, so
 //! that one lost packet causes no alarm. A change of the status is logged once, at INFO or WARN, and so
 //! is an endpoint that flaps without reaching a threshold.
 //! Each check is also logged at DEBUG.
@@ -26,6 +27,7 @@ mod tests;
 
 use crate::{TaskGroup, telemetry};
 use check::{Checker, Probe};
+pub(crate) use check::{CommandFailure, Run};
 use failure::Failure;
 use flapping::{Flapping, Turn};
 use hysteresis::{Hysteresis, Status};
@@ -69,18 +71,21 @@ struct Monitor {
 }
 
 /// Monitors an endpoint in a task called `name`, until `tasks` begins to drain. A running check is
-/// then dropped. The first check begins at once.
+/// then dropped, or ends by itself. The first check begins at once.
 ///
 /// The receiver is written when the status changes and after each check that succeeds, and is closed
 /// when the task ends.
+///
+/// `run` runs the commands of checks.
 ///
 /// A check that is invalid is not an error here: it fails each time. Use [`Check::validate`] first.
 pub(crate) fn start(
     name: String,
     settings: EndpointSettings,
+    run: Run,
     tasks: &TaskGroup,
 ) -> watch::Receiver<Health> {
-    let checker = Checker::new(&settings.check, settings.timeout);
+    let checker = Checker::new(&settings.check, settings.timeout).running(run);
     monitor(name, &settings, checker, tasks)
 }
 
@@ -155,7 +160,13 @@ async fn run<P: Probe>(
 ) {
     loop {
         let began = Instant::now();
-        let Some(outcome) = tasks.until_draining(probe.check()).await else {
+        let outcome = if probe.ends_itself() {
+            let outcome = probe.check().await;
+            Some(outcome).filter(|_| !tasks.is_draining())
+        } else {
+            tasks.until_draining(probe.check()).await
+        };
+        let Some(outcome) = outcome else {
             return;
         };
         monitor.record(outcome, began);

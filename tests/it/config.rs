@@ -115,6 +115,8 @@ fn a_wrong_endpoint_is_answered_with_the_allowed_values() {
         "check = { postgres = \"postgres://me:s3cret@h/x\", user = \"me\", password_file = \"a\", passfile = \"b\", sslmode = \"on\" }",
         "check = { redis = \"redis://me:s3cret@h/\", user = \"me\", password = \"s3cret\" }",
         "check = { redis = \"h:6379\", ca_file = \"ca.pem\" }",
+        "check = { command = \"curl -f http://h/\", headers = { a = \"s3cret\" } }",
+        "check = { command = [] }",
         "check = { dns = \"10.0.0.1\", expect_addresses = [\"db\"] }",
         "check = { tcp = \"h:1\" }\ninterval = \"1s\"\ntimeout = \"2s\"",
     ];

@@ -88,6 +88,9 @@ fn what(task: &Task) -> String {
                 Check::Tcp { address } => format!("tcp {address}"),
                 Check::Postgres(postgres) => format!("postgres {}", postgres.address),
                 Check::Redis(redis) => format!("redis {}", redis.address),
+                Check::Command(words) => {
+                    format!("command {}", words.first().map_or("", String::as_str))
+                }
                 Check::Dns(dns) => format!("dns {}", dns.name),
                 Check::Http(http) => without_query(&http.url).to_owned(),
             };

@@ -14,14 +14,17 @@ use std::time::Duration;
 use crate::service::endpoint::{Check, EndpointSettings};
 
 use super::problem::quoted;
+use super::process::words;
 use super::table::Table;
 use super::value::{DAY, Value, shown};
 
 /// The example in messages about `check`.
 const CHECK: &str =
     "check = { tcp = \"127.0.0.1:5432\" } or check = { http = \"http://127.0.0.1:8080/\" }";
+/// The example in messages about `command`.
+const COMMAND: &str = "command = [\"./healthy\", \"--quick\"]";
 /// The keys of `check` of which exactly one says what is checked.
-const KINDS: [&str; 5] = ["tcp", "http", "postgres", "redis", "dns"];
+const KINDS: [&str; 6] = ["tcp", "http", "postgres", "redis", "dns", "command"];
 /// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -80,6 +83,9 @@ fn check(value: &Value<'_>) -> Option<Check> {
         "http" => http::read(target, &mut table).map(Check::Http),
         "postgres" => servers::postgres(target, &mut table).map(Check::Postgres),
         "redis" => servers::redis(target, &mut table).map(Check::Redis),
+        "command" => Some(words(target, COMMAND))
+            .filter(|words| !words.is_empty())
+            .map(Check::Command),
         "dns" => dns::read(target, &mut table).map(Check::Dns),
         _ => address(target).map(|address| Check::Tcp { address }),
     };

@@ -152,6 +152,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "orders",
         "cache",
         "name",
+        "disk",
         "migrate",
         "proxy",
         "server",
@@ -207,6 +208,9 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         expect_addresses: vec!["10.0.0.5".parse().expect("an address")],
     }));
     assert_eq!(kind(&config, "name"), Kind::Endpoint(name));
+    let command = ["./check-disk", "--quick"].map(str::to_owned).to_vec();
+    let disk = endpoint_defaults(Check::Command(command));
+    assert_eq!(kind(&config, "disk"), Kind::Endpoint(disk));
     // Only keys that the example has to set differ from the defaults.
     let server = ProcessSettings {
         env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]).into(),

@@ -3,6 +3,7 @@
 //! This module has no intervals, thresholds or logs; the parent module adds them.
 
 mod certificates;
+mod command;
 mod dns;
 mod files;
 mod http;
@@ -11,8 +12,9 @@ mod postgres;
 mod redis;
 mod server;
 
+pub(crate) use self::command::{CommandFailure, Run};
 pub(super) use self::dns::Dns;
-use self::{http::Get, postgres::Postgres, redis::Redis};
+use self::{command::Command, http::Get, postgres::Postgres, redis::Redis};
 use super::{
     failure::Failure,
     settings::{Check, InvalidCheck},
@@ -28,6 +30,12 @@ pub(super) trait Probe: Send {
     /// # Cancel safety
     /// Dropping the future ends the check. The next call begins another one.
     fn check(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Returns true if a check ends by itself when the group drains. Its future must not be dropped
+    /// before.
+    fn ends_itself(&self) -> bool {
+        false
+    }
 }
 
 /// A probe that checks over the network.
@@ -50,6 +58,7 @@ pub(super) enum Target {
     Postgres(Box<Postgres>),
     Redis(Box<Redis>),
     Dns(Box<Dns>),
+    Command(Box<Command>),
 }
 
 // === impl Check ===
@@ -80,6 +89,14 @@ impl Checker {
         Self::with_target(target, timeout)
     }
 
+    /// Sets the way to run commands.
+    pub(super) fn running(mut self, run: Run) -> Self {
+        if let Ok(Target::Command(command)) = &mut self.target {
+            command.run_by(run);
+        }
+        self
+    }
+
     /// Creates a checker of a given target.
     pub(super) fn with_target(target: Result<Target, InvalidCheck>, timeout: Duration) -> Self {
         Self { target, timeout }
@@ -92,6 +109,10 @@ impl Probe for Checker {
             Ok(target) => target,
             Err(invalid) => return Err(Failure::Impossible(invalid.to_string())),
         };
+        if let Target::Command(command) = target {
+            // Dropping the future would leave the end of the command to others.
+            return command.check(self.timeout).await;
+        }
         let deadline = Instant::now() + self.timeout;
         let mut step = Step::Resolving;
         let outcome = timeout_at(deadline, target.attempt(deadline, &mut step)).await;
@@ -99,6 +120,10 @@ impl Probe for Checker {
             after: self.timeout,
             step,
         }))
+    }
+
+    fn ends_itself(&self) -> bool {
+        matches!(self.target, Ok(Target::Command(_)))
     }
 }
 
@@ -131,6 +156,7 @@ impl Target {
                 let redis = Redis::new(settings, trust)?;
                 Ok(Self::Redis(Box::new(redis)))
             }
+            Check::Command(words) => Ok(Self::Command(Box::new(Command::new(words.clone())))),
             Check::Dns(settings) => Ok(Self::Dns(Box::new(Dns::new(settings)?))),
         }
     }
@@ -141,7 +167,7 @@ impl Target {
             Self::Http(get) => get.needs_roots(),
             Self::Postgres(postgres) => postgres.needs_roots(),
             Self::Redis(redis) => redis.server.needs_roots(),
-            Self::Tcp { .. } | Self::Dns(_) => false,
+            Self::Tcp { .. } | Self::Dns(_) | Self::Command(_) => false,
         }
     }
 
@@ -156,6 +182,10 @@ impl Target {
             Self::Postgres(postgres) => postgres.select(deadline, step).await,
             Self::Redis(redis) => redis.ping(deadline, step).await,
             Self::Dns(dns) => dns.look_up(step).await,
+            Self::Command(command) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                command.check(left).await
+            }
         }
     }
 }

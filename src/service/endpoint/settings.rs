@@ -39,6 +39,8 @@ pub(crate) enum Check {
     Redis(RedisCheck),
     /// Looks up a name.
     Dns(DnsCheck),
+    /// Runs a program with its arguments; exit code 0 is a success.
+    Command(Vec<String>),
 }
 
 /// A GET request, and the answer that counts as success.

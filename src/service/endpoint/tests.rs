@@ -1,5 +1,6 @@
 //! Helpers of the endpoint tests: checks, and servers that run concurrently in the same task.
 
+mod command;
 mod dial;
 mod dns;
 mod http;
