@@ -1,7 +1,7 @@
 //! The `endpoint` task kind: a health check of a server, repeated at an interval.
 //!
 //! Each endpoint is one task. It makes one check at an interval: it opens a connection (TCP), makes
-//! a GET request (HTTP, HTTPS), runs `SELECT 1` (Postgres), sends a PING (Redis), looks up a name, or
+//! a GET request (HTTP, HTTPS), calls a health service (gRPC), runs `SELECT 1` (Postgres), sends a PING (Redis), looks up a name, or
 //! runs a command. Thresholds turn the successes and failures into the statuses `up` and `down`, so
 //! that one lost packet causes no alarm. A change of the status is logged once, at INFO or WARN, and so
 //! is an endpoint that flaps without reaching a threshold.
@@ -32,7 +32,7 @@ use failure::Failure;
 use flapping::{Flapping, Turn};
 use hysteresis::{Hysteresis, Status};
 pub(crate) use settings::{
-    Check, DnsCheck, EndpointSettings, HttpCheck, Identity, PasswordFile, PostgresCheck,
+    Check, DnsCheck, EndpointSettings, GrpcCheck, HttpCheck, Identity, PasswordFile, PostgresCheck,
     RedisCheck, TlsSettings,
 };
 use std::{collections::VecDeque, io, time::Duration};

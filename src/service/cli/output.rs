@@ -86,6 +86,7 @@ fn what(task: &Task) -> String {
         Kind::Endpoint(settings) => {
             let target = match &settings.check {
                 Check::Tcp { address } => format!("tcp {address}"),
+                Check::Grpc(grpc) => format!("grpc {}", grpc.address),
                 Check::Postgres(postgres) => format!("postgres {}", postgres.address),
                 Check::Redis(redis) => format!("redis {}", redis.address),
                 Check::Command(words) => {

@@ -24,7 +24,7 @@ const CHECK: &str =
 /// The example in messages about `command`.
 const COMMAND: &str = "command = [\"./healthy\", \"--quick\"]";
 /// The keys of `check` of which exactly one says what is checked.
-const KINDS: [&str; 6] = ["tcp", "http", "postgres", "redis", "dns", "command"];
+const KINDS: [&str; 7] = ["tcp", "http", "grpc", "postgres", "redis", "dns", "command"];
 /// The default of `timeout`, if the interval is not shorter.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -81,6 +81,7 @@ fn check(value: &Value<'_>) -> Option<Check> {
     };
     let check = match *kind {
         "http" => http::read(target, &mut table).map(Check::Http),
+        "grpc" => servers::grpc(target, &mut table).map(Check::Grpc),
         "postgres" => servers::postgres(target, &mut table).map(Check::Postgres),
         "redis" => servers::redis(target, &mut table).map(Check::Redis),
         "command" => Some(words(target, COMMAND))

@@ -12,7 +12,7 @@ use super::{
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
 use crate::service::endpoint::{
-    Check, DnsCheck, EndpointSettings, HttpCheck, Identity, PasswordFile, PostgresCheck,
+    Check, DnsCheck, EndpointSettings, GrpcCheck, HttpCheck, Identity, PasswordFile, PostgresCheck,
     RedisCheck, TlsSettings,
 };
 use crate::service::prewarm::PrewarmSettings;
@@ -149,6 +149,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "db",
         "api",
         "shop",
+        "shipping",
         "orders",
         "cache",
         "name",
@@ -188,6 +189,12 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         ..HttpCheck::default()
     }));
     assert_eq!(kind(&config, "shop"), Kind::Endpoint(shop));
+    let shipping = endpoint_defaults(Check::Grpc(GrpcCheck {
+        address: "127.0.0.1:50051".to_owned(),
+        service: "shipping.v1.Shipping".to_owned(),
+        tls: None,
+    }));
+    assert_eq!(kind(&config, "shipping"), Kind::Endpoint(shipping));
     let orders = endpoint_defaults(Check::Postgres(PostgresCheck {
         address: "127.0.0.1:5432".to_owned(),
         user: "probe".to_owned(),
@@ -271,6 +278,10 @@ fn every_key_that_is_read_is_documented_in_the_default() {
         (
             "postgres",
             "[tasks.a]\nkind = \"endpoint\"\ncheck = { postgres = \"a:1\", user = \"b\", zz = 1 }",
+        ),
+        (
+            "grpc",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { grpc = \"a:1\", zz = 1 }",
         ),
         (
             "redis",

@@ -6,6 +6,7 @@ mod certificates;
 mod command;
 mod dns;
 mod files;
+mod grpc;
 mod http;
 mod passwords;
 mod postgres;
@@ -14,7 +15,7 @@ mod server;
 
 pub(crate) use self::command::{CommandFailure, Run};
 pub(super) use self::dns::Dns;
-use self::{command::Command, http::Get, postgres::Postgres, redis::Redis};
+use self::{command::Command, grpc::Grpc, http::Get, postgres::Postgres, redis::Redis};
 use super::{
     failure::Failure,
     settings::{Check, InvalidCheck},
@@ -55,6 +56,7 @@ pub(super) enum Target {
         host: String,
     },
     Http(Box<Get>),
+    Grpc(Box<Grpc>),
     Postgres(Box<Postgres>),
     Redis(Box<Redis>),
     Dns(Box<Dns>),
@@ -148,6 +150,10 @@ impl Target {
                 let get = Get::new(settings, trust)?;
                 Ok(Self::Http(Box::new(get)))
             }
+            Check::Grpc(settings) => {
+                let grpc = Grpc::new(settings, trust)?;
+                Ok(Self::Grpc(Box::new(grpc)))
+            }
             Check::Postgres(settings) => {
                 let postgres = Postgres::new(settings, trust)?;
                 Ok(Self::Postgres(Box::new(postgres)))
@@ -165,6 +171,7 @@ impl Target {
     fn needs_roots(&self) -> bool {
         match self {
             Self::Http(get) => get.needs_roots(),
+            Self::Grpc(grpc) => grpc.server.needs_roots(),
             Self::Postgres(postgres) => postgres.needs_roots(),
             Self::Redis(redis) => redis.server.needs_roots(),
             Self::Tcp { .. } | Self::Dns(_) | Self::Command(_) => false,
@@ -179,6 +186,7 @@ impl Target {
                 Err(failure) => Err(Failure::of(failure, host)),
             },
             Self::Http(get) => get.send(deadline, step).await,
+            Self::Grpc(grpc) => grpc.check(deadline, step).await,
             Self::Postgres(postgres) => postgres.select(deadline, step).await,
             Self::Redis(redis) => redis.ping(deadline, step).await,
             Self::Dns(dns) => dns.look_up(step).await,

@@ -33,6 +33,8 @@ pub(crate) enum Check {
     },
     /// Makes a GET request.
     Http(HttpCheck),
+    /// Calls the health service of gRPC.
+    Grpc(GrpcCheck),
     /// Runs `SELECT 1` in a Postgres database.
     Postgres(PostgresCheck),
     /// Sends a PING to a Redis server.
@@ -55,6 +57,17 @@ pub(crate) struct HttpCheck {
     /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
     pub(crate) headers: Secrets,
     pub(crate) tls: TlsSettings,
+}
+
+/// A call of the health service of gRPC.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct GrpcCheck {
+    /// The address as `host:port`, with an IPv6 address in brackets.
+    pub(crate) address: String,
+    /// The service that is asked for; the server as a whole if empty.
+    pub(crate) service: String,
+    /// The certificates; `None` without TLS.
+    pub(crate) tls: Option<TlsSettings>,
 }
 
 /// `SELECT 1` in a Postgres database.

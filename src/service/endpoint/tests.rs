@@ -3,6 +3,7 @@
 mod command;
 mod dial;
 mod dns;
+mod grpc;
 mod http;
 mod monitor;
 mod postgres;

@@ -1,8 +1,8 @@
-//! The keys of checks of servers with users and passwords.
+//! The keys of checks of servers that are given by their address.
 
 use crate::service::config::table::Table;
 use crate::service::config::value::Value;
-use crate::service::endpoint::{PasswordFile, PostgresCheck, RedisCheck};
+use crate::service::endpoint::{GrpcCheck, PasswordFile, PostgresCheck, RedisCheck, TlsSettings};
 
 use super::{address, tls};
 
@@ -63,15 +63,38 @@ pub(super) fn redis(target: &Value<'_>, table: &mut Table<'_>) -> Option<RedisCh
             "write password_file = \"/etc/headcount/password_file\"",
         );
     }
-    let is_secure = table.or("tls", false, Value::flag).value;
-    let plain = (!is_secure).then_some("a server without tls = true");
-    let certificates = tls::read(table, plain);
+    let tls = secure(table);
     Some(RedisCheck {
         address: address?,
         user,
         password_file,
-        tls: is_secure.then_some(certificates),
+        tls,
     })
+}
+
+/// Reads the keys of a check by gRPC. `target` is the address of the server.
+pub(super) fn grpc(target: &Value<'_>, table: &mut Table<'_>) -> Option<GrpcCheck> {
+    let address = address(target);
+    let service = table
+        .or("service", String::new(), |value| {
+            let text = value.text("service = \"orders.v1.Orders\"")?;
+            Some(text.to_owned())
+        })
+        .value;
+    let tls = secure(table);
+    Some(GrpcCheck {
+        address: address?,
+        service,
+        tls,
+    })
+}
+
+/// Reads `tls` and the keys of certificates.
+fn secure(table: &mut Table<'_>) -> Option<TlsSettings> {
+    let is_secure = table.or("tls", false, Value::flag).value;
+    let plain = (!is_secure).then_some("a server without tls = true");
+    let certificates = tls::read(table, plain);
+    is_secure.then_some(certificates)
 }
 
 /// Reads the name of a user.
