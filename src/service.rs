@@ -169,7 +169,7 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
     let is_up = |name: &str| endpoints.get(name).cloned();
     let processes = process::start_all(&commands, processes, &is_up, tasks);
     for (name, settings) in prewarms {
-        let dependencies = processes.dependencies(&settings.depends_on);
+        let dependencies = processes.dependencies(&settings.depends_on, &is_up);
         let (commands, failed) = (commands.clone(), failed.clone());
         prewarm::start(name, settings, dependencies, commands, tasks, failed);
     }

@@ -234,11 +234,31 @@ fn tasks_that_wait_for_each_other_are_all_named() {
 fn impossible_dependencies_are_refused() {
     insta::assert_snapshot!(refusal(
         process(
-            "depends_on = { bb = \"ready\", b = \"exited\", db = \"ready\", r = \"started\" }\n\
+            "depends_on = { bb = \"ready\", b = \"exited\", db = \"started\", r = \"started\" }\n\
              ready = { endpoint = \"b\" }"
         ) + &endpoint("check = { tcp = \"h:1\" }")
             + "[tasks.r]\nkind = \"resources\"\n"
     ));
+}
+
+#[test]
+fn a_consequence_without_an_endpoint_is_refused() {
+    let tasks = |depends_on: &str, when_down: &str| {
+        process(&format!(
+            "depends_on = [\"{depends_on}\"]\nwhen_down = \"{when_down}\""
+        )) + &endpoint("check = { tcp = \"h:1\" }")
+            + "[tasks.c]\nkind = \"process\"\ncommand = [\"x\"]\n"
+    };
+    let refused = refusal(tasks("c", "restart"));
+    assert!(
+        refused.contains("when_down: has no effect: `depends_on` names no endpoint"),
+        "{refused}"
+    );
+    assert!(refused.contains("can name: db"), "{refused}");
+    let refused = refusal(tasks("db", "stop"));
+    let allowed = "allowed: \"ignore\", \"unready\", \"restart\"";
+    assert!(refused.contains(allowed), "{refused}");
+    assert!(!refused.contains("has no effect"), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Tests of the default, of its examples, and of the reader with hostile input. Error messages are
 //! tested through the binary, in `tests/it/config.rs`.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,13 +13,10 @@ use super::{
     AdminSettings, Config, ConsoleSettings, ControlSocket, DEFAULT, Endpoint, Kind, LogFormat,
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
-use crate::service::endpoint::{
-    Check, DnsCheck, EndpointSettings, GrpcCheck, HttpCheck, Identity, PasswordFile, PostgresCheck,
-    RedisCheck, TlsSettings,
-};
+use crate::service::endpoint::{Check, EndpointSettings, HttpCheck};
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
-    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal,
+    Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal, WhenDown,
 };
 use crate::service::progress::ProgressSettings;
 use crate::service::resources::ResourcesSettings;
@@ -83,6 +82,7 @@ fn process_defaults(command: &[&str]) -> ProcessSettings {
         env: BTreeMap::new().into(),
         working_folder: None,
         depends_on: BTreeMap::new(),
+        when_down: WhenDown::Ignore,
         ready: Ready::Started,
         liveness: None,
         ready_timeout: Duration::from_secs(60),
@@ -164,60 +164,6 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
     ];
     assert_eq!(names, declared);
     assert_eq!(config.runtime.worker_threads, Some(2));
-    let db = endpoint_defaults(Check::Tcp {
-        address: "127.0.0.1:5432".to_owned(),
-    });
-    assert_eq!(kind(&config, "db"), Kind::Endpoint(db));
-    let api = endpoint_defaults(Check::Http(HttpCheck {
-        url: "http://127.0.0.1:8080/health".to_owned(),
-        expect_status: vec![200, 204],
-        expect_body: Some("ok".to_owned()),
-        headers: BTreeMap::from([("Accept".to_owned(), "text/plain".to_owned())]).into(),
-        ..HttpCheck::default()
-    }));
-    assert_eq!(kind(&config, "api"), Kind::Endpoint(api));
-    let shop = endpoint_defaults(Check::Http(HttpCheck {
-        url: "https://shop.internal/".to_owned(),
-        expect_status: (200..=399).collect(),
-        tls: TlsSettings {
-            ca_file: Some("ca.pem".into()),
-            client: Some(Identity {
-                cert: "client.pem".into(),
-                key: "client.key".into(),
-            }),
-        },
-        ..HttpCheck::default()
-    }));
-    assert_eq!(kind(&config, "shop"), Kind::Endpoint(shop));
-    let shipping = endpoint_defaults(Check::Grpc(GrpcCheck {
-        address: "127.0.0.1:50051".to_owned(),
-        service: "shipping.v1.Shipping".to_owned(),
-        tls: None,
-    }));
-    assert_eq!(kind(&config, "shipping"), Kind::Endpoint(shipping));
-    let orders = endpoint_defaults(Check::Postgres(PostgresCheck {
-        address: "127.0.0.1:5432".to_owned(),
-        user: "probe".to_owned(),
-        dbname: Some("orders".to_owned()),
-        password: Some(PasswordFile::Pgpass(".pgpass".into())),
-        tls: None,
-    }));
-    assert_eq!(kind(&config, "orders"), Kind::Endpoint(orders));
-    let cache = endpoint_defaults(Check::Redis(RedisCheck {
-        address: "127.0.0.1:6379".to_owned(),
-        user: Some("default".to_owned()),
-        password_file: Some("redis-password".into()),
-        tls: None,
-    }));
-    assert_eq!(kind(&config, "cache"), Kind::Endpoint(cache));
-    let name = endpoint_defaults(Check::Dns(DnsCheck {
-        name: "db.internal".to_owned(),
-        expect_addresses: vec!["10.0.0.5".parse().expect("an address")],
-    }));
-    assert_eq!(kind(&config, "name"), Kind::Endpoint(name));
-    let command = ["./check-disk", "--quick"].map(str::to_owned).to_vec();
-    let disk = endpoint_defaults(Check::Command(command));
-    assert_eq!(kind(&config, "disk"), Kind::Endpoint(disk));
     // Only keys that the example has to set differ from the defaults.
     let server = ProcessSettings {
         env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]).into(),
@@ -225,6 +171,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         depends_on: BTreeMap::from([
             ("proxy".to_owned(), Condition::Ready),
             ("migrate".to_owned(), Condition::Exited),
+            ("cache".to_owned(), Condition::Ready),
         ]),
         ready: Ready::Endpoint("api".to_owned()),
         liveness: Some("api".to_owned()),

@@ -1,6 +1,7 @@
 //! Tests of endpoints of `headcount run` that need real processes.
 
-use super::{Program, run};
+use super::readiness::{Server, admin, readyz};
+use super::{Program, announced, process, run};
 use crate::program::{Process, until};
 use rustix::process::Signal;
 use std::fs;
@@ -93,4 +94,65 @@ fn a_program_that_does_not_exist_is_the_reason() {
     let down = program.error_line("endpoint down");
     assert!(down.contains("/no/such"), "{down}");
     program.stop(Signal::TERM).assert_code(0);
+}
+
+/// Returns the tasks of a server that is checked, and of a process that depends on it.
+fn dependent(server: &Server, more: &str) -> String {
+    let more = format!("required = true\ndepends_on = [\"up\"]\n{more}");
+    server.endpoint() + &process("app", "echo app $$; exec sleep 1000", &more)
+}
+
+#[test]
+fn a_process_waits_for_the_endpoint_that_it_depends_on() {
+    let server = Server::start();
+    server.set(false);
+    let (mut program, _folder) = run(&dependent(&server, ""), &[]);
+    let admin = admin(&mut program);
+    program.error_line("waiting for up to be up");
+    until(|| {
+        readyz(&admin)
+            == (
+                503,
+                "not ready: process app: waiting for up to be up\n".to_owned(),
+            )
+    });
+    server.set(true);
+    announced(&mut program, "app");
+    until(|| readyz(&admin).0 == 200);
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn a_process_may_be_unready_while_an_endpoint_that_it_depends_on_is_down() {
+    let server = Server::start();
+    let (mut program, _folder) = run(&dependent(&server, "when_down = \"unready\""), &[]);
+    let admin = admin(&mut program);
+    let app = announced(&mut program, "app");
+    until(|| readyz(&admin).0 == 200);
+    server.set(false);
+    let reason = "not ready: process app: the endpoint up that it depends on is down\n";
+    until(|| readyz(&admin) == (503, reason.to_owned()));
+    program.has_said("not ready any more: the endpoint up that it depends on is down task=app");
+    server.set(true);
+    until(|| readyz(&admin).0 == 200);
+    assert!(app.is_alive());
+    program.stop(Signal::TERM).assert_code(0);
+}
+
+#[test]
+fn a_process_may_be_restarted_with_an_endpoint_that_it_depends_on() {
+    let server = Server::start();
+    let more = "when_down = \"restart\"\nrestart = \"no\"";
+    let (mut program, _folder) = run(&dependent(&server, more), &[]);
+    let first = announced(&mut program, "app");
+    server.set(false);
+    program.error_line("stopping: the endpoint up that it depends on is down");
+    program.error_line("waiting for up to be up");
+    first.assert_ends();
+    server.set(true);
+    announced(&mut program, "app");
+    let ended = program.stop(Signal::TERM);
+    ended.assert_code(0);
+    let is_failure = ended.stderr.iter().any(|line| line.contains("restart 1"));
+    assert!(!is_failure, "{ended:#?}");
 }

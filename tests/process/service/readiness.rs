@@ -21,28 +21,28 @@ fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Returns the status of `/readyz` and its first line. A line for each process and endpoint follows.
-fn readyz(address: &str) -> (u16, String) {
+pub(super) fn readyz(address: &str) -> (u16, String) {
     let (status, body) = get(address, "/readyz");
     let first = body.lines().next().expect("it says something");
     (status, format!("{first}\n"))
 }
 
 /// Returns the address of the admin server, which the log names first.
-fn admin(program: &mut Program) -> String {
+pub(super) fn admin(program: &mut Program) -> String {
     let line = program.error_line("admin server: http://");
     let (_, address) = line.split_once("http://").expect("just seen");
     address.trim_end_matches('/').to_owned()
 }
 
 /// A server that takes connections while it is told to.
-struct Server {
+pub(super) struct Server {
     address: String,
     open: Arc<AtomicBool>,
 }
 
 impl Server {
     /// Starts a server that answers each request with 200, or with 503 while it is not open.
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("ports are available");
         let address = listener.local_addr().expect("it is bound").to_string();
         let open = Arc::new(AtomicBool::new(true));
@@ -57,12 +57,12 @@ impl Server {
         Self { address, open }
     }
 
-    fn set(&self, open: bool) {
+    pub(super) fn set(&self, open: bool) {
         self.open.store(open, Ordering::SeqCst);
     }
 
     /// Returns an endpoint task that checks this server often.
-    fn endpoint(&self) -> String {
+    pub(super) fn endpoint(&self) -> String {
         format!(
             "[tasks.up]\nkind = \"endpoint\"\ncheck = {{ http = \"http://{}/\" }}\n\
              interval = \"100ms\"\njitter = 0.0\ntimeout = \"100ms\"\ndown_after = 2\n",
