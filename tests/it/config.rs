@@ -664,7 +664,8 @@ fn check_warns_of_programs_and_folders_that_do_not_exist() {
         + &task("c", "command = [\"./missing\"]\nworking_folder = \"/\"")
         + &task("d", "command = [\"true\"]\nworking_folder = \"no/such\"")
         + &task("e", "command = [\"true\"]")
-        + &task("f", "command = [\"true\"]\nenv = { PATH = \"/no/such\" }");
+        + &task("f", "command = [\"true\"]\nenv = { PATH = \"/no/such\" }")
+        + "[tasks.g]\nkind = \"endpoint\"\ncheck = { command = [\"./no-check\"] }\n";
     let folder = folder_with(config);
     let checked = headcount(folder.path(), &["check", "services.toml"]);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
@@ -674,5 +675,6 @@ fn check_warns_of_programs_and_folders_that_do_not_exist() {
     services.toml: tasks.c.command: warning: there is no program /missing
     services.toml: tasks.d.working_folder: warning: there is no folder no/such
     services.toml: tasks.f.command: warning: there is no program true in PATH
+    services.toml: tasks.g.check.command: warning: there is no program ./no-check
     ");
 }
