@@ -18,8 +18,6 @@ use tokio::{select, time::Instant};
 
 /// The path of the method.
 const METHOD: &str = "/grpc.health.v1.Health/Check";
-/// The bytes before a message: a flag for compression, and its length.
-const PREFIX: usize = 5;
 /// The most bytes of an answer, which has one number.
 const LONGEST: usize = 4 * 1024;
 /// The most bytes of the headers of an answer.
@@ -186,10 +184,13 @@ fn code(headers: &HeaderMap) -> Option<(u32, String)> {
 
 /// Returns the failure unless the message says that the service is serving.
 fn serving(message: &[u8]) -> Result<(), Failure> {
-    let [0, _, _, _, _, response @ ..] = message else {
+    // A flag for compression, which was not offered, and the length stand before the message.
+    let [0, a, b, c, d, response @ ..] = message else {
         return Err(strange());
     };
-    debug_assert_eq!(message.len(), response.len() + PREFIX);
+    if u32::from_be_bytes([*a, *b, *c, *d]) as usize != response.len() {
+        return Err(strange());
+    }
     // A message with one number as field 1, which prost has as that of an `i32`.
     let status = i32::decode(response).map_err(|_| strange())?;
     if status == SERVING {
