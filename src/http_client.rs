@@ -22,7 +22,8 @@
 //! ```
 //!
 //! There are two users. The exporter of telemetry (`telemetry/otel/http.rs`) keeps its connection
-//! between requests. The checks of endpoints (`service/endpoint`) open one for each check. Neither
+//! between requests. The checks of endpoints (`service/endpoint`) open one for each check; those of
+//! other protocols take the stream of [`Client::connect`]. Neither
 //! spawns a task for a connection: the future of the request drives it, so it makes no progress
 //! between requests.
 //!

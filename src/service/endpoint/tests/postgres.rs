@@ -1,12 +1,12 @@
 //! Tests of Postgres checks, against a server that speaks as much of the protocol as they need
 //! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
 
-use super::{AMPLE, SHORT, check_beside, listen, serving};
-use crate::service::endpoint::{Check, PasswordFile, PostgresCheck, TlsSettings};
+use super::{AMPLE, SHORT, check_beside, listen, outcome, serving, tls::self_signed};
+use crate::service::endpoint::{Check, Checker, PasswordFile, PostgresCheck, TlsSettings};
 use std::{future::pending, net::SocketAddr, path::Path};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    select,
 };
 
 fn postgres(address: SocketAddr) -> PostgresCheck {
@@ -25,7 +25,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads what follows the length of a message; `None` if the client has closed the connection.
-async fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
+async fn body<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Vec<u8>> {
     let length = stream.read_u32().await.ok()?;
     let mut body = vec![0; length as usize - 4];
     stream.read_exact(&mut body).await.ok()?;
@@ -33,7 +33,7 @@ async fn body(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// Reads a message of the client.
-async fn read(stream: &mut TcpStream) -> Option<(char, Vec<u8>)> {
+async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<(char, Vec<u8>)> {
     let kind = stream.read_u8().await.ok()?;
     Some((char::from(kind), body(stream).await?))
 }
@@ -159,6 +159,51 @@ async fn a_server_without_tls_is_down_if_tls_is_asked_for() {
         words,
         "error performing TLS handshake: server does not support TLS"
     );
+}
+
+#[tokio::test]
+async fn a_server_with_a_trusted_certificate_is_asked_over_tls() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("ca.pem");
+    let signed = self_signed("localhost", |_| {});
+    std::fs::write(&path, &signed.pem).expect("the folder is ours");
+    let (listener, address) = listen().await;
+    let server = serving(listener, async |mut stream| {
+        body(&mut stream).await.expect("the client asks for TLS");
+        stream.write_all(b"S").await.ok();
+        let Ok(mut stream) = signed.acceptor.accept(stream).await else {
+            return;
+        };
+        let startup = body(&mut stream).await.expect("the client begins");
+        assert!(String::from_utf8_lossy(&startup).contains("user\0probe\0"));
+        stream.write_all(&ready()).await.ok();
+        read(&mut stream).await.expect("a query");
+        stream.write_all(&one_row()).await.ok();
+        read(&mut stream).await;
+    });
+    let trusting = |host: &str| {
+        Check::Postgres(PostgresCheck {
+            address: format!("{host}:{}", address.port()),
+            tls: Some(TlsSettings {
+                ca_file: Some(path.clone()),
+                client: None,
+            }),
+            ..postgres(address)
+        })
+    };
+    let checks = async {
+        let mut checker = Checker::new(&trusting("localhost"), AMPLE);
+        assert_eq!(outcome(&mut checker).await, "up");
+        let mut checker = Checker::new(&trusting("127.0.0.1"), AMPLE);
+        assert_eq!(
+            outcome(&mut checker).await,
+            "certificate not valid for 127.0.0.1"
+        );
+    };
+    select! {
+        () = checks => {}
+        () = server => {}
+    }
 }
 
 /// Makes one check with a password file against a server that takes this password.

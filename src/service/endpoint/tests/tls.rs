@@ -24,16 +24,16 @@ use tokio_rustls::{
 };
 
 /// A self-signed certificate, and the acceptor of a server that presents it.
-struct SelfSigned {
+pub(super) struct SelfSigned {
     certificate: CertificateDer<'static>,
     /// The certificate as PEM.
-    pem: String,
+    pub(super) pem: String,
     /// Its key as PEM.
     key: String,
-    acceptor: TlsAcceptor,
+    pub(super) acceptor: TlsAcceptor,
 }
 
-fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> SelfSigned {
+pub(super) fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> SelfSigned {
     asking(name, change, None)
 }
 
