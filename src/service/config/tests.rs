@@ -581,7 +581,12 @@ fn no_string_makes_the_reader_panic_where_a_string_is_expected() {
              [shutdown]\ndrain = '{text}'\n[tasks.a]\nkind = 'endpoint'\ncheck = {{ tcp = '{text}' }}\n\
              [tasks.b]\nkind = 'endpoint'\njitter = {number:?}\ncheck = {{ http = 'http://{text}' }}\n\
              [tasks.c]\nkind = 'process'\ncommand = ['{text}']\ndepends_on = ['{text}']\n\
-             stop_signal = '{text}'\nready = {{ endpoint = '{text}' }}\n"
+             stop_signal = '{text}'\nready = {{ endpoint = '{text}' }}\nwhen_down = '{text}'\n\
+             [tasks.d]\nkind = 'endpoint'\ncheck = {{ redis = '{text}:1', tls = true, password_file = '{text}' }}\n\
+             [tasks.e]\nkind = 'endpoint'\ncheck = {{ grpc = '{text}:1', service = '{text}', tls = true }}\n\
+             [tasks.f]\nkind = 'endpoint'\ncheck = {{ dns = '{text}', expect_addresses = ['{text}'] }}\n\
+             [tasks.g]\nkind = 'endpoint'\ncheck = {{ postgres = '{text}:1', user = '{text}', sslmode = 'verify-full' }}\n\
+             [tasks.h]\nkind = 'endpoint'\ncheck = {{ command = ['{text}'] }}\n"
         ))
     });
 }
