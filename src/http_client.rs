@@ -22,7 +22,8 @@
 //! ```
 //!
 //! There are two users. The exporter of telemetry (`telemetry/otel/http.rs`) keeps its connection
-//! between requests. The checks of endpoints (`service/endpoint`) open one for each check. Neither
+//! between requests. The checks of endpoints (`service/endpoint`) open one for each check; those of
+//! other protocols take the stream of [`Client::connect`]. Neither
 //! spawns a task for a connection: the future of the request drives it, so it makes no progress
 //! between requests.
 //!
@@ -47,7 +48,10 @@ pub(crate) use failure::{Failure, Step, words};
 pub(crate) use tls::Trust;
 pub(crate) use url::{Url, UrlError};
 
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 /// An opener of connections to one server.
@@ -60,6 +64,14 @@ pub(crate) struct Client {
     /// The trusted certificates; those of the machine if `None`.
     trust: Option<Trust>,
 }
+
+/// An open connection, over TCP or TLS, before any protocol is spoken on it.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// A stream of bytes in both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 // === impl Client ===
 
@@ -78,6 +90,34 @@ impl Client {
         }
     }
 
+    /// Returns a client of a server at an address. It speaks TLS if it is given the name that the
+    /// server's certificate must be valid for.
+    #[cfg(feature = "service")]
+    pub(crate) fn at(address: Address, server: Option<ServerName<'static>>) -> Self {
+        Self {
+            dialer: Dialer::new(address),
+            server,
+            trust: None,
+        }
+    }
+
+    /// Sets the certificates that are trusted from the next connection on.
+    #[cfg(feature = "service")]
+    pub(crate) fn trust(&mut self, trust: Trust) {
+        self.trust = Some(trust);
+    }
+
+    /// Opens a connection for HTTP/1, and keeps `step` up to date. For more, see
+    /// [`Self::connect`].
+    pub(crate) async fn open(
+        &mut self,
+        deadline: Instant,
+        step: &mut Step,
+    ) -> Result<Connection, Failure> {
+        let stream = self.connect(deadline, step).await?;
+        Connection::over(stream).await
+    }
+
     /// Opens a connection, and keeps `step` up to date.
     ///
     /// `deadline` only divides the time among the addresses of the server; see [`Dialer::connect`].
@@ -90,17 +130,17 @@ impl Client {
     /// # Errors
     ///
     /// Returns the failure of the lookup, the connection or the TLS handshake.
-    pub(crate) async fn open(
+    pub(crate) async fn connect(
         &mut self,
         deadline: Instant,
         step: &mut Step,
-    ) -> Result<Connection, Failure> {
+    ) -> Result<Stream, Failure> {
         let stream = self.dialer.connect(deadline, step).await?;
         // A request is a single write, so waiting to fill a packet only delays it.
         stream.set_nodelay(true).ok();
         let Some(server) = &self.server else {
             *step = Step::Awaiting;
-            return Connection::over(stream).await;
+            return Ok(Box::new(stream));
         };
         *step = Step::Securing;
         let trust = match &self.trust {
@@ -112,6 +152,6 @@ impl Client {
             .await
             .map_err(Failure::Tls)?;
         *step = Step::Awaiting;
-        Connection::over(stream).await
+        Ok(Box::new(stream))
     }
 }

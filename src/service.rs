@@ -146,6 +146,7 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
     let mut endpoints = BTreeMap::new();
     let mut processes = BTreeMap::new();
     let (mut prewarms, mut progress) = (Vec::new(), Vec::new());
+    let commands = process::commands(&config.name, tasks);
     for task in &config.tasks {
         let name = task.name.clone();
         match &task.kind {
@@ -154,7 +155,8 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
                 tasks.task(&name).long_lived().spawn(work);
             }
             Kind::Endpoint(settings) => {
-                let endpoint = endpoint::start(name.clone(), settings.clone(), tasks);
+                let run = commands.of_endpoint(&name, tasks);
+                let endpoint = endpoint::start(name.clone(), settings.clone(), run, tasks);
                 endpoints.insert(name, endpoint);
             }
             Kind::Process(settings) => {
@@ -165,10 +167,9 @@ fn start(config: &Config, tasks: &TaskGroup, failed: UnboundedSender<String>) ->
         }
     }
     let is_up = |name: &str| endpoints.get(name).cloned();
-    let commands = process::commands(&config.name, tasks);
     let processes = process::start_all(&commands, processes, &is_up, tasks);
     for (name, settings) in prewarms {
-        let dependencies = processes.dependencies(&settings.depends_on);
+        let dependencies = processes.dependencies(&settings.depends_on, &is_up);
         let (commands, failed) = (commands.clone(), failed.clone());
         prewarm::start(name, settings, dependencies, commands, tasks, failed);
     }

@@ -148,6 +148,39 @@ impl Connection {
         let whole = beside(&mut self.driver, whole).await?;
         Ok(whole.to_bytes())
     }
+
+    /// Reads the body of an answer until `is_enough` returns true for what was read, or `limit` bytes
+    /// or the whole body were read. Returns what was read, at most `limit` bytes.
+    ///
+    /// `is_enough` is called for each frame that arrives. Unless the whole body was read, the
+    /// connection cannot be used again.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Failure::Http`] if the body is cut off.
+    #[cfg(feature = "service")]
+    pub(crate) async fn read_until(
+        &mut self,
+        mut body: Incoming,
+        limit: usize,
+        mut is_enough: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, Failure> {
+        let start = async {
+            let mut start = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(Failure::Http)?.into_data() else {
+                    continue;
+                };
+                let room = limit - start.len();
+                start.extend_from_slice(&data[..room.min(data.len())]);
+                if is_enough(&start) || start.len() == limit {
+                    break;
+                }
+            }
+            Ok(start)
+        };
+        beside(&mut self.driver, start).await
+    }
 }
 
 /// Returns the output of `work`, and drives the connection until then.

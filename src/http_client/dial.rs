@@ -193,7 +193,7 @@ impl Dialer {
     ///
     /// The lookup is stored before it is awaited. If this future is dropped while waiting, the
     /// lookup therefore stays in `left_behind`.
-    async fn resolve(&mut self) -> io::Result<Vec<SocketAddr>> {
+    pub(crate) async fn resolve(&mut self) -> io::Result<Vec<SocketAddr>> {
         if let Some(lookup) = &mut self.left_behind {
             // An answer that came between two requests may be out of date, so it is discarded.
             let answered = poll_fn(|cx| Poll::Ready(lookup.as_mut().poll(cx).is_ready())).await;

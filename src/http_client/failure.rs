@@ -23,6 +23,12 @@ pub(crate) enum Step {
     Securing,
     /// The request is being sent, or its answer is awaited.
     Awaiting,
+    /// The body of the answer is being read.
+    #[cfg_attr(
+        not(feature = "service"),
+        expect(dead_code, reason = "only checks look at a body")
+    )]
+    Reading,
 }
 
 /// The reason why there is no answer.
@@ -64,6 +70,7 @@ impl fmt::Display for Step {
             Self::Connecting => "connecting",
             Self::Securing => "in the TLS handshake",
             Self::Awaiting => "waiting for the response",
+            Self::Reading => "reading the body",
         })
     }
 }

@@ -8,14 +8,32 @@
 //! `ring`, chosen here and not by the process-wide default of rustls, so that another library that
 //! installs a default provider changes nothing.
 //!
-//! There are no client certificates, and no pinning of a server's certificate.
+//! A client certificate is sent if there is one and the server asks for it. There is no pinning of a
+//! server's certificate.
 
 use super::failure::Failure;
 use std::{
     path::Path,
     sync::{Arc, LazyLock},
 };
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::ring};
+use tokio_rustls::rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::{Resumption, WantsClientCert},
+    crypto::ring,
+};
+#[cfg(feature = "service")]
+use {
+    std::io,
+    tokio::io::{AsyncRead, AsyncWrite},
+    tokio_rustls::{
+        TlsConnector,
+        client::TlsStream,
+        rustls::{
+            self,
+            pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        },
+    },
+};
 
 /// The machine's trusted roots, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. They are read once
 /// per process, so later changes have no effect. Certificates that cannot be read are skipped.
@@ -24,12 +42,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, client::Resumption, cryp
 ///
 /// The first access blocks its thread, and concurrent ones wait for it. A failure is kept as well:
 /// a machine that gets its certificates later needs a restart of the process.
-static MACHINE: LazyLock<Result<Trust, String>> = LazyLock::new(|| {
+static ROOTS: LazyLock<Result<RootCertStore, String>> = LazyLock::new(|| {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable > 0 {
-        return Ok(Trust::of(roots));
+        return Ok(roots);
     }
     let none = "this machine has no trusted root certificates (install ca-certificates)";
     Err(match found.errors.first() {
@@ -38,12 +56,23 @@ static MACHINE: LazyLock<Result<Trust, String>> = LazyLock::new(|| {
     })
 });
 
+/// The configuration with these roots.
+static MACHINE: LazyLock<Result<Trust, String>> = LazyLock::new(|| ROOTS.clone().map(Trust::of));
+
 /// A TLS configuration that trusts certain root certificates.
 ///
 /// There is no way to extend one: the certificates of a file replace those of the machine and are
 /// not added to them.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust(Arc<ClientConfig>);
+
+/// Begins a configuration that trusts these roots.
+fn builder(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring implements the suites of TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+}
 
 // === impl Trust ===
 
@@ -58,14 +87,60 @@ impl Trust {
     /// An empty store is accepted here; every handshake with it then fails. The other constructors
     /// check that before.
     pub(crate) fn of(roots: RootCertStore) -> Self {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring implements the suites of TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        Self::finish(builder(roots).with_no_client_auth())
+    }
+
+    /// Trusts these roots, and shows a certificate to a server that asks for one.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of a key that cannot be used, or is not that of the certificate.
+    #[cfg(feature = "service")]
+    pub(crate) fn with_identity(
+        roots: RootCertStore,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, rustls::Error> {
+        let config = builder(roots).with_client_auth_cert(chain, key)?;
+        Ok(Self::finish(config))
+    }
+
+    /// Offers these protocols by ALPN, in place of HTTP/1.1.
+    #[cfg(feature = "service")]
+    pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
+    /// Makes the TLS handshake with `server` over a stream that is open already.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of rustls, or of the connection.
+    #[cfg(feature = "service")]
+    pub(crate) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        server: ServerName<'static>,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
+        TlsConnector::from(self.0).connect(server, stream).await
+    }
+
+    fn finish(mut config: ClientConfig) -> Self {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self(Arc::new(config))
+    }
+
+    /// Returns the roots of the machine, to be trusted by a configuration of its own.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Failure::NoRoots`] if there is none that can be used.
+    #[cfg(feature = "service")]
+    pub(crate) fn machine_roots() -> Result<RootCertStore, Failure> {
+        ROOTS.clone().map_err(Failure::NoRoots)
     }
 
     /// Trusts the roots of the machine.

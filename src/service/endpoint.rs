@@ -1,7 +1,8 @@
 //! The `endpoint` task kind: a health check of a server, repeated at an interval.
 //!
-//! Each endpoint is one task. It opens a connection (TCP) or makes a GET request (HTTP, HTTPS) at
-//! an interval. Thresholds turn the successes and failures into the statuses `up` and `down`, so
+//! Each endpoint is one task. It makes one check at an interval: it opens a connection (TCP), makes
+//! a GET request (HTTP, HTTPS), calls a health service (gRPC), runs `SELECT 1` (Postgres), sends a PING (Redis), looks up a name, or
+//! runs a command. Thresholds turn the successes and failures into the statuses `up` and `down`, so
 //! that one lost packet causes no alarm. A change of the status is logged once, at INFO or WARN, and so
 //! is an endpoint that flaps without reaching a threshold.
 //! Each check is also logged at DEBUG.
@@ -18,79 +19,27 @@
 mod check;
 mod failure;
 mod flapping;
-mod http;
 mod hysteresis;
+mod settings;
 
 #[cfg(test)]
 mod tests;
 
-use crate::service::secrets::Secrets;
 use crate::{TaskGroup, telemetry};
-use check::{Checker, Probe, Target};
+use check::{Checker, Probe};
+pub(crate) use check::{CommandFailure, Run};
 use failure::Failure;
 use flapping::{Flapping, Turn};
 use hysteresis::{Hysteresis, Status};
+pub(crate) use settings::{
+    Check, DnsCheck, EndpointSettings, GrpcCheck, HttpCheck, Identity, PasswordFile, PostgresCheck,
+    RedisCheck, TlsSettings,
+};
 use std::{collections::VecDeque, io, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-
-/// The settings of one endpoint: the check, its pace, and the thresholds.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct EndpointSettings {
-    pub(crate) check: Check,
-    /// The time from the start of one check to the start of the next, before jitter.
-    pub(crate) interval: Duration,
-    /// The largest share of `interval` by which each wait is shorter or longer, so that many
-    /// instances do not check in step. Clamped to `0.0..=0.5`.
-    pub(crate) jitter: f64,
-    /// The longest duration of a whole check: name lookup, connection, TLS and response head.
-    pub(crate) timeout: Duration,
-    /// The number of successes in a row after which the endpoint is up.
-    pub(crate) up_after: u32,
-    /// The number of failures in a row after which the endpoint is down.
-    pub(crate) down_after: u32,
-    /// True if the end of the monitoring task stops the service. Before a drain, only a panic or a
-    /// cancellation ends that task.
-    pub(crate) required: bool,
-}
-
-/// One kind of check.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Check {
-    /// Opens a connection and closes it.
-    Tcp {
-        /// The address as `host:port`, with an IPv6 address in brackets.
-        address: String,
-    },
-    /// Makes a GET request.
-    Http {
-        /// The URL, which begins with `http://` or `https://`.
-        url: String,
-        /// The statuses that count as success. If empty, 200 to 399.
-        expect_status: Vec<u16>,
-        /// Headers to send in addition to `host`, `user-agent` and `accept`, or in their place.
-        headers: Secrets,
-    },
-}
-
-/// The problem of a [`Check`] that can never succeed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidCheck {
-    /// The address of a TCP check cannot be parsed.
-    #[error("the address is not of the form host:port")]
-    Address,
-    /// The URL cannot be used. `problem` completes the sentence.
-    #[error("the URL {problem}")]
-    Url { problem: &'static str },
-    /// A header cannot be sent. The message never contains its value.
-    #[error("the header `{name}` {problem}")]
-    Header { name: String, problem: &'static str },
-    /// An expected status is outside of the range of HTTP.
-    #[error("{status} is not an HTTP status (100 to 599)")]
-    Status { status: u16 },
-}
 
 /// The status of an endpoint, and what it rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,18 +71,21 @@ struct Monitor {
 }
 
 /// Monitors an endpoint in a task called `name`, until `tasks` begins to drain. A running check is
-/// then dropped. The first check begins at once.
+/// then dropped, or ends by itself. The first check begins at once.
 ///
 /// The receiver is written when the status changes and after each check that succeeds, and is closed
 /// when the task ends.
+///
+/// `run` runs the commands of checks.
 ///
 /// A check that is invalid is not an error here: it fails each time. Use [`Check::validate`] first.
 pub(crate) fn start(
     name: String,
     settings: EndpointSettings,
+    run: Run,
     tasks: &TaskGroup,
 ) -> watch::Receiver<Health> {
-    let checker = Checker::new(&settings.check, settings.timeout);
+    let checker = Checker::new(&settings.check, settings.timeout).running(run);
     monitor(name, &settings, checker, tasks)
 }
 
@@ -155,11 +107,7 @@ pub(crate) async fn once(check: &Check, limit: Duration) -> Result<(), String> {
 /// # Panics
 /// When called on a thread of a tokio runtime.
 pub(crate) fn probe(url: &str, timeout: Duration) -> Result<(), String> {
-    let check = Check::Http {
-        url: url.to_owned(),
-        expect_status: Vec::new(),
-        headers: Secrets::default(),
-    };
+    let check = Check::get(url);
     check.validate().map_err(|error| error.to_string())?;
     // Tokio panics if it lacks descriptors for its signal handling, so they are tried first.
     let tried = (|| io::Result::Ok([io::pipe()?, io::pipe()?, io::pipe()?]))();
@@ -212,7 +160,13 @@ async fn run<P: Probe>(
 ) {
     loop {
         let began = Instant::now();
-        let Some(outcome) = tasks.until_draining(probe.check()).await else {
+        let outcome = if probe.ends_itself() {
+            let outcome = probe.check().await;
+            Some(outcome).filter(|_| !tasks.is_draining())
+        } else {
+            tasks.until_draining(probe.check()).await
+        };
+        let Some(outcome) = outcome else {
             return;
         };
         monitor.record(outcome, began);
@@ -228,32 +182,6 @@ async fn run<P: Probe>(
 /// Returns the interval with jitter. `roll` is a random number in `0.0..1.0`.
 fn wait(interval: Duration, jitter: f64, roll: f64) -> Duration {
     interval.mul_f64(1.0 + jitter.clamp(0.0, 0.5) * (2.0 * roll - 1.0))
-}
-
-// === impl Check ===
-
-impl Check {
-    /// Finds a problem that would make every check fail, without using the network.
-    ///
-    /// # Errors
-    /// The first problem found. [`InvalidCheck::key`] names the setting.
-    pub(crate) fn validate(&self) -> Result<(), InvalidCheck> {
-        Target::new(self, None).map(drop)
-    }
-}
-
-// === impl InvalidCheck ===
-
-impl InvalidCheck {
-    /// Returns the name of the invalid setting, as in [`Check`].
-    pub(crate) fn key(&self) -> &'static str {
-        match self {
-            Self::Address => "address",
-            Self::Url { .. } => "url",
-            Self::Header { .. } => "headers",
-            Self::Status { .. } => "expect_status",
-        }
-    }
 }
 
 // === impl Health ===

@@ -21,7 +21,6 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::TaskGroup;
 use crate::service::endpoint::{self, Check};
 use crate::service::process::{Commands, Condition, Dependencies, ProcessSettings};
-use crate::service::secrets::Secrets;
 
 /// The target of log events about prewarming.
 const TARGET: &str = "headcount::prewarm";
@@ -205,12 +204,7 @@ impl Steps {
                 files::read(&self.group, path, most, limit).await
             }
             Step::Http(url) => {
-                let check = Check::Http {
-                    url,
-                    expect_status: Vec::new(),
-                    headers: Secrets::default(),
-                };
-                let asked = endpoint::once(&check, limit).await;
+                let asked = endpoint::once(&Check::get(url), limit).await;
                 asked.map(|()| String::new())
             }
             Step::Command(command) => {

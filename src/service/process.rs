@@ -7,8 +7,8 @@
 //! gets a new pair.
 //!
 //! This module deliberately does not run a shell, start several copies of a command, or give a
-//! command a terminal or a standard input. It does not restart a running process because one of its
-//! dependencies restarted, and it does not watch files.
+//! command a terminal or a standard input. It does not restart a running process because a process
+//! that it depends on restarted, and it does not watch files.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -53,8 +53,11 @@ pub(crate) struct ProcessSettings {
     pub(crate) env: Secrets,
     /// The command's working directory; headcount's own if `None`.
     pub(crate) working_folder: Option<PathBuf>,
-    /// The conditions, by process name, that must all hold before each start of this process.
+    /// The conditions, by the name of a process or endpoint, that must all hold before each start of
+    /// this process.
     pub(crate) depends_on: BTreeMap<String, Condition>,
+    /// The consequence of an endpoint in `depends_on` that goes down while the process runs.
+    pub(crate) when_down: WhenDown,
     /// The condition for readiness.
     pub(crate) ready: Ready,
     /// The endpoint task that must stay up once the process is ready. If it goes down, the run is
@@ -92,12 +95,25 @@ pub(crate) struct LogFileSettings {
     pub(crate) kept: u32,
 }
 
+/// The consequence for a running process when an endpoint that it depends on goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum WhenDown {
+    /// None.
+    #[default]
+    Ignore,
+    /// It is not ready until the endpoint is up.
+    Unready,
+    /// It is stopped, and started when the endpoint is up. That is no failure of the process.
+    Restart,
+}
+
 /// A condition that a process must meet before another process that depends on it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     /// It has been started at least once, and may have ended since.
     Started,
-    /// It is ready, or it was ready in its last run and that run exited successfully.
+    /// It is ready, or it was ready in its last run and that run exited successfully. An endpoint is
+    /// ready while it is up.
     Ready,
     /// It has exited successfully at least once.
     Exited,
@@ -237,8 +253,13 @@ pub(crate) fn start_all(
 
 impl Processes {
     /// Returns conditions, by process name, to wait for.
-    pub(crate) fn dependencies(&self, conditions: &BTreeMap<String, Condition>) -> Dependencies {
-        self.board.dependencies(conditions)
+    /// Those on endpoints are up as `endpoints` says.
+    pub(crate) fn dependencies(
+        &self,
+        conditions: &BTreeMap<String, Condition>,
+        endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
+    ) -> Dependencies {
+        self.board.dependencies(conditions, endpoints)
     }
 
     /// Waits until no process is left to run although one of them was given up, and returns the names
@@ -276,6 +297,7 @@ impl Default for ProcessSettings {
             env: Secrets::default(),
             working_folder: None,
             depends_on: BTreeMap::new(),
+            when_down: WhenDown::default(),
             ready: Ready::default(),
             liveness: None,
             ready_timeout: Duration::from_secs(60),

@@ -109,6 +109,15 @@ fn a_wrong_endpoint_is_answered_with_the_allowed_values() {
         "check = { http = \"http:///path\" }",
         "check = { http = \"http://h\", expect_status = [], headers = { \"a b\" = \"x\" } }",
         "check = { http = \"http://h\", expect_status = [99], headers = { Accept = \"x\", accept = \"y\" } }",
+        "check = { http = \"http://h\", expect_body = \"\", ca_file = \"ca.pem\" }",
+        "check = { http = \"https://h\", client_cert = \"c.pem\", insecure = true }",
+        "check = { postgres = \"h:5432\", sslmode = \"require\" }",
+        "check = { postgres = \"postgres://me:s3cret@h/x\", user = \"me\", password_file = \"a\", passfile = \"b\", sslmode = \"on\" }",
+        "check = { redis = \"redis://me:s3cret@h/\", user = \"me\", password = \"s3cret\" }",
+        "check = { redis = \"h:6379\", ca_file = \"ca.pem\" }",
+        "check = { command = \"curl -f http://h/\", headers = { a = \"s3cret\" } }",
+        "check = { command = [] }",
+        "check = { dns = \"10.0.0.1\", expect_addresses = [\"db\"] }",
         "check = { tcp = \"h:1\" }\ninterval = \"1s\"\ntimeout = \"2s\"",
     ];
     let tasks: Vec<String> = checks
@@ -225,11 +234,31 @@ fn tasks_that_wait_for_each_other_are_all_named() {
 fn impossible_dependencies_are_refused() {
     insta::assert_snapshot!(refusal(
         process(
-            "depends_on = { bb = \"ready\", b = \"exited\", db = \"ready\", r = \"started\" }\n\
+            "depends_on = { bb = \"ready\", b = \"exited\", db = \"started\", r = \"started\" }\n\
              ready = { endpoint = \"b\" }"
         ) + &endpoint("check = { tcp = \"h:1\" }")
             + "[tasks.r]\nkind = \"resources\"\n"
     ));
+}
+
+#[test]
+fn a_consequence_without_an_endpoint_is_refused() {
+    let tasks = |depends_on: &str, when_down: &str| {
+        process(&format!(
+            "depends_on = [\"{depends_on}\"]\nwhen_down = \"{when_down}\""
+        )) + &endpoint("check = { tcp = \"h:1\" }")
+            + "[tasks.c]\nkind = \"process\"\ncommand = [\"x\"]\n"
+    };
+    let refused = refusal(tasks("c", "restart"));
+    assert!(
+        refused.contains("when_down: has no effect: `depends_on` names no endpoint"),
+        "{refused}"
+    );
+    assert!(refused.contains("can name: db"), "{refused}");
+    let refused = refusal(tasks("db", "stop"));
+    let allowed = "allowed: \"ignore\", \"unready\", \"restart\"";
+    assert!(refused.contains(allowed), "{refused}");
+    assert!(!refused.contains("has no effect"), "{refused}");
 }
 
 #[test]
@@ -635,7 +664,8 @@ fn check_warns_of_programs_and_folders_that_do_not_exist() {
         + &task("c", "command = [\"./missing\"]\nworking_folder = \"/\"")
         + &task("d", "command = [\"true\"]\nworking_folder = \"no/such\"")
         + &task("e", "command = [\"true\"]")
-        + &task("f", "command = [\"true\"]\nenv = { PATH = \"/no/such\" }");
+        + &task("f", "command = [\"true\"]\nenv = { PATH = \"/no/such\" }")
+        + "[tasks.g]\nkind = \"endpoint\"\ncheck = { command = [\"./no-check\"] }\n";
     let folder = folder_with(config);
     let checked = headcount(folder.path(), &["check", "services.toml"]);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
@@ -645,5 +675,6 @@ fn check_warns_of_programs_and_folders_that_do_not_exist() {
     services.toml: tasks.c.command: warning: there is no program /missing
     services.toml: tasks.d.working_folder: warning: there is no folder no/such
     services.toml: tasks.f.command: warning: there is no program true in PATH
+    services.toml: tasks.g.check.command: warning: there is no program ./no-check
     ");
 }

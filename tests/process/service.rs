@@ -1,5 +1,6 @@
 //! Tests of `headcount run`: what it starts, what it prints, and that nothing of it remains.
 
+mod endpoints;
 mod helpers;
 mod output;
 mod prewarm;

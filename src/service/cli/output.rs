@@ -86,7 +86,14 @@ fn what(task: &Task) -> String {
         Kind::Endpoint(settings) => {
             let target = match &settings.check {
                 Check::Tcp { address } => format!("tcp {address}"),
-                Check::Http { url, .. } => without_query(url).to_owned(),
+                Check::Grpc(grpc) => format!("grpc {}", grpc.address),
+                Check::Postgres(postgres) => format!("postgres {}", postgres.address),
+                Check::Redis(redis) => format!("redis {}", redis.address),
+                Check::Command(words) => {
+                    format!("command {}", words.first().map_or("", String::as_str))
+                }
+                Check::Dns(dns) => format!("dns {}", dns.name),
+                Check::Http(http) => without_query(&http.url).to_owned(),
             };
             format!("{target} every {}", time(settings.interval))
         }

@@ -1,4 +1,4 @@
-//! The programs of the declared processes, as `headcount check` looks for them: a program that does not
+//! The programs of the declared processes and endpoints, as `headcount check` looks for them: a program that does not
 //! exist here is a warning only, because the service may run on another machine.
 
 use std::env;
@@ -7,16 +7,32 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::service::config::{Config, Kind};
+use crate::service::endpoint::Check;
 use crate::service::process::ProcessSettings;
 use crate::text::plain;
 
 /// The folders that are searched if `PATH` is not set, as execvp(3) does.
 const USUAL: &str = "/bin:/usr/bin";
 
-/// Returns a line for each process whose program is not found or cannot be executed.
+/// Returns a line for each process or endpoint with a program that is not found or cannot be executed.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     for task in &config.tasks {
+        if let Kind::Endpoint(endpoint) = &task.kind
+            && let Check::Command(command) = &endpoint.check
+        {
+            let command = ProcessSettings {
+                command: command.clone(),
+                ..ProcessSettings::default()
+            };
+            if let Err(why) = find(&command) {
+                warnings.push(format!(
+                    "tasks.{}.check.command: warning: {}",
+                    task.name,
+                    plain(&why)
+                ));
+            }
+        }
         let Kind::Process(settings) = &task.kind else {
             continue;
         };

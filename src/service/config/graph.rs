@@ -39,6 +39,9 @@ pub(super) enum Wants {
     Condition(Condition),
     /// The process is ready once this endpoint is up.
     Endpoint,
+    /// The process depends on an endpoint, whichever it is: a key of it has no effect otherwise. Such a
+    /// link is from the process to itself.
+    AnyEndpoint,
 }
 
 /// Reports every dependency that cannot be met.
@@ -58,6 +61,10 @@ pub(super) fn check(names: &[&str], tasks: &[Task], links: &[Link], problems: &P
         if problems.is_full() {
             // Only counted: the message would not be shown.
             complain(link, (String::new(), String::new()));
+        } else if link.wants == Wants::AnyEndpoint {
+            if !may_depend_on_endpoint(&link.from, names, &read) {
+                complain(link, no_endpoint(tasks));
+            }
         } else if link.from == link.to {
             complain(link, depends_on_itself());
         } else if !names.contains(&link.to.as_str()) {
@@ -73,6 +80,26 @@ pub(super) fn check(names: &[&str], tasks: &[Task], links: &[Link], problems: &P
         let help = "remove one of these dependencies".to_owned();
         complain(link, (format!("dependency cycle: {cycle}"), help));
     }
+}
+
+/// Returns true if the process depends on an endpoint, or on a task that was not read.
+fn may_depend_on_endpoint(process: &str, names: &[&str], read: &HashMap<&str, &Kind>) -> bool {
+    let Some(Kind::Process(process)) = read.get(process) else {
+        return true;
+    };
+    let mut wanted = process.depends_on.keys().map(String::as_str);
+    wanted.any(|name| match read.get(name) {
+        Some(kind) => matches!(kind, Kind::Endpoint(_)),
+        None => names.contains(&name),
+    })
+}
+
+fn no_endpoint(tasks: &[Task]) -> (String, String) {
+    let help = format!("endpoints that `depends_on` can name: {}", endpoints(tasks));
+    (
+        "has no effect: `depends_on` names no endpoint".to_owned(),
+        help,
+    )
 }
 
 fn depends_on_itself() -> (String, String) {
@@ -100,23 +127,22 @@ fn never(link: &Link, kind: &Kind, tasks: &[Task]) -> Option<(String, String)> {
             format!("is a {} task, not an endpoint", other.word()),
             endpoints(tasks),
         ),
-        // Only processes wait for each other; tasks of other kinds run from the start.
+        (Wants::AnyEndpoint, _) | (Wants::Condition(Condition::Ready), Kind::Endpoint(_)) => {
+            return None;
+        }
         (Wants::Condition(_), Kind::Endpoint(_)) => (
-            "is an endpoint task; a process can only depend on other processes".to_owned(),
-            format!(
-                "a process; with `ready = {{ endpoint = \"{}\" }}` it is ready once the endpoint is up",
-                link.to
-            ),
+            "is an endpoint task, which can only be waited for until it is up".to_owned(),
+            "\"ready\"".to_owned(),
         ),
         (
             Wants::Condition(_),
             other @ (Kind::Resources(_) | Kind::Prewarm(_) | Kind::Progress(_)),
         ) => (
             format!(
-                "is a {} task; a process can only depend on other processes",
+                "is a {} task; a process can only depend on other processes and on endpoints",
                 other.word()
             ),
-            "a process".to_owned(),
+            "a process or an endpoint".to_owned(),
         ),
         (Wants::Condition(Condition::Exited), Kind::Process(process))
             if process.restart == Restart::Always =>
@@ -186,7 +212,7 @@ fn cycles<'l>(names: &[&str], links: &'l [Link]) -> Vec<(&'l Link, String)> {
 
 /// Returns for each name, by its index in `names`, the links to the tasks that it waits for.
 ///
-/// Endpoints are left out: they wait for nothing, so they are on no cycle. So are links to the task
+/// Endpoints of `ready` and `liveness` are left out: they wait for nothing, so they are on no cycle. So are links to the task
 /// itself and to unknown tasks, which `check` reports.
 fn waits<'l>(names: &[&str], links: &'l [Link]) -> Vec<Vec<(&'l Link, usize)>> {
     let place: HashMap<&str, usize> = names

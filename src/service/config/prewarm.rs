@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::service::endpoint::Check;
 use crate::service::prewarm::PrewarmSettings;
-use crate::service::secrets::Secrets;
 
 use super::graph::Link;
 use super::process::{depends_on, words};
@@ -71,12 +70,7 @@ pub(super) fn read(task: &str, table: &mut Table<'_>, links: &mut Vec<Link>) -> 
 /// Reads a URL that can be requested.
 fn url(value: &Value<'_>) -> Option<String> {
     let url = value.filled("\"http://127.0.0.1:8080/warm\"")?.to_owned();
-    let check = Check::Http {
-        url: url.clone(),
-        expect_status: Vec::new(),
-        headers: Secrets::default(),
-    };
-    match check.validate() {
+    match Check::get(&*url).validate() {
         Ok(()) => Some(url),
         Err(invalid) => value.refuse(invalid.to_string(), format!("for example {HTTP}")),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::service::process::{
     Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal, StopSignalTo,
+    WhenDown,
 };
 
 use super::graph::{Link, Wants};
@@ -38,6 +39,12 @@ const SIGNALS: [(&str, StopSignal); 7] = [
 const RECIPIENTS: [(&str, StopSignalTo); 2] = [
     ("tree", StopSignalTo::Tree),
     ("command", StopSignalTo::Command),
+];
+/// The values of `when_down`.
+const WHEN_DOWN: [(&str, WhenDown); 3] = [
+    ("ignore", WhenDown::Ignore),
+    ("unready", WhenDown::Unready),
+    ("restart", WhenDown::Restart),
 ];
 /// The values of `restart`.
 const RESTARTS: [(&str, Restart); 3] = [
@@ -72,6 +79,16 @@ pub(super) fn read(
             depends_on(task, value, links)
         })
         .value;
+    let when_down = table.or("when_down", default.when_down, |value| {
+        links.push(Link {
+            from: task.to_owned(),
+            to: task.to_owned(),
+            wants: Wants::AnyEndpoint,
+            key: value.path.clone(),
+            at: value.at.clone(),
+        });
+        value.choice(&WHEN_DOWN)
+    });
     let ready = table.or("ready", default.ready, |value| ready(task, value, links));
     let liveness = table.or("liveness", default.liveness, |value| {
         liveness(task, value, links).map(Some)
@@ -96,6 +113,7 @@ pub(super) fn read(
         env,
         working_folder: working_folder.value,
         depends_on,
+        when_down: when_down.value,
         ready: ready.value,
         liveness: liveness.value,
         ready_timeout: ready_timeout.value,

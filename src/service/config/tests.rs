@@ -1,6 +1,8 @@
 //! Tests of the default, of its examples, and of the reader with hostile input. Error messages are
 //! tested through the binary, in `tests/it/config.rs`.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,10 +13,11 @@ use super::{
     AdminSettings, Config, ConsoleSettings, ControlSocket, DEFAULT, Endpoint, Kind, LogFormat,
     ShutdownSettings, StateFolder, StateSettings, TelemetrySettings,
 };
-use crate::service::endpoint::{Check, EndpointSettings};
+use crate::service::endpoint::{Check, EndpointSettings, HttpCheck};
 use crate::service::prewarm::PrewarmSettings;
 use crate::service::process::{
     Backoff, Condition, LogFileSettings, ProcessSettings, Ready, Restart, StopSignal, StopSignalTo,
+    WhenDown,
 };
 use crate::service::progress::ProgressSettings;
 use crate::service::resources::ResourcesSettings;
@@ -80,6 +83,7 @@ fn process_defaults(command: &[&str]) -> ProcessSettings {
         env: BTreeMap::new().into(),
         working_folder: None,
         depends_on: BTreeMap::new(),
+        when_down: WhenDown::Ignore,
         ready: Ready::Started,
         liveness: None,
         ready_timeout: Duration::from_secs(60),
@@ -146,6 +150,12 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         "resources",
         "db",
         "api",
+        "shop",
+        "shipping",
+        "orders",
+        "cache",
+        "name",
+        "disk",
         "migrate",
         "proxy",
         "server",
@@ -156,16 +166,6 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
     ];
     assert_eq!(names, declared);
     assert_eq!(config.runtime.worker_threads, Some(2));
-    let db = endpoint_defaults(Check::Tcp {
-        address: "127.0.0.1:5432".to_owned(),
-    });
-    assert_eq!(kind(&config, "db"), Kind::Endpoint(db));
-    let api = endpoint_defaults(Check::Http {
-        url: "http://127.0.0.1:8080/health".to_owned(),
-        expect_status: vec![200, 204],
-        headers: BTreeMap::from([("Accept".to_owned(), "text/plain".to_owned())]).into(),
-    });
-    assert_eq!(kind(&config, "api"), Kind::Endpoint(api));
     // Only keys that the example has to set differ from the defaults.
     let server = ProcessSettings {
         env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]).into(),
@@ -173,6 +173,7 @@ fn the_commented_keys_of_the_default_are_valid_and_are_the_defaults() {
         depends_on: BTreeMap::from([
             ("proxy".to_owned(), Condition::Ready),
             ("migrate".to_owned(), Condition::Exited),
+            ("cache".to_owned(), Condition::Ready),
         ]),
         ready: Ready::Endpoint("api".to_owned()),
         liveness: Some("api".to_owned()),
@@ -222,6 +223,22 @@ fn every_key_that_is_read_is_documented_in_the_default() {
         (
             "check",
             "[tasks.a]\nkind = \"endpoint\"\ncheck = { http = \"http://a\", zz = 1 }",
+        ),
+        (
+            "postgres",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { postgres = \"a:1\", user = \"b\", zz = 1 }",
+        ),
+        (
+            "grpc",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { grpc = \"a:1\", zz = 1 }",
+        ),
+        (
+            "redis",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { redis = \"a:1\", zz = 1 }",
+        ),
+        (
+            "dns",
+            "[tasks.a]\nkind = \"endpoint\"\ncheck = { dns = \"a\", zz = 1 }",
         ),
         (
             "process",
@@ -344,11 +361,12 @@ fn every_key_is_read_into_its_field() {
     };
     assert_eq!(kind(&config, "r"), Kind::Resources(resources));
     let endpoint = EndpointSettings {
-        check: Check::Http {
+        check: Check::Http(HttpCheck {
             url: "https://[::1]:8443/x?y".to_owned(),
             expect_status: (200..=399).collect(),
             headers: BTreeMap::new().into(),
-        },
+            ..HttpCheck::default()
+        }),
         interval: Duration::from_secs(1),
         jitter: 0.0,
         timeout: Duration::from_secs(1),
@@ -566,7 +584,12 @@ fn no_string_makes_the_reader_panic_where_a_string_is_expected() {
              [shutdown]\ndrain = '{text}'\n[tasks.a]\nkind = 'endpoint'\ncheck = {{ tcp = '{text}' }}\n\
              [tasks.b]\nkind = 'endpoint'\njitter = {number:?}\ncheck = {{ http = 'http://{text}' }}\n\
              [tasks.c]\nkind = 'process'\ncommand = ['{text}']\ndepends_on = ['{text}']\n\
-             stop_signal = '{text}'\nready = {{ endpoint = '{text}' }}\n"
+             stop_signal = '{text}'\nready = {{ endpoint = '{text}' }}\nwhen_down = '{text}'\n\
+             [tasks.d]\nkind = 'endpoint'\ncheck = {{ redis = '{text}:1', tls = true, password_file = '{text}' }}\n\
+             [tasks.e]\nkind = 'endpoint'\ncheck = {{ grpc = '{text}:1', service = '{text}', tls = true }}\n\
+             [tasks.f]\nkind = 'endpoint'\ncheck = {{ dns = '{text}', expect_addresses = ['{text}'] }}\n\
+             [tasks.g]\nkind = 'endpoint'\ncheck = {{ postgres = '{text}:1', user = '{text}', sslmode = 'verify-full' }}\n\
+             [tasks.h]\nkind = 'endpoint'\ncheck = {{ command = ['{text}'] }}\n"
         ))
     });
 }

@@ -2,7 +2,24 @@
 //!
 //! This module has no intervals, thresholds or logs; the parent module adds them.
 
-use super::{Check, InvalidCheck, failure::Failure, http::Get};
+mod certificates;
+mod command;
+mod dns;
+mod files;
+mod grpc;
+mod http;
+mod passwords;
+mod postgres;
+mod redis;
+mod server;
+
+pub(crate) use self::command::{CommandFailure, Run};
+pub(super) use self::dns::Dns;
+use self::{command::Command, grpc::Grpc, http::Get, postgres::Postgres, redis::Redis};
+use super::{
+    failure::Failure,
+    settings::{Check, InvalidCheck},
+};
 use crate::http_client::{Address, Dialer, Step, Trust};
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -14,6 +31,12 @@ pub(super) trait Probe: Send {
     /// # Cancel safety
     /// Dropping the future ends the check. The next call begins another one.
     fn check(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Returns true if a check ends by itself when the group drains. Its future must not be dropped
+    /// before.
+    fn ends_itself(&self) -> bool {
+        false
+    }
 }
 
 /// A probe that checks over the network.
@@ -33,22 +56,47 @@ pub(super) enum Target {
         host: String,
     },
     Http(Box<Get>),
+    Grpc(Box<Grpc>),
+    Postgres(Box<Postgres>),
+    Redis(Box<Redis>),
+    Dns(Box<Dns>),
+    Command(Box<Command>),
+}
+
+// === impl Check ===
+
+impl Check {
+    /// Finds a problem that would make every check fail, without using the network or reading a file.
+    ///
+    /// # Errors
+    /// The first problem found. [`InvalidCheck::key`] names the setting.
+    pub(crate) fn validate(&self) -> Result<(), InvalidCheck> {
+        Target::new(self, None).map(drop)
+    }
 }
 
 // === impl Checker ===
 
 impl Checker {
-    /// Creates a checker. For an HTTPS check, reads the machine's trusted roots if necessary.
+    /// Creates a checker. For a check over TLS, reads the machine's trusted roots if necessary.
     ///
     /// An invalid check is not an error here: every check fails. [`Check::validate`] finds the
     /// problem beforehand.
     pub(super) fn new(check: &Check, timeout: Duration) -> Self {
         let target = Target::new(check, None);
-        if matches!(&target, Ok(Target::Http(get)) if get.is_secure) {
+        if target.as_ref().is_ok_and(Target::needs_roots) {
             // So that the first check does not take the time. An error fails each check.
             Trust::machine().ok();
         }
         Self::with_target(target, timeout)
+    }
+
+    /// Sets the way to run commands.
+    pub(super) fn running(mut self, run: Run) -> Self {
+        if let Ok(Target::Command(command)) = &mut self.target {
+            command.run_by(run);
+        }
+        self
     }
 
     /// Creates a checker of a given target.
@@ -63,6 +111,10 @@ impl Probe for Checker {
             Ok(target) => target,
             Err(invalid) => return Err(Failure::Impossible(invalid.to_string())),
         };
+        if let Target::Command(command) = target {
+            // Dropping the future would leave the end of the command to others.
+            return command.check(self.timeout).await;
+        }
         let deadline = Instant::now() + self.timeout;
         let mut step = Step::Resolving;
         let outcome = timeout_at(deadline, target.attempt(deadline, &mut step)).await;
@@ -70,6 +122,10 @@ impl Probe for Checker {
             after: self.timeout,
             step,
         }))
+    }
+
+    fn ends_itself(&self) -> bool {
+        matches!(self.target, Ok(Target::Command(_)))
     }
 }
 
@@ -90,14 +146,35 @@ impl Target {
                     dialer: Dialer::new(address),
                 })
             }
-            Check::Http {
-                url,
-                expect_status,
-                headers,
-            } => {
-                let get = Get::new(url, expect_status, headers, trust)?;
+            Check::Http(settings) => {
+                let get = Get::new(settings, trust)?;
                 Ok(Self::Http(Box::new(get)))
             }
+            Check::Grpc(settings) => {
+                let grpc = Grpc::new(settings, trust)?;
+                Ok(Self::Grpc(Box::new(grpc)))
+            }
+            Check::Postgres(settings) => {
+                let postgres = Postgres::new(settings, trust)?;
+                Ok(Self::Postgres(Box::new(postgres)))
+            }
+            Check::Redis(settings) => {
+                let redis = Redis::new(settings, trust)?;
+                Ok(Self::Redis(Box::new(redis)))
+            }
+            Check::Command(words) => Ok(Self::Command(Box::new(Command::new(words.clone())))),
+            Check::Dns(settings) => Ok(Self::Dns(Box::new(Dns::new(settings)?))),
+        }
+    }
+
+    /// Returns true if the check needs the machine's trusted roots.
+    fn needs_roots(&self) -> bool {
+        match self {
+            Self::Http(get) => get.needs_roots(),
+            Self::Grpc(grpc) => grpc.server.needs_roots(),
+            Self::Postgres(postgres) => postgres.needs_roots(),
+            Self::Redis(redis) => redis.server.needs_roots(),
+            Self::Tcp { .. } | Self::Dns(_) | Self::Command(_) => false,
         }
     }
 
@@ -109,6 +186,14 @@ impl Target {
                 Err(failure) => Err(Failure::of(failure, host)),
             },
             Self::Http(get) => get.send(deadline, step).await,
+            Self::Grpc(grpc) => grpc.check(deadline, step).await,
+            Self::Postgres(postgres) => postgres.select(deadline, step).await,
+            Self::Redis(redis) => redis.ping(deadline, step).await,
+            Self::Dns(dns) => dns.look_up(step).await,
+            Self::Command(command) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                command.check(left).await
+            }
         }
     }
 }

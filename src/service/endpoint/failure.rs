@@ -5,11 +5,15 @@
 
 use crate::http_client::{self, Step, words};
 use crate::service::own_limit;
+use crate::text::{plain, without_user_info};
 use std::{error::Error, fmt, io, net::SocketAddr, ops::RangeInclusive, time::Duration};
 use tokio_rustls::rustls::{CertificateError, Error as TlsError};
 
 /// The statuses that count as success when the configuration lists none.
 pub(super) const UP_STATUSES: RangeInclusive<u16> = 200..=399;
+
+/// The most characters of an answer that a message repeats.
+const LONGEST: usize = 200;
 
 /// The reason of a failed check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +40,12 @@ pub(super) enum Failure {
     /// The response has an unexpected status. An empty list stands for [`UP_STATUSES`].
     #[error("status {status}, expected {}", Expected(.expected))]
     Status { status: u16, expected: Vec<u16> },
+    /// The body lacks the expected text. `cut` is true if there was more of it than was read.
+    #[error("the {}body does not contain {text:?}", if *.cut { "start of the " } else { "" })]
+    Body { text: String, cut: bool },
+    /// The answer of the server reports a failure, or is none of its protocol.
+    #[error("{0}")]
+    Answer(String),
     /// A limit of this process or machine kept the check from being made. That is no verdict on the
     /// endpoint.
     #[error("{0}")]
@@ -68,6 +78,35 @@ impl Failure {
             http_client::Failure::NoRoots(reason) => Self::Impossible(reason),
             http_client::Failure::Tls(error) => Self::tls(&error, host),
             http_client::Failure::Http(error) => Self::http(&error),
+        }
+    }
+
+    /// Words the answer of a server that reports a failure in a text of its own.
+    pub(super) fn answered(text: &str) -> Self {
+        let text = without_user_info(text);
+        let clipped: String = plain(&text).chars().take(LONGEST).collect();
+        Self::Answer(clipped)
+    }
+
+    /// Returns the failure of a connection that the server closes instead of an answer.
+    pub(super) fn closed() -> Self {
+        Self::Answer("connection closed before the response".to_owned())
+    }
+
+    /// Words the error of an exchange over an open connection.
+    pub(super) fn exchange(error: &io::Error) -> Self {
+        match error.kind() {
+            _ if own_limit::is_cause(error) => Self::OwnLimit(words(error)),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Self::closed(),
+            _ => Self::Answer(words(error)),
+        }
+    }
+
+    /// Words an error of a connection that may have been one of its TLS handshake.
+    pub(super) fn secured(error: &io::Error, host: &str) -> Self {
+        match error.get_ref().is_some_and(|cause| cause.is::<TlsError>()) {
+            true => Self::tls(error, host),
+            false => Self::exchange(error),
         }
     }
 
@@ -151,9 +190,7 @@ fn certificate(cause: &CertificateError, host: &str) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "not valid yet".to_owned()
         }
-        CertificateError::UnknownIssuer => {
-            "not signed by an authority that this machine trusts".to_owned()
-        }
+        CertificateError::UnknownIssuer => "not signed by a trusted authority".to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("not valid for {host}")
         }

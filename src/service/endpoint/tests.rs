@@ -1,12 +1,17 @@
 //! Helpers of the endpoint tests: checks, and servers that run concurrently in the same task.
 
+mod command;
 mod dial;
+mod dns;
+mod grpc;
 mod http;
 mod monitor;
+mod postgres;
+mod redis;
 mod tls;
 mod validate;
 
-use super::{Check, Checker, EndpointSettings, Probe};
+use super::{Check, Checker, EndpointSettings, HttpCheck, Probe};
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -17,6 +22,9 @@ use tokio::{
 /// A timeout far above what any check here takes.
 const AMPLE: Duration = Duration::from_secs(20);
 
+/// A timeout that is long enough for loopback on a busy machine, and short enough to wait for.
+const SHORT: Duration = Duration::from_millis(300);
+
 fn tcp(address: impl ToString) -> Check {
     Check::Tcp {
         address: address.to_string(),
@@ -24,11 +32,12 @@ fn tcp(address: impl ToString) -> Check {
 }
 
 fn http(url: impl ToString) -> Check {
-    Check::Http {
+    Check::Http(HttpCheck {
         url: url.to_string(),
         expect_status: Vec::new(),
         headers: BTreeMap::new().into(),
-    }
+        ..HttpCheck::default()
+    })
 }
 
 fn settings(check: Check) -> EndpointSettings {

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tokio::sync::{Notify, watch};
 
 use super::{Condition, StopSignal};
-use crate::{TaskGroup, telemetry};
+use crate::{TaskGroup, service::endpoint::Health, telemetry};
 
 /// The statuses of all declared processes, by name.
 #[derive(Debug)]
@@ -38,13 +38,21 @@ pub(super) struct Status {
 #[derive(Debug)]
 pub(crate) struct Dependencies(Vec<Need>);
 
-/// A dependency: another process, and the condition that it must meet.
+/// A dependency: another process and the condition that it must meet, or an endpoint that must be up.
 #[derive(Debug)]
 pub(super) struct Need {
     name: String,
     condition: Condition,
-    /// The status of that process; `None` if no process has the name.
-    status: Option<watch::Receiver<Status>>,
+    source: Source,
+}
+
+/// The channel that says whether a dependency is met.
+#[derive(Debug)]
+enum Source {
+    Process(watch::Receiver<Status>),
+    Endpoint(watch::Receiver<Health>),
+    /// No task has the name.
+    Unknown,
 }
 
 /// A dependency that can never be met.
@@ -155,12 +163,20 @@ impl Board {
         failed
     }
 
-    /// Returns dependencies with the statuses of their processes.
-    pub(super) fn dependencies(&self, conditions: &BTreeMap<String, Condition>) -> Dependencies {
+    /// Returns dependencies with the statuses of their processes and endpoints.
+    pub(super) fn dependencies(
+        &self,
+        conditions: &BTreeMap<String, Condition>,
+        endpoints: &dyn Fn(&str) -> Option<watch::Receiver<Health>>,
+    ) -> Dependencies {
         let need = |(name, condition): (&String, &Condition)| Need {
             name: name.clone(),
             condition: *condition,
-            status: self.watch(name),
+            source: match (self.watch(name), endpoints(name)) {
+                (Some(status), _) => Source::Process(status),
+                (None, Some(health)) => Source::Endpoint(health),
+                (None, None) => Source::Unknown,
+            },
         };
         Dependencies(conditions.iter().map(need).collect())
     }
@@ -229,6 +245,15 @@ impl Dependencies {
         self.0.iter_mut().find(|need| !need.is_met())
     }
 
+    /// Returns the endpoints among them, by name.
+    pub(super) fn endpoints(&self) -> Vec<(String, watch::Receiver<Health>)> {
+        let endpoint = |need: &Need| match &need.source {
+            Source::Endpoint(health) => Some((need.name.clone(), health.clone())),
+            _ => None,
+        };
+        self.0.iter().filter_map(endpoint).collect()
+    }
+
     /// Waits until all are met at the same time.
     ///
     /// # Errors
@@ -246,11 +271,15 @@ impl Dependencies {
 impl Need {
     /// Returns true if the condition holds at present.
     fn is_met(&self) -> bool {
-        let status = self.status.as_ref();
-        status.is_some_and(|status| status.borrow().meets(self.condition))
+        match &self.source {
+            Source::Process(status) => status.borrow().meets(self.condition),
+            Source::Endpoint(health) => health.borrow().is_up,
+            Source::Unknown => false,
+        }
     }
 
-    /// Waits until the condition is met.
+    /// Waits until the condition is met. Never returns if it is about an endpoint that is no longer
+    /// checked, which happens in a drain.
     ///
     /// # Errors
     /// Fails if the process is in a final state without meeting the condition, or
@@ -258,14 +287,20 @@ impl Need {
     pub(super) async fn met(&mut self) -> Result<(), Unmet> {
         let condition = self.condition;
         let decided = |status: &Status| status.meets(condition) || status.state.is_final();
-        let state = match &mut self.status {
+        let state = match &mut self.source {
             // `wait_for` fails when the writer is gone. The last state it leaves is always final.
-            Some(status) => status
+            Source::Process(status) => status
                 .wait_for(decided)
                 .await
                 .ok()
                 .map(|status| status.state),
-            None => None,
+            Source::Endpoint(health) => {
+                if health.wait_for(|health| health.is_up).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                return Ok(());
+            }
+            Source::Unknown => None,
         };
         if self.is_met() {
             return Ok(());
@@ -279,10 +314,11 @@ impl Need {
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.condition {
-            Condition::Started => "start",
-            Condition::Ready => "become ready",
-            Condition::Exited => "exit successfully",
+        let what = match (&self.source, self.condition) {
+            (Source::Endpoint(_), _) => "be up",
+            (_, Condition::Started) => "start",
+            (_, Condition::Ready) => "become ready",
+            (_, Condition::Exited) => "exit successfully",
         };
         write!(f, "{} to {what}", self.name)
     }

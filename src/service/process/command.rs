@@ -6,10 +6,14 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    ProcessSettings,
+    ProcessSettings, StopSignal,
     output::Sink,
     run::{Event, Launcher, Run},
     wire::Notice,
+};
+use crate::service::{
+    endpoint::{self, CommandFailure},
+    own_limit,
 };
 use crate::{TaskGroup, telemetry};
 
@@ -42,19 +46,62 @@ impl Commands {
     ) -> Result<(), String> {
         let child = Arc::new(telemetry::Child::register(group, name));
         let sink = Arc::new(Sink::new(name, &child, None));
-        let run = Run::launch(&self.0, name, settings, &sink).await;
-        let mut run = run.map_err(|error| format!("cannot start its guardian: {error}"))?;
+        let watched = Watched {
+            child,
+            command: settings.command.clone(),
+            pid: None,
+        };
+        let run = self.watch(name, settings, limit, group, &sink, Some(watched));
+        run.await.map_err(|failed| failed.why)
+    }
+
+    /// Returns the way in which the endpoint `name` runs its command. Neither the process nor its
+    /// output is shown. It is killed when its time is over, or the drain begins.
+    pub(crate) fn of_endpoint(&self, name: &str, group: &TaskGroup) -> endpoint::Run {
+        let (commands, name, group) = (self.clone(), name.to_owned(), group.clone());
+        Arc::new(move |command, limit| {
+            let (commands, name, group) = (commands.clone(), name.clone(), group.clone());
+            Box::pin(async move {
+                let settings = ProcessSettings {
+                    command,
+                    stop_signal: StopSignal::Kill,
+                    stop_budget: Duration::ZERO,
+                    ..ProcessSettings::default()
+                };
+                let sink = Arc::new(Sink::quiet(&name));
+                let ran = commands.watch(&name, &settings, limit, &group, &sink, None);
+                ran.await.map_err(|failed| match failed.is_own_limit {
+                    true => CommandFailure::OwnLimit(failed.why),
+                    false => CommandFailure::Failed {
+                        why: failed.why,
+                        last_line: sink.last_line(),
+                    },
+                })
+            })
+        })
+    }
+
+    /// Implements [`Self::run`]. `watched` shows the process, if it is to be shown.
+    async fn watch(
+        &self,
+        name: &str,
+        settings: &ProcessSettings,
+        limit: Duration,
+        group: &TaskGroup,
+        sink: &Arc<Sink>,
+        mut watched: Option<Watched>,
+    ) -> Result<(), Failed> {
+        let run = Run::launch(&self.0, name, settings, sink).await;
+        let mut run = run.map_err(|error| Failed {
+            is_own_limit: own_limit::is_cause_of_start(&error),
+            why: format!("cannot start its guardian: {error}"),
+        })?;
         let mut over = pin!(sleep(limit));
         let mut draining = pin!(group.draining());
         let mut at_last = pin!(sleep(limit + settings.stop_budget + GRACE));
-        let mut watched = Watched {
-            child: Arc::clone(&child),
-            program: settings.command.first().cloned().unwrap_or_default(),
-            pid: None,
-        };
         let mut is_stopping = false;
         let (mut is_late, mut is_empty) = (false, false);
-        let mut fault = Some("its helper processes were lost".to_owned());
+        let mut fault = Some(Failed::because("its helper processes were lost"));
         loop {
             let event = tokio::select! {
                 event = run.next() => event,
@@ -69,56 +116,100 @@ impl Commands {
                     continue;
                 }
                 // Dropping the run kills it. That of a drain ends with the budget of the task.
-                () = &mut at_last => return Err(format!("did not end within {limit:?}, nor when it was stopped")),
+                () = &mut at_last => {
+                    let why = format!("did not end within {limit:?}, nor when it was stopped");
+                    return Err(Failed::because(why));
+                }
             };
             match event {
                 Event::Closed => break,
                 Event::Notice(Notice::Started { pid }) => {
-                    child.started(pid, &settings.command.join(" "));
-                    watched.pid = Some(pid);
+                    watched.iter_mut().for_each(|watched| watched.started(pid));
                 }
-                Event::Notice(Notice::Refused { why, .. }) => fault = Some(why),
+                Event::Notice(Notice::Refused { why, own_limit }) => {
+                    fault = Some(Failed {
+                        why,
+                        is_own_limit: own_limit,
+                    });
+                }
                 Event::Notice(Notice::Exited { exit, .. }) => {
-                    child.ended(&exit.to_string());
-                    watched.pid = None;
-                    fault = (!settings.is_success(exit)).then(|| exit.to_string());
+                    let how = exit.to_string();
+                    watched.iter_mut().for_each(|watched| watched.ended(&how));
+                    fault = (!settings.is_success(exit)).then(|| Failed::because(how));
                 }
                 Event::Notice(Notice::Unkillable { processes }) => {
-                    fault = Some(format!("cannot be killed: {}", processes.join(", ")));
-                    watched.pid = None;
-                    child.lost();
+                    let why = format!("cannot be killed: {}", processes.join(", "));
+                    fault = Some(Failed::because(why));
+                    watched.iter_mut().for_each(Watched::lost);
                 }
                 Event::Notice(Notice::Empty) => is_empty = true,
                 _ => {}
             }
         }
         if !is_empty && run.end_strays().await.is_none() {
-            child.lost();
+            watched.iter_mut().for_each(Watched::lost);
         }
         match fault {
-            _ if is_stopping => Err("the service is stopping".to_owned()),
-            _ if is_late => Err(format!("did not end within {limit:?}")),
+            _ if is_stopping => Err(Failed::because("the service is stopping")),
+            _ if is_late => Err(Failed::because(format!("did not end within {limit:?}"))),
             Some(fault) => Err(fault),
             None => Ok(()),
         }
     }
 }
 
+/// The reason why a command did not end with success.
+struct Failed {
+    why: String,
+    /// True if it could not be started because of a limit of this process or machine.
+    is_own_limit: bool,
+}
+
 /// A command that runs.
 struct Watched {
     child: Arc<telemetry::Child>,
-    program: String,
+    command: Vec<String>,
     /// `None` unless it runs.
     pid: Option<u32>,
 }
 
+// === impl Failed ===
+
+impl Failed {
+    fn because(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            is_own_limit: false,
+        }
+    }
+}
+
 // === impl Watched ===
+
+impl Watched {
+    fn started(&mut self, pid: u32) {
+        self.child.started(pid, &self.command.join(" "));
+        self.pid = Some(pid);
+    }
+
+    fn ended(&mut self, how: &str) {
+        self.child.ended(how);
+        self.pid = None;
+    }
+
+    /// Notes that some of it may be alive.
+    fn lost(&mut self) {
+        self.child.lost();
+        self.pid = None;
+    }
+}
 
 impl Drop for Watched {
     /// Notes a command that is not watched to its end: dropping the [`Run`] kills the whole tree.
     fn drop(&mut self) {
         if let Some(pid) = self.pid {
-            self.child.killed(&format!("{} (pid {pid})", self.program));
+            let program = self.command.first().map_or("", String::as_str);
+            self.child.killed(&format!("{program} (pid {pid})"));
             self.child
                 .ended("killed by SIGKILL, because its task was cancelled");
         }

@@ -13,7 +13,11 @@
 //! read from it until the log has room for its lines. Each stream holds at most one read of
 //! [`MAX_READ`] bytes and one line of 64 KiB.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     net::unix::pipe,
@@ -41,14 +45,19 @@ pub(crate) const OUTPUT_TARGET: &str = "headcount::output";
 /// task from its other work.
 const MAX_READ: usize = 8 * 1024;
 
+/// The most characters of a last line that are kept.
+const LAST_LINE: usize = 200;
+
 /// The places to which the output of a process goes, in all its runs.
 #[derive(Debug)]
 pub(super) struct Sink {
     name: String,
     /// The share of the log. A process that restarts while the log is not read thus waits, too.
     source: LogSource,
-    /// Keeps the last lines.
-    child: Arc<telemetry::Child>,
+    /// Keeps the last lines. `None` for output that is not shown.
+    child: Option<Arc<telemetry::Child>>,
+    /// The last line of output that is not shown, unless it is blank.
+    last: Mutex<String>,
     /// Left out of those that the admin server shows.
     hidden: Hidden,
     /// The file of the process, if it has one.
@@ -84,10 +93,29 @@ impl Sink {
         Self {
             name: name.to_owned(),
             source: LogSource::default(),
-            child: Arc::clone(child),
+            child: Some(Arc::clone(child)),
+            last: Mutex::default(),
             hidden: Hidden::default(),
             file,
         }
+    }
+
+    /// Returns a sink that shows nothing, and keeps the last line.
+    pub(super) fn quiet(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            source: LogSource::default(),
+            child: None,
+            last: Mutex::default(),
+            hidden: Hidden::default(),
+            file: None,
+        }
+    }
+
+    /// Returns the start of the last line that is not blank, of a sink that shows nothing.
+    pub(super) fn last_line(&self) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
     }
 
     /// Hides the values of this environment from the admin server.
@@ -106,13 +134,21 @@ impl Sink {
 
     /// Passes on one line. In the log, it is without what could change a terminal.
     fn take(&self, stream: &'static str, line: &Line<'_>) {
-        self.child.said(&self.hidden.out_of(&line.whole));
+        let Some(child) = &self.child else {
+            let text = line.whole.trim();
+            if !text.is_empty() {
+                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = text.chars().take(LAST_LINE).collect();
+            }
+            return;
+        };
+        child.said(&self.hidden.out_of(&line.whole));
         if let Some(file) = &self.file {
             file.write(&line.whole);
         }
         let (name, whole) = (&self.name, plain(&line.whole));
         let Some(rest) = &line.rest else {
-            self.child.printed(stream, &line.whole);
+            child.printed(stream, &line.whole);
             self.source.log(
                 || tracing::info!(target: OUTPUT_TARGET, task = %name, stream = %stream, "{whole}"),
             );
@@ -130,7 +166,10 @@ impl Sink {
 
     /// Passes on a piece of a line.
     fn take_piece(&self, stream: &'static str, piece: &str) {
-        self.child.printed(stream, piece);
+        let Some(child) = &self.child else {
+            return;
+        };
+        child.printed(stream, piece);
         let (name, piece) = (&self.name, plain(piece));
         self.source.log(|| {
             tracing::info!(

@@ -42,6 +42,7 @@ use crate::{TaskGroup, service::endpoint::Health};
 
 mod attempt;
 mod failure;
+mod relied;
 mod requests;
 mod unstopped;
 
@@ -117,7 +118,7 @@ pub(super) fn start_all(
             post.gate(&name, &group);
         }
         let supervisor = Supervisor {
-            needs: board.dependencies(&settings.depends_on),
+            needs: board.dependencies(&settings.depends_on, endpoints),
             endpoint: match &settings.ready {
                 Ready::Endpoint(endpoint) => endpoints(endpoint),
                 _ => None,
@@ -314,6 +315,11 @@ impl Supervisor {
         let (state, up) = match end {
             End::Stopped => return ControlFlow::Break(Ok(State::Stopped)),
             End::OnRequest => return self.obey().await.unwrap_or(ControlFlow::Continue(())),
+            // The next start waits until it is up.
+            End::EndpointDown => {
+                self.post.restarting();
+                return ControlFlow::Continue(());
+            }
             End::Success { exit, up } => (Ok(exit), up),
             End::Failure { fault, up } => (Err(fault), up),
         };

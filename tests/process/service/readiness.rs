@@ -25,7 +25,7 @@ pub(super) fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Returns the status of `/readyz` and its first line. A line for each process and endpoint follows.
-fn readyz(address: &str) -> (u16, String) {
+pub(super) fn readyz(address: &str) -> (u16, String) {
     let (status, body) = get(address, "/readyz");
     let first = body.lines().next().expect("it says something");
     (status, format!("{first}\n"))
@@ -39,14 +39,14 @@ pub(super) fn admin(program: &mut Program) -> String {
 }
 
 /// A server that takes connections while it is told to.
-struct Server {
+pub(super) struct Server {
     address: String,
     open: Arc<AtomicBool>,
 }
 
 impl Server {
     /// Starts a server that answers each request with 200, or with 503 while it is not open.
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("ports are available");
         let address = listener.local_addr().expect("it is bound").to_string();
         let open = Arc::new(AtomicBool::new(true));
@@ -61,12 +61,12 @@ impl Server {
         Self { address, open }
     }
 
-    fn set(&self, open: bool) {
+    pub(super) fn set(&self, open: bool) {
         self.open.store(open, Ordering::SeqCst);
     }
 
     /// Returns an endpoint task that checks this server often.
-    fn endpoint(&self) -> String {
+    pub(super) fn endpoint(&self) -> String {
         format!(
             "[tasks.up]\nkind = \"endpoint\"\ncheck = {{ http = \"http://{}/\" }}\n\
              interval = \"100ms\"\njitter = 0.0\ntimeout = \"100ms\"\ndown_after = 2\n",

@@ -1,4 +1,4 @@
-//! The parts of a configuration that no message repeats: values below `env` and `headers`, those of
+//! The parts of a configuration that no message repeats: values below `env`, `headers` and `password`, those of
 //! unknown keys that may be meant as these, and user info in URLs.
 //!
 //! A message shows the line that it is about, so it could show a password that stands on that line.
@@ -15,7 +15,7 @@ use super::closest;
 use crate::text::user_info;
 
 /// The keys of a task whose values, and the values below, are secret.
-const SECRET: [&str; 2] = ["env", "headers"];
+const SECRET: [&str; 3] = ["env", "headers", "password"];
 
 /// Returns the byte ranges of everything secret in the text of a file. `document` is `None` if it
 /// was not read without a guess. `is_whole` is false if it lacks a value, because a key is defined

@@ -1,9 +1,11 @@
 //! Tests of HTTP checks: the request, the statuses, and servers that misbehave.
 
-use super::{AMPLE, answer, answering, check_beside, http, listen, outcome, read_head, serving};
+use super::{
+    AMPLE, SHORT, answer, answering, check_beside, http, listen, outcome, read_head, serving,
+};
 use crate::{
     http_client::Connection,
-    service::endpoint::{Check, Checker, failure::Failure},
+    service::endpoint::{Check, Checker, HttpCheck, failure::Failure},
 };
 use http_body_util::Full;
 use hyper::Request;
@@ -19,9 +21,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// A timeout that is long enough for loopback on a busy machine, and short enough to wait for.
-const SHORT: Duration = Duration::from_millis(300);
-
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
 /// Makes one check of a server that answers with `response`.
@@ -34,7 +33,7 @@ async fn against(response: &[u8]) -> String {
 #[tokio::test]
 async fn the_request_is_a_get_with_the_configured_headers() {
     let (listener, address) = listen().await;
-    let check = Check::Http {
+    let check = Check::Http(HttpCheck {
         url: format!("http://{address}/health?deep=1#part"),
         expect_status: Vec::new(),
         headers: BTreeMap::from([
@@ -42,7 +41,8 @@ async fn the_request_is_a_get_with_the_configured_headers() {
             ("host".to_owned(), "shop.example".to_owned()),
         ])
         .into(),
-    };
+        ..HttpCheck::default()
+    });
     let request = RefCell::new(String::new());
     let server = async {
         let (mut stream, _) = listener.accept().await.expect("a listening socket");
@@ -78,15 +78,110 @@ async fn only_the_listed_statuses_are_up() {
         ("200 OK", "status 200, expected 204 or 401"),
     ] {
         let (listener, address) = listen().await;
-        let check = Check::Http {
+        let check = Check::Http(HttpCheck {
             url: format!("http://{address}/"),
             expect_status: vec![204, 401],
             headers: BTreeMap::new().into(),
-        };
+            ..HttpCheck::default()
+        });
         let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
         let server = answering(listener, response.as_bytes());
         assert_eq!(check_beside(&check, AMPLE, server).await, words);
     }
+}
+
+/// Returns a check that expects `text` in the body.
+fn expecting(text: &str, address: impl std::fmt::Display) -> Check {
+    Check::Http(HttpCheck {
+        url: format!("http://{address}/"),
+        expect_body: Some(text.to_owned()),
+        ..HttpCheck::default()
+    })
+}
+
+#[tokio::test]
+async fn a_body_must_contain_the_expected_text() {
+    for (response, words) in [
+        ("200 OK\r\n\r\n{\"status\":\"ok\"}", "up"),
+        ("200 OK\r\n\r\nok", "up"),
+        ("200 OK\r\n\r\nfailing", "the body does not contain \"ok\""),
+        (
+            "200 OK\r\ncontent-length: 0\r\n\r\n",
+            "the body does not contain \"ok\"",
+        ),
+        // The status is the better reason.
+        (
+            "503 Service Unavailable\r\n\r\nok",
+            "status 503, expected 200..=399",
+        ),
+        (
+            "200 OK\r\ncontent-length: 9\r\n\r\nfail",
+            "connection closed",
+        ),
+    ] {
+        let (listener, address) = listen().await;
+        let response = format!("HTTP/1.1 {response}");
+        let server = answering(listener, response.as_bytes());
+        let check = expecting("ok", address);
+        assert_eq!(
+            check_beside(&check, AMPLE, server).await,
+            words,
+            "{response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_expected_text_may_arrive_in_pieces() {
+    let (listener, address) = listen().await;
+    let server = serving(listener, async |mut stream| {
+        read_head(&mut stream).await.expect("a request");
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.expect("the client reads");
+        for piece in ["he", "al", "thy"] {
+            let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+            stream.write_all(chunk.as_bytes()).await.ok();
+        }
+        // The check does not wait for the end of the body.
+        pending::<()>().await;
+    });
+    let check = expecting("health", address);
+    assert_eq!(check_beside(&check, AMPLE, server).await, "up");
+}
+
+#[tokio::test]
+async fn an_expected_text_is_searched_in_the_start_of_an_endless_body() {
+    let (listener, address) = listen().await;
+    let sent = Cell::new(0);
+    let server = serving(listener, async |mut stream| {
+        read_head(&mut stream).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok();
+        while stream.write_all(&[b'a'; 4096]).await.is_ok() {
+            sent.set(sent.get() + 4096);
+        }
+    });
+    let check = expecting("ok", address);
+    assert_eq!(
+        check_beside(&check, AMPLE, server).await,
+        "the start of the body does not contain \"ok\""
+    );
+    assert!(sent.get() < 16 << 20, "{} bytes", sent.get());
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_to_the_expected_text_times_out() {
+    let (listener, address) = listen().await;
+    let server = serving(listener, async |mut stream| {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhea";
+        read_head(&mut stream).await.expect("a request");
+        stream.write_all(head).await.expect("the client reads");
+        pending::<()>().await;
+    });
+    let check = expecting("health", address);
+    assert_eq!(
+        check_beside(&check, SHORT, server).await,
+        "timed out after 300ms reading the body"
+    );
 }
 
 #[tokio::test]

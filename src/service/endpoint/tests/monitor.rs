@@ -4,12 +4,12 @@ use super::{http, listen, settings, tcp};
 use crate::{
     TaskGroup,
     service::{
-        endpoint::{EndpointSettings, Health, Probe, failure::Failure, monitor, start, wait},
+        endpoint::{EndpointSettings, Health, Probe, Run, failure::Failure, monitor, start, wait},
         tests::Log,
     },
 };
 use proptest::{prop_assert, proptest};
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
     join,
     sync::{mpsc, watch},
@@ -267,6 +267,11 @@ async fn draining_ends_the_task_between_two_checks() {
     assert_eq!(playing.began.recv().await, None, "no second check began");
 }
 
+/// Returns a way to run commands that no check here uses.
+fn no_commands() -> Run {
+    Arc::new(|_, _| Box::pin(async { panic!("no check is a command") }))
+}
+
 #[tokio::test]
 async fn an_endpoint_follows_a_real_server_down_and_up() {
     let (listener, address) = listen().await;
@@ -277,7 +282,7 @@ async fn an_endpoint_follows_a_real_server_down_and_up() {
     };
     let tasks = tasks();
     let (log, _guard) = Log::capture(Level::INFO);
-    let mut up = start("db".to_owned(), settings, &tasks);
+    let mut up = start("db".to_owned(), settings, no_commands(), &tasks);
     up.wait_for(|up| up.is_up).await.expect("a live task");
     drop(listener);
     up.wait_for(|up| !up.is_up).await.expect("a live task");
@@ -296,7 +301,7 @@ async fn an_invalid_check_is_down_and_reports_the_reason() {
     settings.down_after = 1;
     let tasks = tasks();
     let (log, _guard) = Log::capture(Level::INFO);
-    let mut up = start("web".to_owned(), settings, &tasks);
+    let mut up = start("web".to_owned(), settings, no_commands(), &tasks);
     up.changed().await.expect("a live task");
     let down = lines(&log).pop().expect("it is logged");
     let reason = r#"reason="the URL must begin with http:// or https://""#;

@@ -1,14 +1,17 @@
 //! Tests of the validation of checks.
 
 use super::{http, tcp};
-use crate::{http_client::Address, service::endpoint::Check};
+use crate::{
+    http_client::Address,
+    service::endpoint::{Check, HttpCheck},
+};
 use std::collections::BTreeMap;
 
 /// Validates a check, and returns "key: message" or "fine".
 fn verdict(check: &Check) -> String {
     match check.validate() {
         Ok(()) => "fine".to_owned(),
-        Err(invalid) => format!("{}: {invalid}", invalid.key()),
+        Err(invalid) => format!("{}: {invalid}", invalid.key().unwrap_or("target")),
     }
 }
 
@@ -49,7 +52,7 @@ fn an_invalid_address_is_rejected_with_its_key() {
     assert_eq!(verdict(&tcp("db.internal:5432")), "fine");
     assert_eq!(
         verdict(&tcp("db.internal")),
-        "address: the address is not of the form host:port"
+        "target: the address is not of the form host:port"
     );
 }
 
@@ -83,7 +86,7 @@ fn an_invalid_url_is_rejected_with_the_problem() {
     ] {
         assert_eq!(
             verdict(&http(url)),
-            format!("url: the URL {problem}"),
+            format!("target: the URL {problem}"),
             "{url}"
         );
     }
@@ -91,10 +94,13 @@ fn an_invalid_url_is_rejected_with_the_problem() {
 
 #[test]
 fn an_invalid_header_is_rejected_without_its_value() {
-    let with = |name: &str, value: &str| Check::Http {
-        url: "http://localhost/".to_owned(),
-        expect_status: Vec::new(),
-        headers: BTreeMap::from([(name.to_owned(), value.to_owned())]).into(),
+    let with = |name: &str, value: &str| {
+        Check::Http(HttpCheck {
+            url: "http://localhost/".to_owned(),
+            expect_status: Vec::new(),
+            headers: BTreeMap::from([(name.to_owned(), value.to_owned())]).into(),
+            ..HttpCheck::default()
+        })
     };
     assert_eq!(verdict(&with("Authorization", "Bearer x")), "fine");
     assert_eq!(
@@ -113,10 +119,13 @@ fn an_invalid_header_is_rejected_without_its_value() {
 
 #[test]
 fn a_status_outside_the_range_of_http_is_rejected() {
-    let expecting = |status| Check::Http {
-        url: "http://localhost/".to_owned(),
-        expect_status: vec![200, status],
-        headers: BTreeMap::new().into(),
+    let expecting = |status| {
+        Check::Http(HttpCheck {
+            url: "http://localhost/".to_owned(),
+            expect_status: vec![200, status],
+            headers: BTreeMap::new().into(),
+            ..HttpCheck::default()
+        })
     };
     assert_eq!(verdict(&expecting(599)), "fine");
     assert_eq!(

@@ -11,11 +11,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{STOP_MARGIN, Supervisor, failure::Fault, unstopped::Look};
+use super::{
+    STOP_MARGIN, Supervisor,
+    failure::Fault,
+    relied::{Relied, turns},
+    unstopped::Look,
+};
 use crate::service::{
     endpoint::Health,
     process::{
-        ProcessSettings, Ready, StopSignal, TARGET,
+        ProcessSettings, Ready, StopSignal, TARGET, WhenDown,
         board::{Post, State, Status},
         exit::Exit,
         run::{Event, Run},
@@ -31,6 +36,8 @@ pub(super) enum End {
     Stopped,
     /// The run was stopped for the pending request.
     OnRequest,
+    /// The run was stopped because an endpoint that the process depends on is down.
+    EndpointDown,
     Success {
         exit: Exit,
         up: Option<Duration>,
@@ -50,6 +57,7 @@ pub(super) struct Attempt<'a> {
     dependents: &'a mut [(String, watch::Receiver<Status>)],
     endpoint: Option<&'a mut watch::Receiver<Health>>,
     liveness: Option<&'a mut watch::Receiver<Health>>,
+    relied: Relied,
     requests: &'a mut ChildRequests,
     /// The request that decides what follows the run.
     pending: &'a mut Option<ChildRequest>,
@@ -130,6 +138,7 @@ impl<'a> Attempt<'a> {
             dependents: &mut supervisor.dependents,
             endpoint: supervisor.endpoint.as_mut(),
             liveness: supervisor.liveness.as_mut(),
+            relied: Relied::on(&supervisor.needs, supervisor.settings.when_down),
             requests: &mut supervisor.requests,
             starting: supervisor.pending.take().into_iter().collect(),
             pending: &mut supervisor.pending,
@@ -189,6 +198,7 @@ impl<'a> Attempt<'a> {
                 () = turns(&mut self.liveness, !self.lives, self.started), if runs && self.ready.is_some() => {
                     self.liveness_turned();
                 }
+                () = self.relied.turn(), if runs && !self.draining => self.relied_turned(),
                 () = sleep_until(ready_by), if waits => {
                     self.fail(Fault::NotReady(self.settings.ready_timeout));
                     self.ask_to_stop();
@@ -358,9 +368,25 @@ impl<'a> Attempt<'a> {
         self.ready = Some(Instant::now());
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(target: TARGET, task = %self.name, "ready after {seconds:.1}s");
+        self.show_ready();
+    }
+
+    /// Shows that the process is ready, unless an endpoint keeps it from that.
+    fn show_ready(&self) {
+        if self.ready.is_none() || self.is_down || self.relied.down().is_some() {
+            return;
+        }
         self.post.ready();
         if !self.draining {
             self.post.enter(State::Ready);
+        }
+    }
+
+    /// Shows that the process is no longer ready, because an endpoint is down.
+    fn show_unready(&self, why: &str) {
+        self.post.unready(why);
+        if !self.draining {
+            self.post.enter(State::Starting);
         }
     }
 
@@ -375,16 +401,31 @@ impl<'a> Attempt<'a> {
         self.is_down = !up;
         if up {
             tracing::info!(target: TARGET, task = %self.name, "ready again: its endpoint {endpoint} is up");
-            self.post.ready();
+            self.show_ready();
         } else {
             tracing::warn!(target: TARGET, task = %self.name, "not ready any more: its endpoint {endpoint} is down");
-            self.post
-                .unready(&format!("its endpoint {endpoint} is down"));
+            self.show_unready(&format!("its endpoint {endpoint} is down"));
         }
-        if !self.draining {
-            self.post
-                .enter(if up { State::Ready } else { State::Starting });
+    }
+
+    /// Follows the endpoints that the process depends on.
+    fn relied_turned(&mut self) {
+        let Some(endpoint) = self.relied.down() else {
+            if self.ready.is_some() {
+                tracing::info!(target: TARGET, task = %self.name, "ready again: the endpoints that it depends on are up");
+            }
+            return self.show_ready();
+        };
+        let why = format!("the endpoint {endpoint} that it depends on is down");
+        if self.settings.when_down == WhenDown::Restart {
+            tracing::warn!(target: TARGET, task = %self.name, "stopping: {why}");
+            self.post.unready(&why);
+            return self.ask_to_stop();
         }
+        if self.ready.is_some() {
+            tracing::warn!(target: TARGET, task = %self.name, "not ready any more: {why}");
+        }
+        self.show_unready(&why);
     }
 
     /// Follows the endpoint of the liveness: once it has been up, it must stay so.
@@ -459,6 +500,10 @@ impl<'a> Attempt<'a> {
                 self.log_stop(exit);
                 return End::OnRequest;
             }
+            (None, Some(exit)) if self.is_stopped_for_endpoint() => {
+                self.log_stop(exit);
+                return End::EndpointDown;
+            }
             (None, Some(exit)) if success => {
                 tracing::info!(target: TARGET, task = %self.name, "{exit}");
                 // A process that becomes ready by exiting was ready for no time.
@@ -473,6 +518,13 @@ impl<'a> Attempt<'a> {
             request.refuse(&fault.to_string());
         }
         End::Failure { fault, up }
+    }
+
+    /// Returns true if the run was stopped because an endpoint is down.
+    fn is_stopped_for_endpoint(&self) -> bool {
+        self.stop != Stop::NotAsked
+            && self.settings.when_down == WhenDown::Restart
+            && self.relied.down().is_some()
     }
 
     /// Returns how the command ended. A SIGKILL that came from elsewhere, such as the OOM killer, is
@@ -524,25 +576,6 @@ async fn all_final(processes: &mut [(String, watch::Receiver<Status>)]) {
     for (_, status) in processes {
         // An error means that the supervising task is gone.
         status.wait_for(|status| status.state.is_final()).await.ok();
-    }
-}
-
-/// Waits until checks that were begun after `start` find the endpoint up, or until it is not up. Never
-/// returns if there is no endpoint, or if its task has ended.
-async fn turns(endpoint: &mut Option<&mut watch::Receiver<Health>>, to: bool, start: Instant) {
-    let has_come = |health: &Health| {
-        if to {
-            health.is_up_since(start)
-        } else {
-            !health.is_up
-        }
-    };
-    let has_turned = match endpoint {
-        Some(endpoint) => endpoint.wait_for(has_come).await.is_ok(),
-        None => false,
-    };
-    if !has_turned {
-        std::future::pending::<()>().await;
     }
 }
 
