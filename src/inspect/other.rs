@@ -29,7 +29,7 @@ pub(crate) use watched::{OsProcess, OsThread, Watched, processes, threads};
 use super::header::{Tables, Task};
 use super::list::{self, Bounds, Lists, Look};
 use super::memory::Memory;
-use super::program::{Place, Program};
+use super::program::{Place, Program, Split};
 use handles::Found;
 use rights::Access;
 use std::collections::HashSet;
@@ -111,8 +111,10 @@ pub(crate) struct Own {
 impl Own {
     /// Opens both. An error is a sentence, without a full stop at its end.
     pub(crate) fn open() -> Result<Self, String> {
-        let access = Access::open(std::process::id(), OWN)?;
-        let program = Program::of(access.program, access.begin)
+        let pid = std::process::id();
+        let access = Access::open(pid, OWN)?;
+        let split = Split::of(pid, &access.path);
+        let program = Program::of(access.program, access.begin, split)
             .map_err(|error| format!("cannot read the program of this process: {error}"))?;
         Ok(Self {
             program,
@@ -142,7 +144,8 @@ impl Process {
     /// Opens a process, without a look at its tasks. An error is a sentence.
     fn open(pid: u32) -> Result<Self, String> {
         let access = Access::open(pid, rights::KEPT)?;
-        let program = Program::of(access.program, access.begin)
+        let split = Split::of(pid, &access.path);
+        let program = Program::of(access.program, access.begin, split)
             .map_err(|error| format!("cannot read the program of process {pid}: {error}"))?;
         let memory = access.memory;
         let kinds = Kinds::find(&memory, &program, &access.path);

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::inspect::header::Table;
-use crate::inspect::program::{Functions, Limits};
+use crate::inspect::program::{Functions, Limits, Split};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -290,7 +290,8 @@ fn tasks_with_one_id_are_refused() {
 /// The kinds of tasks of this test's own program.
 fn own_kinds() -> (Program, Kinds) {
     let access = Access::open(std::process::id(), OWN).expect("a process may read itself");
-    let program = Program::of(access.program, access.begin).expect("it is a program");
+    let program = Program::of(access.program, access.begin, Split::default());
+    let program = program.expect("it is a program");
     let kinds = Kinds::find(&access.memory, &program, &access.path);
     (program, kinds)
 }
