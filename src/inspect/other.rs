@@ -32,7 +32,7 @@ use super::memory::Memory;
 use super::program::{Place, Program, Split};
 use handles::Found;
 use rights::Access;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -94,6 +94,8 @@ pub(crate) struct Runtime {
     pub(crate) tasks: Vec<Task>,
     /// The numbers of tasks that the runtime counted before and after they were read, if it counts.
     pub(crate) counted: Option<(u64, u64)>,
+    /// The number of tasks that are in no list: the runtime is being dropped, and waits for them.
+    unlisted: usize,
     /// True if a bound ended the look.
     is_cut: bool,
 }
@@ -263,6 +265,11 @@ impl Process {
         Some(Place::of(path, line, "").to_string())
     }
 
+    /// Returns the number of tasks that are in no list, because their runtime is being dropped.
+    pub(crate) fn unlisted(&self) -> usize {
+        self.runtimes.iter().map(|runtime| runtime.unlisted).sum()
+    }
+
     /// Returns the fewest and the most tasks that there were while they were read.
     pub(crate) fn range(&self) -> (u64, u64) {
         let ranges = self.runtimes.iter().map(Runtime::range);
@@ -276,7 +283,10 @@ impl Runtime {
     /// Returns the fewest and the most tasks that there were while they were read.
     fn range(&self) -> (u64, u64) {
         let read = self.tasks.len() as u64;
-        let (before, after) = self.counted.unwrap_or((read, read));
+        let unlisted = self.unlisted as u64;
+        let counted = self.counted;
+        let counted = counted.map(|(before, after)| (before + unlisted, after + unlisted));
+        let (before, after) = counted.unwrap_or((read, read));
         (read.min(before).min(after), read.max(before).max(after))
     }
 }
@@ -301,10 +311,47 @@ fn runtimes(
         Runtime {
             tasks: look.tasks,
             counted: look.counted,
+            unlisted: 0,
             is_cut: look.is_cut,
         }
     });
-    runtimes.collect()
+    let mut runtimes: Vec<Runtime> = runtimes.collect();
+    add_unlisted(memory, tables, &found.cancelled, &mut runtimes);
+    runtimes
+}
+
+/// Adds the tasks that are in no list, because their runtime is being dropped: they run, and are cancelled.
+fn add_unlisted(
+    memory: &Memory,
+    tables: &Tables,
+    cancelled: &BTreeMap<u64, Task>,
+    runtimes: &mut Vec<Runtime>,
+) {
+    for task in cancelled.values() {
+        let of_task = |runtime: &&mut Runtime| {
+            let first = runtime.tasks.first();
+            first.is_some_and(|first| first.owner == task.owner)
+        };
+        let now = tables.task(memory, task.header);
+        let is_there = |now: &Task| now.id == task.id && handles::is_cancelled(now);
+        let Some(now) = now.filter(is_there) else {
+            continue;
+        };
+        match runtimes.iter_mut().find(of_task) {
+            // It was aborted, and is in the list until it returns.
+            Some(runtime) if runtime.tasks.iter().any(|task| task.id == now.id) => {}
+            Some(runtime) => {
+                runtime.tasks.push(now);
+                runtime.unlisted += 1;
+            }
+            None => runtimes.push(Runtime {
+                tasks: vec![now],
+                counted: None,
+                unlisted: 1,
+                is_cut: false,
+            }),
+        }
+    }
 }
 
 /// Looks at the lists of a runtime until the tasks and the self-checks agree. Returns the last look,

@@ -6,7 +6,7 @@
 //! 1.33, and in a `LocalSet`, there is one list.
 
 use super::checks;
-use crate::inspect::header::Tables;
+use crate::inspect::header::{Tables, Task};
 use crate::inspect::list::{self, Bounds, Lists};
 use crate::inspect::memory::Memory;
 use std::collections::{BTreeMap, HashSet};
@@ -40,6 +40,9 @@ pub(super) struct Found {
     pub(super) lists: BTreeMap<u64, Lists>,
     /// The owners of tasks that stacks point to, if their lists were not found.
     pub(super) lost: HashSet<u64>,
+    /// Tasks on stacks that run and are cancelled, by their addresses: a runtime that is dropped removes them from its
+    /// lists, and waits for them.
+    pub(super) cancelled: BTreeMap<u64, Task>,
     /// Runtimes without tasks.
     pub(super) empty: usize,
 }
@@ -52,6 +55,7 @@ impl Found {
         for (owner, lists) in other.lists {
             self.lists.entry(owner).or_insert(lists);
         }
+        self.cancelled.extend(other.cancelled);
         self.lost.extend(other.lost);
         self.lost.retain(|owner| !self.lists.contains_key(owner));
         self.empty = self.empty.max(other.empty);
@@ -121,7 +125,9 @@ impl Search<'_> {
             return;
         }
         if let Some(task) = self.tables.task(self.memory, word) {
-            if task.owner != 0 && !task.state.is_complete() {
+            if is_cancelled(&task) {
+                self.found.cancelled.insert(word, task);
+            } else if task.owner != 0 && !task.state.is_complete() {
                 self.owners.insert(task.owner, word);
             }
             let is_new = self.seen.insert(task.scheduler);
@@ -155,6 +161,8 @@ impl Search<'_> {
                     Some(lists) => {
                         self.found.lists.insert(lists.owner, lists);
                     }
+                    // Two words with the address of a task that was removed from its list look like a list.
+                    None if is_one && self.is_removed(&lists) => {}
                     None if is_one => {
                         self.owners.insert(lists.owner, handle);
                     }
@@ -170,6 +178,13 @@ impl Search<'_> {
         }
     }
 
+    /// Returns whether the newest task of some lists may have been removed from them.
+    fn is_removed(&self, lists: &Lists) -> bool {
+        let newest = self.memory.word(lists.heads[0]);
+        let newest = newest.and_then(|newest| self.tables.task(self.memory, newest));
+        newest.is_some_and(|newest| is_cancelled(&newest))
+    }
+
     /// Returns the lists in the handle that the tasks of some lists have as their scheduler.
     fn of_scheduler(&self, lists: &Lists) -> Option<Lists> {
         let newest = |head: &u64| {
@@ -182,6 +197,11 @@ impl Search<'_> {
             _ => None,
         }
     }
+}
+
+/// Returns whether a task is being polled, or dropped, and is not to be polled again.
+pub(super) fn is_cancelled(task: &Task) -> bool {
+    task.owner != 0 && task.state.is_running() && task.state.is_cancelled()
 }
 
 fn is_address(word: u64) -> bool {

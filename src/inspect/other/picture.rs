@@ -252,7 +252,7 @@ impl Picture {
             groups,
             stacks: Vec::new(),
             unchecked: process.unchecked.clone(),
-            notes: Vec::new(),
+            notes: dropped(process.unlisted()).into_iter().collect(),
         }
     }
 }
@@ -469,6 +469,17 @@ fn seconds<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+/// Explains tasks that are in no list.
+fn dropped(unlisted: usize) -> Option<String> {
+    match unlisted {
+        0 => None,
+        1 => Some("a runtime is being dropped, and waits for a task that runs".to_owned()),
+        many => Some(format!(
+            "a runtime is being dropped, and waits for {many} tasks that run"
+        )),
+    }
 }
 
 /// Explains why chains are missing.

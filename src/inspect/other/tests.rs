@@ -169,6 +169,41 @@ fn one_of_many_lists_on_a_stack_leads_to_all_of_them() {
     fake.assert_refused("there are tasks, and no list that has them");
 }
 
+/// A runtime that is dropped removes a task that runs from its list, and waits for it.
+#[test]
+fn a_task_that_a_runtime_in_its_drop_waits_for_is_read_without_a_list() {
+    const STUCK: u64 = 64 | 32 | 1;
+    let stuck = task(0, 0);
+    let mut fake = Fake::runtime();
+    for list in 0..LISTS {
+        fake.set(SHARDS + list * 24, &[0, 0, 0]);
+    }
+    fake.set(PLACE + 24, &[0]);
+    fake.set(stuck, &[STUCK]);
+    fake.set(stuck + 0x80, &[0, 0]);
+    // The address of the task is on the stack twice, as the two ends of a list are.
+    fake.set(STACK + 0x40, &[HANDLE, 7, stuck, stuck, 7, STACK + 0x50]);
+    let (runtimes, _) = fake.read().expect("it is a known layout");
+    assert_eq!(runtimes.len(), 1);
+    let ids: Vec<u64> = runtimes[0].tasks.iter().map(|task| task.id).collect();
+    assert_eq!((ids, runtimes[0].unlisted), (vec![4], 1));
+    // Other tasks are still in the lists.
+    let mut fake = Fake::runtime();
+    fake.set(stuck, &[STUCK]);
+    fake.set(stuck + 0x80, &[0, 0]);
+    fake.set(task(0, 1) + 0x88, &[0]);
+    fake.set(SHARDS + 16, &[task(0, 1)]);
+    fake.set(PLACE + 24, &[11]);
+    let (runtimes, _) = fake.read().expect("it is a known layout");
+    assert_eq!((runtimes.len(), runtimes[0].unlisted), (1, 1));
+    assert_eq!(runtimes[0].range(), (12, 12));
+    // One that does not run is in no list for another reason.
+    let mut fake = Fake::runtime();
+    fake.change(PLACE + 32, |_| 6);
+    fake.change(stuck, |state| state | 32);
+    fake.assert_refused("there are tasks, and no list that has them");
+}
+
 #[test]
 fn a_runtime_without_tasks_is_no_other_layout() {
     let mut fake = Fake::runtime();
