@@ -429,7 +429,7 @@ fn refuse(tokio: &[String], wrong: &[String]) -> Result<(), String> {
     };
     Err(format!(
         "this program has {version}, whose tasks are laid out in a way that this headcount does not know ({}): \
-         nothing is shown rather than something wrong",
+         nothing is shown rather than something wrong\n  a newer headcount may know it; this one knows tokio 1.28 to 1.54",
         wrong.join("; ")
     ))
 }
@@ -439,7 +439,9 @@ fn without_tasks(pid: u32, path: &str, tokio: &[String]) -> String {
     let name = Path::new(path).file_name().unwrap_or_default();
     let name = name.to_string_lossy();
     match tokio {
-        [] => format!("process {pid} ({name}) has no tokio in its program"),
+        [] => format!(
+            "process {pid} ({name}) has no tokio in its program; one in a shared library is not looked for"
+        ),
         versions => format!(
             "process {pid} ({name}) has tokio {} in its program, and spawns no task: or tokio lays out tasks in a way \
              that this headcount does not know",

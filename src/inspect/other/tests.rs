@@ -121,7 +121,7 @@ impl Fake {
             "{error}"
         );
         assert!(
-            error.ends_with("nothing is shown rather than something wrong"),
+            error.contains("): nothing is shown rather than something wrong\n  a newer headcount"),
             "{error}"
         );
     }
