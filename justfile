@@ -97,6 +97,10 @@ loom:
     RUSTFLAGS="--cfg headcount_loom --cfg tokio_unstable" \
         cargo test --target-dir target/loom --release --no-default-features --lib loom
 
+# A process that spawns 50,000 tasks a second, looked at for so many seconds.
+inspect-flood seconds="60":
+    HEADCOUNT_FLOOD={{ seconds }} cargo test --all-features --lib -- --nocapture after_its_end_while_others_come_and_go
+
 # The documentation, with warnings as errors.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features

@@ -8,6 +8,8 @@
 //! way is refused, with the check that failed.
 
 mod checks;
+#[cfg(test)]
+mod flood;
 mod handles;
 mod kinds;
 mod picture;
@@ -27,7 +29,7 @@ pub(crate) use threads::Thread;
 pub(crate) use watched::{OsProcess, OsThread, Watched, processes, threads};
 
 use super::header::{Tables, Task};
-use super::list::{self, Bounds, Lists, Look};
+use super::list::{self, Bounds, End, Lists, Look};
 use super::memory::Memory;
 use super::program::{Place, Program, Split};
 use handles::Found;
@@ -35,18 +37,19 @@ use rights::Access;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most tasks that are read of a process.
 const TASKS: usize = 4 << 20;
-/// The longest time for one look at the lists of a runtime.
+/// The most processor time for one look at the lists of a runtime.
 const LOOK: Duration = Duration::from_secs(10);
 /// The most attempts to find runtimes whose lists hold the self-checks.
 const ATTEMPTS: u32 = 2;
 /// The most looks at a runtime that changes meanwhile.
 const LOOKS: usize = 6;
-/// The most searches for runtimes: a thread on a processor shows no stack.
+/// The most searches for runtimes: a thread on a processor shows no stack. There are more while no runtime is found.
 const SEARCHES: u32 = 4;
+const SEARCHES_WITHOUT: u32 = 60;
 /// The time between two searches.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -207,7 +210,8 @@ impl Process {
             attempts += 1;
             unchecked.truncate(of_kinds);
         };
-        if runtimes.is_empty() && found.empty == 0 {
+        // Something that looks like a runtime without tasks is not all, if a thread may know another one.
+        if runtimes.is_empty() && (found.empty == 0 || unseen > 0) {
             is_there()?;
             return Err(without_runtime(pid, threads.len(), unseen));
         }
@@ -366,7 +370,7 @@ fn looks(
     for _ in 0..LOOKS {
         let bounds = Bounds {
             tasks: TASKS,
-            until: Instant::now() + LOOK,
+            until: End::after(LOOK),
         };
         let look = list::look(memory, tables, lists, bounds);
         let problems = checks::problems(memory, tables, lists, &look, unchecked);
@@ -399,7 +403,11 @@ fn search(folder: &Path, memory: &Memory, tables: &Tables) -> (Vec<Thread>, Foun
             .filter(|thread| !seen.contains(&thread.tid))
             .count();
         let is_whole = unseen == 0 && found.lost.is_empty();
-        if is_whole || round == SEARCHES {
+        let searches = match found.lists.is_empty() {
+            true => SEARCHES_WITHOUT,
+            false => SEARCHES,
+        };
+        if is_whole || round >= searches {
             return (threads, found, unseen);
         }
         std::thread::sleep(PAUSE);
@@ -444,7 +452,7 @@ fn without_tasks(pid: u32, path: &str, tokio: &[String]) -> String {
         ),
         versions => format!(
             "process {pid} ({name}) has tokio {} in its program, and spawns no task: or tokio lays out tasks in a way \
-             that this headcount does not know",
+             that this headcount does not know; it knows tokio 1.28 to 1.54",
             versions.join(" and ")
         ),
     }
@@ -454,7 +462,8 @@ fn without_tasks(pid: u32, path: &str, tokio: &[String]) -> String {
 fn too_many(pid: u32) -> String {
     let seconds = LOOK.as_secs();
     format!(
-        "process {pid} has a runtime with too many tasks: at most {TASKS} are read, and for at most {seconds} s"
+        "process {pid} has a runtime with too many tasks: at most {TASKS} are read, and for at most {seconds} s of \
+         processor time"
     )
 }
 
@@ -466,5 +475,5 @@ fn without_runtime(pid: u32, threads: usize, unseen: usize) -> String {
             "; {busy} of its {threads} threads are on a processor, where their stacks cannot be read: try again"
         ),
     };
-    format!("process {pid} has no tokio runtime with a task that waits{busy}")
+    format!("no tokio runtime with a task was found in process {pid}{busy}")
 }

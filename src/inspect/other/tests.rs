@@ -7,6 +7,7 @@ use crate::inspect::program::{Functions, Limits, Split};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 const TABLE: u64 = 0x1_0000;
 const CODE: u64 = 0x2_0000;
@@ -231,7 +232,7 @@ fn a_look_that_ends_at_a_bound_says_so() {
     let look = |tasks| {
         let bounds = Bounds {
             tasks,
-            until: Instant::now() + LOOK,
+            until: End::after(LOOK),
         };
         list::look(&memory, &Tables::new(false), &lists, bounds)
     };
@@ -277,6 +278,24 @@ fn another_mask_or_order_of_the_ends_is_refused() {
         fake.set(at + 0x80, &links);
     });
     fake.assert_refused("there are tasks, and no list that has them");
+}
+
+/// A worker that was just given a task has it at both ends of a queue in the handle, before the lists. All tasks of the runtime
+/// were missing then.
+#[test]
+fn the_ends_of_a_queue_are_not_taken_for_the_list_of_a_runtime() {
+    let queued = TASK + 0x1000;
+    let mut fake = Fake::runtime();
+    // It is about to be put into its list.
+    fake.set(queued, &[WAITING, 0, TABLE, 5, HANDLE, 99]);
+    fake.set(queued + 0x80, &[0, 0]);
+    fake.set(HANDLE + 0x20, &[queued, queued]);
+    // A copy of the lists that was moved away has the count of that moment.
+    fake.set(PLACE + 0x40, &[SHARDS, LISTS, 70, 0, LISTS - 1]);
+    let (runtimes, unchecked) = fake.read().expect("it is a known layout");
+    assert_eq!(unchecked, [""; 0]);
+    let ranges: Vec<(u64, u64)> = runtimes.iter().map(Runtime::range).collect();
+    assert_eq!(ranges, [(12, 12)]);
 }
 
 #[test]
