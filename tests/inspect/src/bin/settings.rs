@@ -13,7 +13,8 @@ use tokio::task::{LocalSet, spawn_local};
 const STAY: usize = 10;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn main() {
+/// Public for the program that has this one as a module, with another allocator.
+pub fn main() {
     let setting = std::env::args().nth(1);
     match setting.as_deref().expect("the name of a setting") {
         "plain" => waits(&workers()),
