@@ -11,6 +11,7 @@
 use super::header::{Tables, Task};
 use super::memory::Memory;
 use rustix::time::{ClockId, clock_gettime};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// The broken links after which a list is given up. Some thousand are seen at 50,000 spawns a
@@ -110,6 +111,12 @@ pub(crate) fn look(memory: &Memory, tables: &Tables, lists: &Lists, bounds: Boun
         look.breaks += walk.breaks;
         look.given_up += usize::from(!walk.is_whole);
         look.tasks.extend(walk.tasks);
+    }
+    // A task that has the memory of one that was read leads to the kept copy of the next one, which was read too.
+    if look.breaks > 0 {
+        let mut seen = HashSet::with_capacity(look.tasks.len());
+        look.tasks
+            .retain(|task| seen.insert((task.header, task.id)));
     }
     look
 }
