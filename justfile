@@ -98,6 +98,21 @@ loom:
     RUSTFLAGS="--cfg headcount_loom --cfg tokio_unstable" \
         cargo test --target-dir target/loom --release --no-default-features --lib loom
 
+# The number of tasks that `headcount ps` reads in many settings of a runtime, with other allocators and musl (docs/inspect.md).
+inspect-settings *args:
+    rustup target add x86_64-unknown-linux-musl
+    cargo build --all-features
+    tests/inspect/matrix target/debug/headcount --settings {{ args }}
+
+# Looks at release builds of programs of others, which `cargo install` fetches (docs/inspect.md). Arguments: names of programs.
+inspect-third-party *args:
+    cargo build --all-features
+    tests/inspect/third-party target/debug/headcount {{ args }}
+
+# A process that spawns 50,000 tasks a second, looked at for so many seconds.
+inspect-flood seconds="60":
+    HEADCOUNT_FLOOD={{ seconds }} cargo test --all-features --lib -- --nocapture after_its_end_while_others_come_and_go
+
 # The documentation, with warnings as errors.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features

@@ -7,7 +7,8 @@
 //! What is shared (`Arc`, `&`, raw pointers) is not followed, except from a leaf that is known to what
 //! it waits for.
 //!
-//! A future that runs is torn, and is not read. A task that ran meanwhile is read again.
+//! A future that runs is torn, and is not read. All that was read of a task, behind its boxes too, is read
+//! once more at the end: a task that ran, or that gave its memory to another one, is read again.
 //!
 //! Nothing here depends on the process: the memory may be this one's, or that of another one.
 
@@ -34,11 +35,11 @@ use std::time::Duration;
 use values::{Value, Values, inside};
 use walk::{Plan, Walk};
 
+/// The offset of the address of the table of functions in a task's header.
+const TABLE: u64 = 16;
 /// The most reads of a task that runs meanwhile.
 const READS: usize = 3;
-/// The most bytes of a future that are compared before and after it was read.
-const COMPARED: u64 = 1 << 20;
-/// The most tasks that are read at once, and the most bytes of their futures.
+/// The most tasks that are read at once, and the most bytes of notes about what was read of them.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -62,19 +63,23 @@ pub(crate) struct Chains<'a, 'p> {
 /// The place of the future in a task.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
-    /// The offset from the header, and the size.
+    /// The offset from the header.
     at: u64,
-    size: usize,
     of: Type,
 }
 
-/// The addresses by which a task is read.
+/// The addresses by which a task is read, and the words by which it is told from another one that has its
+/// memory later.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Address {
     /// The address of its header.
     pub(crate) header: u64,
+    /// The address of its table of functions.
+    pub(crate) table: u64,
     /// The function that polls it.
     pub(crate) poll: u64,
+    /// The offset of its id from the header, and the id.
+    pub(crate) id: (u64, u64),
 }
 
 /// The chains of a task: one for each future that it waits for, with common beginnings.
@@ -143,36 +148,32 @@ impl<'a, 'p> Chains<'a, 'p> {
     /// `take`.
     fn of_batch(&self, tasks: &[Address], mut take: impl FnMut(usize, Option<Tree>)) {
         let memory = self.values.memory;
-        let (mut copies, mut read) = (Vec::new(), Vec::new());
+        let (mut size, mut read) = (0, Vec::new());
         memory.keep(true);
         for (at, task) in tasks.iter().enumerate() {
             let Some(stage) = self.stage(task.poll) else {
                 take(at, None);
                 continue;
             };
-            let from = copies.len();
-            if from > BATCH_BYTES {
+            if size > BATCH_BYTES {
                 break;
             }
-            let is_idle = copy(memory, *task, stage, &mut copies).is_some_and(|state| {
-                let state = State(state);
-                !state.is_running() && !state.is_complete()
-            });
-            if is_idle {
-                let tree = self.tree(stage, task.header.wrapping_add(stage.at));
-                read.push((at, stage, from..copies.len(), tree));
-            } else {
-                copies.truncate(from);
-                take(at, None);
+            memory.note();
+            let is_idle = task.is_idle(memory);
+            let tree = is_idle.then(|| self.tree(stage, task.header.wrapping_add(stage.at)));
+            let noted = memory.noted();
+            match tree {
+                Some(tree) => {
+                    size += noted.size();
+                    read.push((at, noted, tree));
+                }
+                None => take(at, None),
             }
         }
         // What was copied is older than what is read from here on.
         memory.keep(true);
-        let mut now = Vec::new();
-        for (at, stage, before, tree) in read {
-            now.clear();
-            copy(memory, tasks[at], stage, &mut now);
-            if now == copies[before] {
+        for (at, noted, tree) in read {
+            if memory.is_unchanged(&noted) {
                 take(at, tree);
             }
         }
@@ -186,12 +187,7 @@ impl<'a, 'p> Chains<'a, 'p> {
             let types = self.values.types;
             let future = types.future(self.program.in_file(poll))?;
             let (at, of) = types.stage(future)?;
-            let size = types.shape(of).size.min(COMPARED);
-            Some(Stage {
-                at,
-                size: usize::try_from(size).ok()?,
-                of,
-            })
+            Some(Stage { at, of })
         })
     }
 
@@ -231,14 +227,51 @@ impl<'a, 'p> Chains<'a, 'p> {
     }
 }
 
-/// Copies the state and the future of a task to the end of `into`. Returns the state; `None` if it cannot be read.
-fn copy(memory: &Memory, task: Address, stage: Stage, into: &mut Vec<u8>) -> Option<u64> {
-    let from = into.len();
-    let state = memory.word(task.header)?;
-    into.extend(state.to_le_bytes());
-    into.resize(from + size_of::<u64>() + stage.size, 0);
-    let at = task.header.wrapping_add(stage.at);
-    let read = memory.read(at, &mut into[from + size_of::<u64>()..]);
-    into.truncate(from + size_of::<u64>() + read);
-    Some(state)
+// === impl Address ===
+
+impl Address {
+    /// Returns whether the task is still the one at this address, and is neither polled nor finished.
+    fn is_idle(&self, memory: &Memory) -> bool {
+        let is_same = memory.word(self.header.wrapping_add(TABLE)) == Some(self.table)
+            && memory.word(self.header.wrapping_add(self.id.0)) == Some(self.id.1);
+        let state = memory.word(self.header).map(State);
+        is_same && state.is_some_and(|state| !state.is_running() && !state.is_complete())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Memory, TABLE};
+    use std::path::Path;
+
+    const TABLE_OF_TASK: u64 = 0x1000;
+    const ID: (usize, u64) = (5, 17);
+    const IDLE: u64 = 2 * 64;
+
+    /// Changes a word of a task that waits, and returns whether it is still taken for that task.
+    fn is_idle_with(word: usize, value: u64) -> bool {
+        let memory = Memory::open(Path::new("/proc/self"), 1 << 20);
+        let memory = memory.expect("a process may read its own memory");
+        let mut words = [IDLE, 0, TABLE_OF_TASK, 3, 0, ID.1];
+        words[word] = value;
+        let task = Address {
+            header: (&raw const words).addr() as u64,
+            table: TABLE_OF_TASK,
+            poll: 0,
+            id: (8 * ID.0 as u64, ID.1),
+        };
+        task.is_idle(&memory)
+    }
+
+    #[test]
+    fn the_memory_of_a_task_that_has_another_one_by_now_is_not_read_as_the_first() {
+        assert!(
+            is_idle_with(1, 0x2000),
+            "its place in a queue tells nothing"
+        );
+        assert!(!is_idle_with(ID.0, ID.1 + 1));
+        assert!(!is_idle_with(TABLE as usize / 8, TABLE_OF_TASK + 0x60));
+        assert!(!is_idle_with(0, IDLE | 1), "it runs");
+        assert!(!is_idle_with(0, IDLE | 2), "it has ended");
+    }
 }

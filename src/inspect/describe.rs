@@ -67,17 +67,16 @@ pub(crate) fn describe(subjects: &[Subject], until: Instant) -> Result<Vec<Descr
             if Instant::now() > until || types.is_cut() {
                 break;
             }
-            // The address may serve another task by now.
-            let is_there = || {
-                let task = tables.task(&own.memory, *header);
-                task.is_some_and(|task| (task.id, task.table) == (*id, subject.table))
+            let Some(table) = tables.get(&own.memory, subject.table) else {
+                break;
             };
-            let address = Address {
+            let tree = chains.of_task(Address {
                 header: *header,
+                table: subject.table,
                 poll: subject.functions[0],
-            };
-            let tree = is_there().then(|| chains.of_task(address));
-            let Some(tree) = tree.flatten().filter(|_| is_there() && !types.is_cut()) else {
+                id: (table.id, *id),
+            });
+            let Some(tree) = tree.filter(|_| !types.is_cut()) else {
                 continue;
             };
             // Without the box that the future may be in.

@@ -10,7 +10,9 @@
 
 use super::header::{Tables, Task};
 use super::memory::Memory;
-use std::time::Instant;
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 /// The broken links after which a list is given up. Some thousand are seen at 50,000 spawns a
 /// second.
@@ -36,7 +38,15 @@ pub(crate) struct Lists {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) tasks: usize,
-    pub(crate) until: Instant,
+    pub(crate) until: End,
+}
+
+/// The time at which a walk ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    At(Instant),
+    /// The processor time of the thread that walks: on a busy machine, a walk may wait far longer than it works.
+    Used(Duration),
 }
 
 /// The result of a walk.
@@ -82,7 +92,7 @@ pub(crate) fn look(memory: &Memory, tables: &Tables, lists: &Lists, bounds: Boun
         tasks = walks.iter().map(|walk| walk.tasks.len()).sum();
         if steps >= STEPS {
             steps = 0;
-            if Instant::now() > bounds.until {
+            if bounds.until.is_over() {
                 break;
             }
         }
@@ -90,7 +100,7 @@ pub(crate) fn look(memory: &Memory, tables: &Tables, lists: &Lists, bounds: Boun
     memory.keep(false);
     let mut look = Look {
         counted: before.zip(count()),
-        is_cut: !open.is_empty() || Instant::now() > bounds.until,
+        is_cut: !open.is_empty() || bounds.until.is_over(),
         ..Look::default()
     };
     let mask = (walks.len() as u64).wrapping_sub(1);
@@ -102,7 +112,36 @@ pub(crate) fn look(memory: &Memory, tables: &Tables, lists: &Lists, bounds: Boun
         look.given_up += usize::from(!walk.is_whole);
         look.tasks.extend(walk.tasks);
     }
+    // A task that has the memory of one that was read leads to the kept copy of the next one, which was read too.
+    if look.breaks > 0 {
+        let mut seen = HashSet::with_capacity(look.tasks.len());
+        look.tasks
+            .retain(|task| seen.insert((task.header, task.id)));
+    }
     look
+}
+
+// === impl End ===
+
+impl End {
+    /// Returns the end after this much more processor time of this thread.
+    pub(crate) fn after(work: Duration) -> Self {
+        Self::Used(used().saturating_add(work))
+    }
+
+    fn is_over(self) -> bool {
+        match self {
+            Self::At(until) => Instant::now() > until,
+            Self::Used(until) => used() > until,
+        }
+    }
+}
+
+/// Returns the processor time of this thread.
+fn used() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or(0));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or(0))
 }
 
 // === impl Look ===
@@ -147,7 +186,7 @@ impl Walk {
     }
 
     /// Goes one task further. Returns false at the end.
-    fn step(&mut self, memory: &Memory, tables: &Tables, owner: u64, until: Instant) -> bool {
+    fn step(&mut self, memory: &Memory, tables: &Tables, owner: u64, until: End) -> bool {
         let (next, before) = match self.tasks.last() {
             Some(last) => (last.newer, last.header),
             None => match fresh(memory, self.head + 8) {
@@ -178,7 +217,7 @@ impl Walk {
         &mut self,
         memory: &Memory,
         tables: &Tables,
-        until: Instant,
+        until: End,
         read: impl Fn(u64) -> Option<Task>,
     ) {
         while let Some(last) = self.tasks.pop() {
@@ -194,7 +233,7 @@ impl Walk {
                 self.tasks.push(task);
                 return;
             }
-            if Instant::now() > until {
+            if until.is_over() {
                 self.breaks = PATIENCE;
                 return;
             }
@@ -206,4 +245,21 @@ impl Walk {
 fn fresh(memory: &Memory, at: u64) -> Option<u64> {
     memory.forget(at);
     memory.word(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A walk of a million tasks on a busy machine was given up after 10 s, of which it had worked for one.
+    #[test]
+    fn the_time_in_which_the_thread_waits_is_not_that_of_a_walk() {
+        let work = Duration::from_millis(20);
+        let (at, used) = (End::At(Instant::now() + work), End::after(work));
+        std::thread::sleep(3 * work);
+        assert!(at.is_over() && !used.is_over());
+        while !used.is_over() {
+            std::hint::spin_loop();
+        }
+    }
 }

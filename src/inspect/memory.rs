@@ -24,6 +24,16 @@ pub(crate) struct Memory {
     /// In the order of their addresses.
     mappings: RefCell<Vec<Mapping>>,
     blocks: RefCell<Blocks>,
+    /// `None` while reads are not noted.
+    noted: RefCell<Option<Noted>>,
+}
+
+/// Places that were read, with their bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// Addresses and lengths.
+    places: Vec<(u64, usize)>,
+    bytes: Vec<u8>,
 }
 
 /// Copies of blocks, each at the place that its address gives.
@@ -67,6 +77,7 @@ impl Memory {
                 generation: 0,
                 kept: vec![Block::default(); blocks],
             }),
+            noted: RefCell::default(),
         })
     }
 
@@ -134,9 +145,47 @@ impl Memory {
         }
     }
 
+    /// Notes what is read from now on. What was noted before is forgotten.
+    pub(crate) fn note(&self) {
+        *self.noted.borrow_mut() = Some(Noted::default());
+    }
+
+    /// Returns what was read since [`note`](Self::note), and notes nothing more.
+    pub(crate) fn noted(&self) -> Noted {
+        self.noted.borrow_mut().take().unwrap_or_default()
+    }
+
+    /// Runs a closure without noting its reads.
+    pub(crate) fn aside<T>(&self, read: impl FnOnce() -> T) -> T {
+        let noted = self.noted.borrow_mut().take();
+        let result = read();
+        *self.noted.borrow_mut() = noted;
+        result
+    }
+
+    /// Returns whether the noted places have the bytes that they had.
+    pub(crate) fn is_unchanged(&self, noted: &Noted) -> bool {
+        let (mut before, mut now) = (&*noted.bytes, Vec::new());
+        noted.places.iter().all(|(address, length)| {
+            let was;
+            (was, before) = before.split_at(*length);
+            now.resize(*length, 0);
+            self.copy(*address, &mut now) == *length && *was == *now
+        })
+    }
+
     /// Reads memory into `into`. Returns the number of bytes, which is smaller if the mapped memory
     /// ends before, and 0 if the address is not mapped.
     pub(crate) fn read(&self, address: u64, into: &mut [u8]) -> usize {
+        let read = self.copy(address, into);
+        if let Some(noted) = &mut *self.noted.borrow_mut() {
+            noted.places.push((address, read));
+            noted.bytes.extend_from_slice(&into[..read]);
+        }
+        read
+    }
+
+    fn copy(&self, address: u64, into: &mut [u8]) -> usize {
         let mut blocks = self.blocks.borrow_mut();
         let start = address / BLOCK * BLOCK;
         let from = usize::try_from(address - start).unwrap_or(usize::MAX);
@@ -171,6 +220,15 @@ impl Memory {
         let read = self.read(address, &mut bytes);
         let (words, _) = bytes[..read].as_chunks();
         words.iter().copied().map(u64::from_le_bytes).collect()
+    }
+}
+
+// === impl Noted ===
+
+impl Noted {
+    /// Returns the number of bytes that it takes.
+    pub(crate) fn size(&self) -> usize {
+        self.places.len() * size_of::<(u64, usize)>() + self.bytes.len()
     }
 }
 
@@ -242,6 +300,26 @@ mod tests {
         set(3);
         memory.keep(false);
         assert_eq!(memory.word(at), Some(3));
+    }
+
+    #[test]
+    fn a_noted_place_that_changed_is_noticed_and_one_read_aside_is_not() {
+        let memory = own();
+        let words = [1, 2].map(std::sync::atomic::AtomicU64::new);
+        let set = |at: usize| words[at].fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        memory.word(address(&words[1]));
+        memory.note();
+        memory.word(address(&words[0]));
+        memory.aside(|| memory.word(address(&words[1])));
+        let noted = memory.noted();
+        assert!(memory.is_unchanged(&noted));
+        set(1);
+        assert!(memory.is_unchanged(&noted));
+        set(0);
+        assert!(!memory.is_unchanged(&noted));
+        memory.word(address(&words[1]));
+        assert_eq!(noted.size(), 16 + 8);
+        assert_eq!(memory.noted().size(), 0, "it was not noted");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! way is refused, with the check that failed.
 
 mod checks;
+#[cfg(test)]
+mod flood;
 mod handles;
 mod kinds;
 mod picture;
@@ -31,26 +33,27 @@ pub(crate) use unstopped::unstopped;
 pub(crate) use watched::{OsProcess, OsThread, Watched, processes, threads};
 
 use super::header::{Tables, Task};
-use super::list::{self, Bounds, Lists, Look};
+use super::list::{self, Bounds, End, Lists, Look};
 use super::memory::Memory;
-use super::program::{Place, Program};
+use super::program::{Place, Program, Split};
 use handles::Found;
 use rights::Access;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most tasks that are read of a process.
 const TASKS: usize = 4 << 20;
-/// The longest time for one look at the lists of a runtime.
+/// The most processor time for one look at the lists of a runtime.
 const LOOK: Duration = Duration::from_secs(10);
 /// The most attempts to find runtimes whose lists hold the self-checks.
 const ATTEMPTS: u32 = 2;
 /// The most looks at a runtime that changes meanwhile.
 const LOOKS: usize = 6;
-/// The most searches for runtimes: a thread on a processor shows no stack.
+/// The most searches for runtimes: a thread on a processor shows no stack. There are more while no runtime is found.
 const SEARCHES: u32 = 4;
+const SEARCHES_WITHOUT: u32 = 60;
 /// The time between two searches.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -98,6 +101,8 @@ pub(crate) struct Runtime {
     pub(crate) tasks: Vec<Task>,
     /// The numbers of tasks that the runtime counted before and after they were read, if it counts.
     pub(crate) counted: Option<(u64, u64)>,
+    /// The number of tasks that are in no list: the runtime is being dropped, and waits for them.
+    unlisted: usize,
     /// True if a bound ended the look.
     is_cut: bool,
 }
@@ -115,8 +120,10 @@ pub(crate) struct Own {
 impl Own {
     /// Opens both. An error is a sentence, without a full stop at its end.
     pub(crate) fn open() -> Result<Self, String> {
-        let access = Access::open(std::process::id(), OWN)?;
-        let program = Program::of(access.program, access.begin)
+        let pid = std::process::id();
+        let access = Access::open(pid, OWN)?;
+        let split = Split::of(pid, &access.path);
+        let program = Program::of(access.program, access.begin, split)
             .map_err(|error| format!("cannot read the program of this process: {error}"))?;
         Ok(Self {
             program,
@@ -146,7 +153,8 @@ impl Process {
     /// Opens a process, without a look at its tasks. An error is a sentence.
     fn open(pid: u32) -> Result<Self, String> {
         let access = Access::open(pid, rights::KEPT)?;
-        let program = Program::of(access.program, access.begin)
+        let split = Split::of(pid, &access.path);
+        let program = Program::of(access.program, access.begin, split)
             .map_err(|error| format!("cannot read the program of process {pid}: {error}"))?;
         let memory = access.memory;
         let kinds = Kinds::find(&memory, &program, &access.path);
@@ -206,7 +214,8 @@ impl Process {
             attempts += 1;
             unchecked.truncate(of_kinds);
         };
-        if runtimes.is_empty() && found.empty == 0 {
+        // Something that looks like a runtime without tasks is not all, if a thread may know another one.
+        if runtimes.is_empty() && (found.empty == 0 || unseen > 0) {
             is_there()?;
             return Err(without_runtime(pid, threads.len(), unseen));
         }
@@ -264,6 +273,11 @@ impl Process {
         Some(Place::of(path, line, "").to_string())
     }
 
+    /// Returns the number of tasks that are in no list, because their runtime is being dropped.
+    pub(crate) fn unlisted(&self) -> usize {
+        self.runtimes.iter().map(|runtime| runtime.unlisted).sum()
+    }
+
     /// Returns the fewest and the most tasks that there were while they were read.
     pub(crate) fn range(&self) -> (u64, u64) {
         let ranges = self.runtimes.iter().map(Runtime::range);
@@ -277,7 +291,10 @@ impl Runtime {
     /// Returns the fewest and the most tasks that there were while they were read.
     fn range(&self) -> (u64, u64) {
         let read = self.tasks.len() as u64;
-        let (before, after) = self.counted.unwrap_or((read, read));
+        let unlisted = self.unlisted as u64;
+        let counted = self.counted;
+        let counted = counted.map(|(before, after)| (before + unlisted, after + unlisted));
+        let (before, after) = counted.unwrap_or((read, read));
         (read.min(before).min(after), read.max(before).max(after))
     }
 }
@@ -302,10 +319,47 @@ fn runtimes(
         Runtime {
             tasks: look.tasks,
             counted: look.counted,
+            unlisted: 0,
             is_cut: look.is_cut,
         }
     });
-    runtimes.collect()
+    let mut runtimes: Vec<Runtime> = runtimes.collect();
+    add_unlisted(memory, tables, &found.cancelled, &mut runtimes);
+    runtimes
+}
+
+/// Adds the tasks that are in no list, because their runtime is being dropped: they run, and are cancelled.
+fn add_unlisted(
+    memory: &Memory,
+    tables: &Tables,
+    cancelled: &BTreeMap<u64, Task>,
+    runtimes: &mut Vec<Runtime>,
+) {
+    for task in cancelled.values() {
+        let of_task = |runtime: &&mut Runtime| {
+            let first = runtime.tasks.first();
+            first.is_some_and(|first| first.owner == task.owner)
+        };
+        let now = tables.task(memory, task.header);
+        let is_there = |now: &Task| now.id == task.id && handles::is_cancelled(now);
+        let Some(now) = now.filter(is_there) else {
+            continue;
+        };
+        match runtimes.iter_mut().find(of_task) {
+            // It was aborted, and is in the list until it returns.
+            Some(runtime) if runtime.tasks.iter().any(|task| task.id == now.id) => {}
+            Some(runtime) => {
+                runtime.tasks.push(now);
+                runtime.unlisted += 1;
+            }
+            None => runtimes.push(Runtime {
+                tasks: vec![now],
+                counted: None,
+                unlisted: 1,
+                is_cut: false,
+            }),
+        }
+    }
 }
 
 /// Looks at the lists of a runtime until the tasks and the self-checks agree. Returns the last look,
@@ -320,7 +374,7 @@ fn looks(
     for _ in 0..LOOKS {
         let bounds = Bounds {
             tasks: TASKS,
-            until: Instant::now() + LOOK,
+            until: End::after(LOOK),
         };
         let look = list::look(memory, tables, lists, bounds);
         let problems = checks::problems(memory, tables, lists, &look, unchecked);
@@ -353,7 +407,11 @@ fn search(folder: &Path, memory: &Memory, tables: &Tables) -> (Vec<Thread>, Foun
             .filter(|thread| !seen.contains(&thread.tid))
             .count();
         let is_whole = unseen == 0 && found.lost.is_empty();
-        if is_whole || round == SEARCHES {
+        let searches = match found.lists.is_empty() {
+            true => SEARCHES_WITHOUT,
+            false => SEARCHES,
+        };
+        if is_whole || round >= searches {
             return (threads, found, unseen);
         }
         std::thread::sleep(PAUSE);
@@ -383,7 +441,7 @@ fn refuse(tokio: &[String], wrong: &[String]) -> Result<(), String> {
     };
     Err(format!(
         "this program has {version}, whose tasks are laid out in a way that this headcount does not know ({}): \
-         nothing is shown rather than something wrong",
+         nothing is shown rather than something wrong\n  a newer headcount may know it; this one knows tokio 1.28 to 1.54",
         wrong.join("; ")
     ))
 }
@@ -393,10 +451,12 @@ fn without_tasks(pid: u32, path: &str, tokio: &[String]) -> String {
     let name = Path::new(path).file_name().unwrap_or_default();
     let name = name.to_string_lossy();
     match tokio {
-        [] => format!("process {pid} ({name}) has no tokio in its program"),
+        [] => format!(
+            "process {pid} ({name}) has no tokio in its program; one in a shared library is not looked for"
+        ),
         versions => format!(
             "process {pid} ({name}) has tokio {} in its program, and spawns no task: or tokio lays out tasks in a way \
-             that this headcount does not know",
+             that this headcount does not know; it knows tokio 1.28 to 1.54",
             versions.join(" and ")
         ),
     }
@@ -406,7 +466,8 @@ fn without_tasks(pid: u32, path: &str, tokio: &[String]) -> String {
 fn too_many(pid: u32) -> String {
     let seconds = LOOK.as_secs();
     format!(
-        "process {pid} has a runtime with too many tasks: at most {TASKS} are read, and for at most {seconds} s"
+        "process {pid} has a runtime with too many tasks: at most {TASKS} are read, and for at most {seconds} s of \
+         processor time"
     )
 }
 
@@ -418,5 +479,5 @@ fn without_runtime(pid: u32, threads: usize, unseen: usize) -> String {
             "; {busy} of its {threads} threads are on a processor, where their stacks cannot be read: try again"
         ),
     };
-    format!("process {pid} has no tokio runtime with a task that waits{busy}")
+    format!("no tokio runtime with a task was found in process {pid}{busy}")
 }

@@ -1,7 +1,8 @@
 //! The program of a process: its file, symbols, and debug information.
 //!
 //! Everything is read from the file, when it is needed: a count of tasks costs no debug information,
-//! the type of a task only the symbols, and an await chain only the units with its types.
+//! the type of a task only the symbols, and an await chain only the units with its types. Debug information
+//! in files of its own (`split-debuginfo`) is read from those.
 //! Addresses are those of the file, unless a function says otherwise; see [`Program::in_file`].
 
 mod code;
@@ -14,6 +15,7 @@ mod kind_names;
 mod names;
 mod place;
 mod shape;
+mod split;
 mod symbols;
 mod units;
 mod version;
@@ -23,6 +25,7 @@ pub(crate) use kind_names::of_kinds;
 pub(crate) use names::{Certainty, Name};
 pub(crate) use place::Place;
 pub(crate) use shape::{Member, Shape};
+pub(crate) use split::Split;
 pub(crate) use symbols::Symbols;
 pub(crate) use units::Type;
 
@@ -56,6 +59,7 @@ pub(crate) struct Program {
     bias: u64,
     symbols: OnceCell<Symbols>,
     sections: OnceCell<gimli::DwarfSections<Vec<u8>>>,
+    split: Split,
 }
 
 // === impl Program ===
@@ -63,13 +67,17 @@ pub(crate) struct Program {
 impl Program {
     /// Reads the file of a program. Its first mapping begins at this address. An error is a reason
     /// that follows "cannot read the program: ".
-    pub(crate) fn of(file: File, begin: u64) -> Result<Self, String> {
+    pub(crate) fn of(file: File, begin: u64, split: Split) -> Result<Self, String> {
         let elf = Elf::read(file)?;
+        if !elf.has_code() {
+            return Err("it has no code".to_owned());
+        }
         Ok(Self {
             bias: begin.wrapping_sub(elf.lowest()),
             elf,
             symbols: OnceCell::new(),
             sections: OnceCell::new(),
+            split,
         })
     }
 
@@ -150,7 +158,8 @@ impl Program {
             gimli::DwarfSections::load(load).unwrap_or_default()
         });
         let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
-        Types::of(dwarf, functions, limits)
+        self.split.limit(limits.bytes);
+        Types::of(dwarf, &self.split, functions, limits)
     }
 
     /// Returns the name of the future of the task with these functions, from symbols alone; `None` if
@@ -173,8 +182,9 @@ fn without_types(
              wait for, build it with `--compress-debug-sections=zlib`"
         }
         (true, ..) if is_split => {
-            "the debug information of the program is in files of its own, which are not read: to see what tasks wait \
-             for, build it with `split-debuginfo = \"off\"` in its Cargo profile"
+            "the debug information of the program is in files of its own, which are not where they were built, or of \
+             another build: to see what tasks wait for, put its `.dwp` next to the program, or build it with \
+             `split-debuginfo = \"off\"` in its Cargo profile"
         }
         (true, ..) => {
             "the debug information of the program has no types: to see what tasks wait for, build it with `debug = 2` \

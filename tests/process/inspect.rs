@@ -4,9 +4,11 @@
 //! The service is a package of its own, in `tests/inspect`: its build has full debug information, and
 //! none of the flags of this repository. The first test builds it.
 
+mod refused;
+
 use crate::program::{LONG, Program, until};
+use rustix::process::Signal;
 use serde_json::Value;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -236,41 +238,6 @@ fn a_look_does_not_run_any_thread_of_the_process() {
     assert_eq!(ran(), before);
 }
 
-#[test]
-fn a_process_that_cannot_be_looked_into_is_refused_with_the_reason() {
-    let refused = |pid: &str| {
-        let output = headcount(&["tree", pid]);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(output.stdout.is_empty());
-        String::from_utf8(output.stderr).expect("it is UTF-8")
-    };
-    let mut foreign = Command::new("cat")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("cat is installed");
-    let pid = foreign.id().to_string();
-    let link = format!("/proc/{pid}/exe");
-    // Until it answers, it is a copy of this test, or being loaded.
-    let mut input = foreign.stdin.take().expect("it is a pipe");
-    input.write_all(b"!").expect("it reads");
-    let mut answer = [0];
-    let output = foreign.stdout.as_mut().expect("it is a pipe");
-    output.read_exact(&mut answer).expect("it answers");
-    let name = std::fs::read_link(&link).expect("it runs");
-    let name = name
-        .file_name()
-        .expect("a file")
-        .to_string_lossy()
-        .into_owned();
-    let expected = format!("headcount: process {pid} ({name}) has no tokio in its program\n");
-    assert_eq!(refused(&pid), expected);
-    drop((input, foreign.stdout.take()));
-    foreign.wait().expect("it ends with its input");
-    assert!(refused(&pid).starts_with(&format!("headcount: no process {pid} is here")));
-    assert_eq!(headcount(&["ps", "wedged-service"]).status.code(), Some(2));
-}
-
 /// Each mark of the zoo is the beginning of what its line waits for.
 #[test]
 fn each_way_to_wait_is_told_with_its_line() {
@@ -371,4 +338,63 @@ fn tasks_that_stay_are_counted_exactly_while_others_come_and_go() {
         assert_eq!(stay, (1000, 20), "{kinds}");
         assert_eq!(kinds["runtimes"], 2);
     }
+}
+
+/// Starts `settings` in a setting, and waits until its tasks are spawned.
+fn in_setting(setting: &str) -> Program {
+    let mut command = Command::new(programs().join("settings"));
+    command.arg(setting);
+    let mut program = Program::start(command);
+    assert_eq!(program.line(), program.pid().to_string());
+    program
+}
+
+#[test]
+fn tasks_are_counted_in_each_setting_of_a_runtime() {
+    for (setting, tasks, runtimes) in [
+        ("two-runtimes", 30, 2),
+        ("current-thread", 10, 1),
+        ("not-driven", 10, 1),
+        ("local-set", 20, 2),
+        ("local-set-alone", 10, 1),
+        ("stuck", 12, 1),
+        ("spinning", 12, 1),
+    ] {
+        let program = in_setting(setting);
+        // The last task may be about to begin, or to end.
+        until(|| json("ps", program.pid())["tasks"] == tasks);
+        let kinds = json("ps", program.pid());
+        assert_eq!(
+            (&kinds["tasks"], &kinds["runtimes"]),
+            (&tasks.into(), &runtimes.into()),
+            "{setting}: {kinds}"
+        );
+    }
+}
+
+#[test]
+fn the_task_that_a_runtime_in_its_drop_waits_for_is_shown() {
+    let program = in_setting("dropped");
+    until(|| json("ps", program.pid())["tasks"] == 1);
+    let tree = json("tree", program.pid());
+    let note = "a runtime is being dropped, and waits for a task that runs";
+    assert_eq!(tree["notes"], serde_json::json!([note]));
+    assert_eq!((&tree["fewest"], &tree["most"]), (&1.into(), &1.into()));
+    let place = summaries(&tree);
+    assert!(
+        place[0].contains("in settings::dropped (src/bin/settings.rs:"),
+        "{place:?}"
+    );
+}
+
+#[test]
+fn a_process_that_is_stopped_is_read_as_it_is() {
+    let mut program = in_setting("plain");
+    program.signal(Signal::STOP);
+    let kinds = json("ps", program.pid());
+    assert_eq!(
+        (&kinds["tasks"], &kinds["unchecked"]),
+        (&10.into(), &serde_json::json!([])),
+        "{kinds}"
+    );
 }

@@ -23,6 +23,8 @@ const LEVELS: u32 = 200;
 const VALUES: usize = 50_000;
 const NODES: usize = 2000;
 pub(super) const ELEMENTS: u64 = 64;
+/// The most bytes of a leaf that are compared before and after it was read.
+const LEAF: usize = 1 << 10;
 
 /// The kind of a node of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,7 +226,12 @@ impl<'w, 'a, 'p> Walk<'w, 'a, 'p> {
 
     /// Takes a leaf, if it waits.
     fn leaf(&mut self, value: Value, leaf: &'static str, payload: &str, out: &mut Vec<Node>) {
-        if let Some((text, link)) = self.words(value, leaf, payload) {
+        let values = &self.chains.values;
+        // The leaf is the task's own. What it shares with others changes while the task waits.
+        let size = usize::try_from(values.shape(value.of).size).unwrap_or(LEAF);
+        let memory = values.memory;
+        memory.read(value.at, &mut [0; LEAF][..size.min(LEAF)]);
+        if let Some((text, link)) = memory.aside(|| self.words(value, leaf, payload)) {
             self.nodes += 1;
             let text: Rc<str> = text.into();
             if self.hold == Hold::Awaited && !self.awaited.contains(&text) {

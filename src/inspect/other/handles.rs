@@ -6,12 +6,12 @@
 //! 1.33, and in a `LocalSet`, there is one list.
 
 use super::checks;
-use crate::inspect::header::Tables;
-use crate::inspect::list::{self, Bounds, Lists};
+use crate::inspect::header::{Tables, Task};
+use crate::inspect::list::{self, Bounds, End, Lists};
 use crate::inspect::memory::Memory;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The bytes of a stack that are searched, from its pointer on.
 const STACK: u64 = 1 << 20;
@@ -27,9 +27,11 @@ const CANDIDATES: usize = 1 << 18;
 const SHARED: usize = 6;
 /// More references than a value has.
 const MANY: u64 = 1 << 32;
-/// The most tasks, and the longest time, for a look that tells a runtime's count.
+/// The most tasks, and the most processor time, for a look that tells a runtime's count.
 const TASKS: usize = 1 << 20;
 const LOOK: Duration = Duration::from_secs(1);
+/// The most reads of an array of lists while their tasks come and go.
+const TRIES: u32 = 4;
 /// The fewest lists by which a runtime without tasks is recognized.
 const EMPTY: u64 = 4;
 
@@ -40,6 +42,9 @@ pub(super) struct Found {
     pub(super) lists: BTreeMap<u64, Lists>,
     /// The owners of tasks that stacks point to, if their lists were not found.
     pub(super) lost: HashSet<u64>,
+    /// Tasks on stacks that run and are cancelled, by their addresses: a runtime that is dropped removes them from its
+    /// lists, and waits for them.
+    pub(super) cancelled: BTreeMap<u64, Task>,
     /// Runtimes without tasks.
     pub(super) empty: usize,
 }
@@ -47,11 +52,21 @@ pub(super) struct Found {
 // === impl Found ===
 
 impl Found {
+    /// Adds lists. All lists of a runtime are more than one of them, or than something that looks like one.
+    fn insert(&mut self, lists: Lists) {
+        let known = self.lists.get(&lists.owner);
+        if known.is_none_or(|known| known.heads.len() < lists.heads.len()) {
+            self.lists.insert(lists.owner, lists);
+        }
+    }
+
     /// Adds the result of another search.
     pub(super) fn merge(&mut self, other: Self) {
-        for (owner, lists) in other.lists {
-            self.lists.entry(owner).or_insert(lists);
-        }
+        other
+            .lists
+            .into_values()
+            .for_each(|lists| self.insert(lists));
+        self.cancelled.extend(other.cancelled);
         self.lost.extend(other.lost);
         self.lost.retain(|owner| !self.lists.contains_key(owner));
         self.empty = self.empty.max(other.empty);
@@ -121,7 +136,9 @@ impl Search<'_> {
             return;
         }
         if let Some(task) = self.tables.task(self.memory, word) {
-            if task.owner != 0 && !task.state.is_complete() {
+            if is_cancelled(&task) {
+                self.found.cancelled.insert(word, task);
+            } else if task.owner != 0 && !task.state.is_complete() {
                 self.owners.insert(task.owner, word);
             }
             let is_new = self.seen.insert(task.scheduler);
@@ -146,28 +163,36 @@ impl Search<'_> {
 
     /// Takes the lists of a handle, if the address is that of one.
     fn take(&mut self, handle: u64) {
-        match place(self.memory, self.tables, handle) {
-            Some(Place::Lists(lists)) => {
-                // A worker that changes one of many lists has the address of that list on its stack. The
-                // handle that the tasks point to has all of them.
-                let is_one = lists.heads.len() == 1;
-                match self.of_scheduler(&lists) {
-                    Some(lists) => {
-                        self.found.lists.insert(lists.owner, lists);
-                    }
-                    None if is_one => {
-                        self.owners.insert(lists.owner, handle);
-                    }
-                    None => {
-                        self.found.lists.entry(lists.owner).or_insert(lists);
-                    }
+        for place in places(self.memory, self.tables, handle) {
+            match place {
+                Place::Lists(lists) => self.take_lists(lists, handle),
+                Place::Empty(at) => {
+                    self.empty.insert(at);
                 }
             }
-            Some(Place::Empty(at)) => {
-                self.empty.insert(at);
-            }
-            None => {}
         }
+    }
+
+    fn take_lists(&mut self, lists: Lists, handle: u64) {
+        // A worker that changes one of many lists has the address of that list on its stack. The handle
+        // that the tasks point to has all of them.
+        let is_one = lists.heads.len() == 1;
+        match self.of_scheduler(&lists) {
+            Some(lists) => self.found.insert(lists),
+            // Two words with the address of a task that was removed from its list look like a list.
+            None if is_one && self.is_removed(&lists) => {}
+            None if is_one => {
+                self.owners.insert(lists.owner, handle);
+            }
+            None => self.found.insert(lists),
+        }
+    }
+
+    /// Returns whether the newest task of some lists may have been removed from them.
+    fn is_removed(&self, lists: &Lists) -> bool {
+        let newest = self.memory.word(lists.heads[0]);
+        let newest = newest.and_then(|newest| self.tables.task(self.memory, newest));
+        newest.is_some_and(|newest| is_cancelled(&newest))
     }
 
     /// Returns the lists in the handle that the tasks of some lists have as their scheduler.
@@ -177,42 +202,49 @@ impl Search<'_> {
             lists.task(self.memory, self.tables, newest)
         };
         let task = lists.heads.iter().find_map(newest)?;
-        match place(self.memory, self.tables, task.scheduler)? {
+        let places = places(self.memory, self.tables, task.scheduler).into_iter();
+        let own = places.filter_map(|place| match place {
             Place::Lists(found) if found.owner == lists.owner => Some(found),
             _ => None,
-        }
+        });
+        // Of equal ones the first: memory behind the handle may have a copy that was moved away, with an old count.
+        own.reduce(|first, other| match other.heads.len() > first.heads.len() {
+            true => other,
+            false => first,
+        })
     }
+}
+
+/// Returns whether a task is being polled, or dropped, and is not to be polled again.
+pub(super) fn is_cancelled(task: &Task) -> bool {
+    task.owner != 0 && task.state.is_running() && task.state.is_cancelled()
 }
 
 fn is_address(word: u64) -> bool {
     word.is_multiple_of(8) && (1 << 16..1 << 48).contains(&word)
 }
 
-/// Searches a handle for its lists.
-fn place(memory: &Memory, tables: &Tables, handle: u64) -> Option<Place> {
+/// Searches a handle for its lists. The ends of a queue of tasks that were woken look like a single list for a moment, so
+/// there may be several.
+fn places(memory: &Memory, tables: &Tables, handle: u64) -> Vec<Place> {
     let words = memory.some_words(handle, HANDLE);
-    let places = (handle..).step_by(8).zip(words.windows(5));
-    let mut empty = None;
-    for (at, window) in places {
-        match sharded(memory, tables, at, window) {
-            Some(lists @ Place::Lists(_)) => return Some(lists),
-            Some(other) => empty = empty.or(Some(other)),
-            None => {}
-        }
+    let mut found = Vec::new();
+    for (at, window) in (handle..).step_by(8).zip(words.windows(5)) {
+        found.extend(sharded(memory, tables, at, window));
         let [newest, oldest] = [window[0], window[1]];
         if is_address(newest)
             && is_address(oldest)
             && let Some(owner) = owner(memory, tables, newest, oldest)
             && !is_in_task(memory, tables, newest, at)
         {
-            return Some(Place::Lists(Lists {
+            found.push(Place::Lists(Lists {
                 heads: vec![at],
                 owner,
                 count: None,
             }));
         }
     }
-    empty
+    found
 }
 
 /// Takes words of a handle for its array of lists, if they have the shape of one. `at` is the address
@@ -225,33 +257,22 @@ fn sharded(memory: &Memory, tables: &Tables, at: u64, words: &[u64]) -> Option<P
     let masks = (2..words.len()).filter(|place| words[*place] == shards - 1);
     let masks: Vec<usize> = masks.collect();
     masks.first()?;
-    let length = usize::try_from(shards).ok()?;
-    let lists = memory.some_words(array, LIST * length);
-    if lists.len() < LIST * length {
-        return None;
-    }
-    // The lock is before the list or behind it.
-    for first in [1, 0] {
-        let ends = lists
-            .chunks_exact(LIST)
-            .map(|list| (list[first], list[first + 1]));
-        let filled = ends.filter(|(newest, oldest)| (newest | oldest) != 0);
-        let filled: Vec<(u64, u64)> = filled.collect();
-        let owners = filled
-            .iter()
-            .filter(|ends| ends.0 != 0)
-            .filter_map(|ends| owner_of_oldest(memory, tables, ends.1));
-        let owners: Vec<u64> = owners.collect();
-        // A list may change while its ends are looked at; most do not.
-        let is_sure = owners.len() * 2 >= filled.len();
-        if let Some(owner) = owners
-            .first()
-            .filter(|first| is_sure && owners.iter().all(|owner| owner == *first))
-        {
-            let heads = (0..shards).map(|shard| array + 8 * (first as u64 + LIST as u64 * shard));
+    let mut lists = Vec::new();
+    for _ in 0..TRIES {
+        lists = memory.some_words(array, LIST * usize::try_from(shards).ok()?);
+        if lists.len() as u64 != LIST as u64 * shards {
+            return None;
+        }
+        // The lock is before the list or behind it.
+        let found = [1, 0].into_iter().find_map(|first| {
+            let owner = owner_of_lists(memory, tables, &lists, first)?;
+            Some((first as u64, owner))
+        });
+        if let Some((first, owner)) = found {
+            let heads = (0..shards).map(|shard| array + 8 * (first + LIST as u64 * shard));
             let lists = Lists {
                 heads: heads.collect(),
-                owner: *owner,
+                owner,
                 count: None,
             };
             // The count is the word before the mask, unless there is none.
@@ -259,11 +280,49 @@ fn sharded(memory: &Memory, tables: &Tables, at: u64, words: &[u64]) -> Option<P
             let counts: Vec<u64> = counts.map(|mask| at + 8 * (*mask as u64 - 1)).collect();
             return Some(Place::Lists(with_count(memory, tables, lists, &counts)));
         }
+        // The oldest tasks may have ended between two reads. Words without any task are no lists.
+        let tasks = lists.iter().filter(|word| {
+            let task = is_address(**word).then(|| tables.task(memory, **word));
+            task.flatten().is_some()
+        });
+        if tasks.clone().next().is_none() {
+            break;
+        }
+        tasks.for_each(|task| forget(memory, tables, *task));
+        (0..lists.len() as u64).for_each(|word| memory.forget(array + 8 * word));
     }
     let is_zero = |mask: &usize| *mask > 2 && words[mask - 1] == 0;
     let is_empty = shards >= EMPTY && masks.iter().any(is_zero);
     let is_empty = is_empty && lists.iter().all(|word| *word == 0);
     is_empty.then_some(Place::Empty(array))
+}
+
+/// Returns the owner of the tasks of an array of lists, of which the first end is this word of three.
+fn owner_of_lists(memory: &Memory, tables: &Tables, lists: &[u64], first: usize) -> Option<u64> {
+    let ends = lists
+        .chunks_exact(LIST)
+        .map(|list| (list[first], list[first + 1]));
+    let filled = ends.filter(|(newest, oldest)| (newest | oldest) != 0);
+    let filled: Vec<(u64, u64)> = filled.collect();
+    let owners = filled
+        .iter()
+        .filter(|ends| ends.0 != 0)
+        .filter_map(|ends| owner_of_oldest(memory, tables, ends.1));
+    let owners: Vec<u64> = owners.collect();
+    // A list may change while its ends are looked at; most do not.
+    let is_sure = owners.len() * 2 >= filled.len();
+    let first = owners.first().copied().filter(|_| is_sure)?;
+    owners.iter().all(|owner| *owner == first).then_some(first)
+}
+
+/// Forgets the copies of a task.
+fn forget(memory: &Memory, tables: &Tables, task: u64) {
+    memory.forget(task);
+    memory.forget(task + 16);
+    let table = memory.word(task + 16);
+    if let Some(table) = table.and_then(|table| tables.get(memory, table)) {
+        memory.forget(task.wrapping_add(table.trailer));
+    }
 }
 
 /// Adds the address of the runtime's count to its lists. A count may be equal to the mask, so there may be
@@ -279,7 +338,7 @@ fn with_count(memory: &Memory, tables: &Tables, lists: Lists, counts: &[u64]) ->
     let agrees = |count: &&u64| {
         let bounds = Bounds {
             tasks: TASKS,
-            until: Instant::now() + LOOK,
+            until: End::after(LOOK),
         };
         let look = list::look(memory, tables, &with(Some(**count)), bounds);
         look.given_up == 0 && checks::agrees(&look)

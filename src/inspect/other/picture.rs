@@ -191,11 +191,8 @@ impl Picture {
             row(task, labels, name)
         });
         let mut rows: Vec<Row<'_>> = rows.collect();
-        let read = rows.iter().take(CHAINS).map(|row| Address {
-            header: row.task.header,
-            // No function polls a kind that is not known.
-            poll: poll_of(process, row.task).unwrap_or(0),
-        });
+        let read = rows.iter().take(CHAINS);
+        let read = read.map(|row| address(process, row.task));
         let read: Vec<Address> = read.collect();
         let (mut tasks, mut folds) = (Tasks::default(), Folds::default());
         tasks.reserve(read.len());
@@ -255,7 +252,7 @@ impl Picture {
             groups,
             stacks: Vec::new(),
             unchecked: process.unchecked.clone(),
-            notes: Vec::new(),
+            notes: dropped(process.unlisted()).into_iter().collect(),
         }
     }
 }
@@ -454,9 +451,16 @@ fn functions(process: &Process) -> Functions {
     functions
 }
 
-fn poll_of(process: &Process, task: &Task) -> Option<u64> {
-    let table = process.kinds.tables.get(&task.table)?;
-    Some(table.functions[0])
+/// Returns the addresses by which a task is read.
+fn address(process: &Process, task: &Task) -> Address {
+    let table = process.kinds.tables.get(&task.table);
+    Address {
+        header: task.header,
+        table: task.table,
+        // No function polls a kind that is not known.
+        poll: table.map_or(0, |table| table.functions[0]),
+        id: (table.map_or(0, |table| table.id), task.id),
+    }
 }
 
 /// Writes seconds, or `null`.
@@ -465,6 +469,17 @@ fn seconds<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
+}
+
+/// Explains tasks that are in no list.
+fn dropped(unlisted: usize) -> Option<String> {
+    match unlisted {
+        0 => None,
+        1 => Some("a runtime is being dropped, and waits for a task that runs".to_owned()),
+        many => Some(format!(
+            "a runtime is being dropped, and waits for {many} tasks that run"
+        )),
+    }
 }
 
 /// Explains why chains are missing.

@@ -3,10 +3,11 @@
 
 use super::*;
 use crate::inspect::header::Table;
-use crate::inspect::program::{Functions, Limits};
+use crate::inspect::program::{Functions, Limits, Split};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 const TABLE: u64 = 0x1_0000;
 const CODE: u64 = 0x2_0000;
@@ -121,7 +122,7 @@ impl Fake {
             "{error}"
         );
         assert!(
-            error.ends_with("nothing is shown rather than something wrong"),
+            error.contains("): nothing is shown rather than something wrong\n  a newer headcount"),
             "{error}"
         );
     }
@@ -169,6 +170,41 @@ fn one_of_many_lists_on_a_stack_leads_to_all_of_them() {
     fake.assert_refused("there are tasks, and no list that has them");
 }
 
+/// A runtime that is dropped removes a task that runs from its list, and waits for it.
+#[test]
+fn a_task_that_a_runtime_in_its_drop_waits_for_is_read_without_a_list() {
+    const STUCK: u64 = 64 | 32 | 1;
+    let stuck = task(0, 0);
+    let mut fake = Fake::runtime();
+    for list in 0..LISTS {
+        fake.set(SHARDS + list * 24, &[0, 0, 0]);
+    }
+    fake.set(PLACE + 24, &[0]);
+    fake.set(stuck, &[STUCK]);
+    fake.set(stuck + 0x80, &[0, 0]);
+    // The address of the task is on the stack twice, as the two ends of a list are.
+    fake.set(STACK + 0x40, &[HANDLE, 7, stuck, stuck, 7, STACK + 0x50]);
+    let (runtimes, _) = fake.read().expect("it is a known layout");
+    assert_eq!(runtimes.len(), 1);
+    let ids: Vec<u64> = runtimes[0].tasks.iter().map(|task| task.id).collect();
+    assert_eq!((ids, runtimes[0].unlisted), (vec![4], 1));
+    // Other tasks are still in the lists.
+    let mut fake = Fake::runtime();
+    fake.set(stuck, &[STUCK]);
+    fake.set(stuck + 0x80, &[0, 0]);
+    fake.set(task(0, 1) + 0x88, &[0]);
+    fake.set(SHARDS + 16, &[task(0, 1)]);
+    fake.set(PLACE + 24, &[11]);
+    let (runtimes, _) = fake.read().expect("it is a known layout");
+    assert_eq!((runtimes.len(), runtimes[0].unlisted), (1, 1));
+    assert_eq!(runtimes[0].range(), (12, 12));
+    // One that does not run is in no list for another reason.
+    let mut fake = Fake::runtime();
+    fake.change(PLACE + 32, |_| 6);
+    fake.change(stuck, |state| state | 32);
+    fake.assert_refused("there are tasks, and no list that has them");
+}
+
 #[test]
 fn a_runtime_without_tasks_is_no_other_layout() {
     let mut fake = Fake::runtime();
@@ -196,7 +232,7 @@ fn a_look_that_ends_at_a_bound_says_so() {
     let look = |tasks| {
         let bounds = Bounds {
             tasks,
-            until: Instant::now() + LOOK,
+            until: End::after(LOOK),
         };
         list::look(&memory, &Tables::new(false), &lists, bounds)
     };
@@ -242,6 +278,24 @@ fn another_mask_or_order_of_the_ends_is_refused() {
         fake.set(at + 0x80, &links);
     });
     fake.assert_refused("there are tasks, and no list that has them");
+}
+
+/// A worker that was just given a task has it at both ends of a queue in the handle, before the lists. All tasks of the runtime
+/// were missing then.
+#[test]
+fn the_ends_of_a_queue_are_not_taken_for_the_list_of_a_runtime() {
+    let queued = TASK + 0x1000;
+    let mut fake = Fake::runtime();
+    // It is about to be put into its list.
+    fake.set(queued, &[WAITING, 0, TABLE, 5, HANDLE, 99]);
+    fake.set(queued + 0x80, &[0, 0]);
+    fake.set(HANDLE + 0x20, &[queued, queued]);
+    // A copy of the lists that was moved away has the count of that moment.
+    fake.set(PLACE + 0x40, &[SHARDS, LISTS, 70, 0, LISTS - 1]);
+    let (runtimes, unchecked) = fake.read().expect("it is a known layout");
+    assert_eq!(unchecked, [""; 0]);
+    let ranges: Vec<(u64, u64)> = runtimes.iter().map(Runtime::range).collect();
+    assert_eq!(ranges, [(12, 12)]);
 }
 
 #[test]
@@ -290,7 +344,8 @@ fn tasks_with_one_id_are_refused() {
 /// The kinds of tasks of this test's own program.
 fn own_kinds() -> (Program, Kinds) {
     let access = Access::open(std::process::id(), OWN).expect("a process may read itself");
-    let program = Program::of(access.program, access.begin).expect("it is a program");
+    let program = Program::of(access.program, access.begin, Split::default());
+    let program = program.expect("it is a program");
     let kinds = Kinds::find(&access.memory, &program, &access.path);
     (program, kinds)
 }

@@ -1,6 +1,7 @@
 //! Tests of the reader against what tokio itself says.
 
 use super::*;
+use crate::inspect::list::End;
 use std::collections::HashSet;
 use std::future;
 use std::sync::{Arc, Barrier};
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 fn bounds() -> Bounds {
     Bounds {
         tasks: 1 << 22,
-        until: Instant::now() + Duration::from_secs(60),
+        until: End::At(Instant::now() + Duration::from_secs(60)),
     }
 }
 
@@ -211,7 +212,7 @@ fn a_look_ends_at_its_bounds() {
     let late = reader.look(
         runtime.handle(),
         Bounds {
-            until: Instant::now(),
+            until: End::At(Instant::now()),
             ..bounds()
         },
     );

@@ -6,7 +6,8 @@
 use super::index::{Index, without_parameters};
 use super::place::Place;
 use super::shape::{Member, Shape};
-use super::units::{Bytes, Type, Units};
+use super::split::{Bytes, Split};
+use super::units::{Type, Units};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -85,9 +86,14 @@ impl Limits {
 
 impl<'p> Types<'p> {
     /// Looks through the units that have a function that polls a task.
-    pub(super) fn of(dwarf: gimli::Dwarf<Bytes<'p>>, functions: Functions, limits: Limits) -> Self {
+    pub(super) fn of(
+        dwarf: gimli::Dwarf<Bytes<'p>>,
+        split: &'p Split,
+        functions: Functions,
+        limits: Limits,
+    ) -> Self {
         let types = Self {
-            units: Units::of(dwarf),
+            units: Units::of(dwarf, split),
             functions,
             index: RefCell::default(),
             shapes: RefCell::default(),
@@ -149,7 +155,7 @@ impl<'p> Types<'p> {
         (0..self.units.len()).for_each(|unit| self.scan(unit));
     }
 
-    /// Returns whether units refer to files that have the rest of them.
+    /// Returns whether the rest of units is in files that were not found.
     pub(crate) fn is_split(&self) -> bool {
         (0..self.units.len()).any(|unit| self.units.is_split(unit))
     }

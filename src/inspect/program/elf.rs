@@ -1,4 +1,4 @@
-//! The file of a program: its sections, segments and symbols.
+//! The file of a program, or one with its debug information: its sections, segments and symbols.
 //!
 //! The table of contents is read once, and a section only when it is asked for.
 
@@ -96,15 +96,16 @@ impl Elf {
                 is_code: header.p_flags(order).0 & PF_X.0 != 0,
             })
         });
-        let segments: Vec<Segment> = segments.collect();
-        if !segments.iter().any(|segment| segment.is_code) {
-            return Err("it has no code".to_owned());
-        }
         Ok(Self {
             sections,
-            segments,
+            segments: segments.collect(),
             file,
         })
+    }
+
+    /// Returns whether it has code: a file with debug information alone has none.
+    pub(super) fn has_code(&self) -> bool {
+        self.segments.iter().any(|segment| segment.is_code)
     }
 
     /// Returns the lowest address in the file, at the beginning of a page: the first mapping of the

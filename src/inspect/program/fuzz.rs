@@ -1,10 +1,11 @@
 //! Damaged programs: whatever a file has, reading it ends, within its bounds and without a panic.
 
-use super::{Functions, Limits, Program};
+use super::{Functions, Limits, Program, Split};
 use crate::fuzzing::fuzz;
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,13 @@ const ASKED: usize = 300;
 /// The address at which the program is said to begin.
 const BEGIN: u64 = 0x20_0000;
 
-/// Compiles a small program with full debug information, and returns its file.
-fn seed() -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Compiles a small program with full debug information in a folder, and returns its file.
+pub(super) fn seed(folder: &Path, flags: &[&str]) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fuzzing/seed.rs");
-    let file = folder.path().join("seed");
+    let file = folder.join("seed");
     let mut compiler = Command::new("rustc");
+    // An object is named as it is written on the command line.
+    compiler.current_dir(folder).args(flags);
     compiler.args(["--edition", "2024", "-g", "-C", "panic=abort"]);
     compiler.args(["-C", "relocation-model=static", "-C", "opt-level=1"]);
     compiler.args(["-C", "link-args=-nostdlib -nostartfiles -static", "-o"]);
@@ -32,7 +34,7 @@ fn seed() -> Vec<u8> {
         "{}",
         String::from_utf8_lossy(&built.stderr)
     );
-    std::fs::read(file).expect("it was built")
+    file
 }
 
 /// Reads all that is ever read of a program. Returns the number of types with members, and of lines.
@@ -40,7 +42,12 @@ fn read(bytes: &[u8]) -> (usize, usize) {
     let memory = rustix::fs::memfd_create("damaged", rustix::fs::MemfdFlags::CLOEXEC);
     let mut file = File::from(memory.expect("there is memory"));
     file.write_all(bytes).expect("there is memory");
-    let Ok(program) = Program::of(file, BEGIN) else {
+    read_with(file, Split::default())
+}
+
+/// Reads a program with the files of its debug information. Returns the number of types with members, and of lines.
+pub(super) fn read_with(file: File, split: Split) -> (usize, usize) {
+    let Ok(program) = Program::of(file, BEGIN, split) else {
         return (0, 0);
     };
     program.tokio_versions();
@@ -85,7 +92,8 @@ fn read(bytes: &[u8]) -> (usize, usize) {
 
 #[test]
 fn a_damaged_program_is_read_as_far_as_it_goes() {
-    let whole = seed();
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = std::fs::read(seed(folder.path(), &[])).expect("it was built");
     let (members, lines) = read(&whole);
     assert!(members > 5 && lines > 3, "{members} types, {lines} lines");
     let length = whole.len();

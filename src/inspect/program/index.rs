@@ -5,7 +5,7 @@
 //! blocks; and the places of awaits in functions.
 
 use super::place::Place;
-use super::units::{Bytes, Entry, Type, Units, number};
+use super::units::{Entry, Type, Units, number};
 use gimli::AttributeValue;
 use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet};
@@ -16,8 +16,6 @@ const CELLS: &str = "tokio::runtime::task::core";
 const AWAITED: &str = "__awaitee";
 /// The longest path of a namespace, in bytes.
 const PATH: usize = 1 << 14;
-/// The operation `DW_OP_addr`, and its length with the address.
-const ADDRESS: (u8, usize) = (3, 9);
 
 /// A namespace, by its number among all; 0 is none.
 type Space = u32;
@@ -166,7 +164,7 @@ impl Index {
                 self.take_type(pass, entry, space);
             }
             gimli::DW_TAG_variable => {
-                let address = constant(entry);
+                let address = pass.constant(entry);
                 let of = pass
                     .units
                     .reference(pass.unit, entry.attr_value(gimli::DW_AT_type));
@@ -195,10 +193,9 @@ impl Index {
     }
 
     fn take_function<'p>(&mut self, pass: &mut Pass<'_, 'p>, entry: &Entry<'p>, space: Space) {
-        let address = match entry.attr_value(gimli::DW_AT_low_pc) {
-            Some(AttributeValue::Addr(address)) => address,
-            _ => 0,
-        };
+        let address = entry.attr_value(gimli::DW_AT_low_pc);
+        let address = address.and_then(|value| pass.units.address(pass.unit, value));
+        let address = address.unwrap_or(0);
         if pass.wanted.contains(&address) {
             self.polls.entry(address).or_insert(None);
             pass.inside = Some(Inside {
@@ -240,23 +237,29 @@ impl<'p> Pass<'_, 'p> {
         self.units.text(self.unit, entry, gimli::DW_AT_name)
     }
 
+    /// Returns the address of a constant: one operation, with the address or its place in a list of them.
+    fn constant(&self, entry: &Entry<'p>) -> Option<u64> {
+        let Some(AttributeValue::Exprloc(mut expression)) = entry.attr_value(gimli::DW_AT_location)
+        else {
+            return None;
+        };
+        let encoding = self.units.unit(self.unit)?.encoding();
+        let operation = gimli::Operation::parse(&mut expression.0, encoding).ok()?;
+        let value = match operation {
+            _ if !expression.0.is_empty() => return None,
+            gimli::Operation::Address { address } => AttributeValue::Addr(address),
+            gimli::Operation::AddressIndex { index } => AttributeValue::DebugAddrIndex(index),
+            _ => return None,
+        };
+        self.units.address(self.unit, value)
+    }
+
     fn here(&self, entry: &Entry<'p>) -> Type {
         Type {
             unit: self.unit,
             at: entry.offset().0,
         }
     }
-}
-
-/// Returns the address of a constant.
-fn constant(entry: &Entry<'_>) -> Option<u64> {
-    let Some(AttributeValue::Exprloc(expression)) = entry.attr_value(gimli::DW_AT_location) else {
-        return None;
-    };
-    let bytes: Bytes<'_> = expression.0;
-    let (operation, address) = bytes.slice().split_first()?;
-    let is_address = *operation == ADDRESS.0 && bytes.slice().len() == ADDRESS.1;
-    is_address.then(|| Some(u64::from_le_bytes(address.try_into().ok()?)))?
 }
 
 /// Returns a name up to its type parameters.

@@ -2,7 +2,8 @@
 
 use super::index::size;
 use super::place::Place;
-use super::units::{Bytes, Entry, Type, Units, number};
+use super::split::Bytes;
+use super::units::{Entry, Type, Units, number};
 use gimli::{AttributeValue, EntriesTreeNode, UnitOffset};
 
 /// The most members, variants or parameters of a type that are read.

@@ -5,14 +5,10 @@
 //! found without reading any.
 
 use super::place::Place;
-use gimli::{
-    ArangeEntry, AttributeValue, DebuggingInformationEntry, DwAt, EndianSlice, LittleEndian, Unit,
-    UnitHeader,
-};
+use super::split::{Bytes, Rest, Split};
+use gimli::{ArangeEntry, AttributeValue, DebuggingInformationEntry, DwAt, Unit, UnitHeader};
 use std::cell::OnceCell;
 
-/// The type of the bytes that are read.
-pub(super) type Bytes<'p> = EndianSlice<'p, LittleEndian>;
 pub(super) type Entry<'p> = DebuggingInformationEntry<Bytes<'p>>;
 pub(super) type Value<'p> = AttributeValue<Bytes<'p>>;
 
@@ -40,18 +36,28 @@ pub(super) struct Units<'p> {
     /// The beginning of each unit in the section, in order.
     starts: Vec<usize>,
     headers: Vec<UnitHeader<Bytes<'p>>>,
-    read: Vec<OnceCell<Option<Unit<Bytes<'p>>>>>,
+    split: &'p Split,
+    read: Vec<OnceCell<Option<Read<'p>>>>,
     /// Ranges of addresses, with their units, in order.
     ranges: Vec<(u64, u64, usize)>,
     /// The units of which no range is listed.
     unlisted: Vec<usize>,
 }
 
+/// A unit that was read.
+#[derive(Debug)]
+struct Read<'p> {
+    /// As it is in the program.
+    own: Unit<Bytes<'p>>,
+    /// The rest of it, if that is in another file.
+    rest: Option<Box<Rest<'p>>>,
+}
+
 // === impl Units ===
 
 impl<'p> Units<'p> {
     /// Reads the headers of the units, and the list of their addresses. Malformed parts are left out.
-    pub(super) fn of(dwarf: gimli::Dwarf<Bytes<'p>>) -> Self {
+    pub(super) fn of(dwarf: gimli::Dwarf<Bytes<'p>>, split: &'p Split) -> Self {
         let (mut starts, mut headers) = (Vec::new(), Vec::new());
         let mut all = dwarf.units();
         while let Ok(Some(header)) = all.next() {
@@ -88,6 +94,7 @@ impl<'p> Units<'p> {
             dwarf,
             starts,
             headers,
+            split,
             ranges,
         }
     }
@@ -110,16 +117,43 @@ impl<'p> Units<'p> {
         holding.map(|range| range.2)
     }
 
-    /// Reads a unit; `None` if it is malformed.
+    /// Reads a unit, with its types; `None` if it is malformed.
     pub(super) fn unit(&self, unit: usize) -> Option<&Unit<Bytes<'p>>> {
-        let read = || self.dwarf.unit(self.headers[unit]).ok();
+        let read = self.read(unit)?;
+        let rest = read.rest.as_ref();
+        Some(rest.map_or(&read.own, |rest| &rest.unit))
+    }
+
+    fn read(&self, unit: usize) -> Option<&Read<'p>> {
+        let read = || {
+            let own = self.dwarf.unit(self.headers[unit]).ok()?;
+            let rest = own.dwo_id.and_then(|_| self.split.rest(&self.dwarf, &own));
+            Some(Read {
+                own,
+                rest: rest.map(Box::new),
+            })
+        };
         self.read.get(unit)?.get_or_init(read).as_ref()
     }
 
-    /// Returns whether a unit refers to a file that has the rest of it (`split-debuginfo`).
+    /// Returns the sections with the types of a unit.
+    fn sections(&self, unit: usize) -> &gimli::Dwarf<Bytes<'p>> {
+        let rest = self.read(unit).and_then(|read| read.rest.as_ref());
+        rest.map_or(&self.dwarf, |rest| &rest.dwarf)
+    }
+
+    /// Returns whether the rest of a unit is in a file that was not found (`split-debuginfo`).
     pub(super) fn is_split(&self, unit: usize) -> bool {
-        let name = self.unit(unit).and_then(|unit| unit.dwo_name().ok());
-        name.flatten().is_some()
+        self.read(unit).is_some_and(|read| {
+            let name = read.own.dwo_name().ok().flatten();
+            name.is_some() && read.rest.is_none()
+        })
+    }
+
+    /// Returns the address that an attribute or an operation of a unit has, by its place in a list too.
+    pub(super) fn address(&self, unit: usize, value: Value<'p>) -> Option<u64> {
+        let sections = self.sections(unit);
+        sections.attr_address(self.unit(unit)?, value).ok()?
     }
 
     /// Returns a text, such as a name; empty if it is missing.
@@ -132,21 +166,22 @@ impl<'p> Units<'p> {
     /// Returns whether an entry has this name.
     pub(super) fn is_named(&self, unit: usize, entry: &Entry<'p>, name: &str) -> bool {
         let value = entry.attr_value(gimli::DW_AT_name).zip(self.unit(unit));
-        let text = value.and_then(|(value, unit)| self.dwarf.attr_string(unit, value).ok());
+        let sections = self.sections(unit);
+        let text = value.and_then(|(value, unit)| sections.attr_string(unit, value).ok());
         text.is_some_and(|text| text.slice() == name.as_bytes())
     }
 
     fn string(&self, unit: usize, value: Value<'p>) -> Option<String> {
-        let bytes = self.dwarf.attr_string(self.unit(unit)?, value).ok()?;
-        let is_text = bytes.len() <= TEXT;
-        is_text.then(|| bytes.to_string_lossy().into_owned())
+        let sections = self.sections(unit);
+        string(sections, self.unit(unit)?, value)
     }
 
     /// Returns the entry that an attribute of a unit refers to, as a type.
     pub(super) fn reference(&self, unit: usize, value: Option<Value<'p>>) -> Option<Type> {
         match value? {
             AttributeValue::UnitRef(at) => Some(Type { unit, at: at.0 }),
-            AttributeValue::DebugInfoRef(at) => {
+            // In another file, a place is counted from the beginning of that.
+            AttributeValue::DebugInfoRef(at) if self.read(unit)?.rest.is_none() => {
                 let after = self.starts.partition_point(|start| *start <= at.0);
                 let unit = after.checked_sub(1)?;
                 Some(Type {
@@ -168,12 +203,13 @@ impl<'p> Units<'p> {
     }
 
     fn file(&self, unit: usize, index: u64, line: u64) -> Option<Place> {
-        let read = self.unit(unit)?;
-        let header = read.line_program.as_ref()?.header();
+        // The names of files are with the lines, so in the program.
+        let own = &self.read(unit)?.own;
+        let header = own.line_program.as_ref()?.header();
         let file = header.file(index)?;
-        let folder = file.directory(header);
-        let folder = folder.and_then(|folder| self.string(unit, folder));
-        let name = self.string(unit, file.path_name())?;
+        let text = |value| string(&self.dwarf, own, value);
+        let folder = file.directory(header).and_then(text);
+        let name = text(file.path_name())?;
         let built = self.folder(unit);
         let parts = [&built, folder.as_deref().unwrap_or_default(), &name];
         let path = parts.iter().fold(String::new(), |path, part| {
@@ -188,14 +224,14 @@ impl<'p> Units<'p> {
 
     /// Returns the folder in which a unit was compiled.
     fn folder(&self, unit: usize) -> String {
-        let folder = self.unit(unit).and_then(|unit| unit.comp_dir);
+        let folder = self.read(unit).and_then(|read| read.own.comp_dir);
         folder.map_or_else(String::new, |folder| folder.to_string_lossy().into_owned())
     }
 
     /// Returns the place of an instruction, by the table of lines of its unit.
     pub(super) fn line(&self, address: u64) -> Option<Place> {
         self.at(address).find_map(|unit| {
-            let program = self.unit(unit)?.line_program.clone()?;
+            let program = self.read(unit)?.own.line_program.clone()?;
             let mut rows = program.rows();
             let mut before: Option<(u64, u64)> = None;
             while let Some((_, row)) = rows.next_row().ok()? {
@@ -211,6 +247,17 @@ impl<'p> Units<'p> {
             None
         })
     }
+}
+
+/// Returns the text of an attribute, which may be in one of several sections.
+fn string<'p>(
+    sections: &gimli::Dwarf<Bytes<'p>>,
+    unit: &Unit<Bytes<'p>>,
+    value: Value<'p>,
+) -> Option<String> {
+    let bytes = sections.attr_string(unit, value).ok()?;
+    let is_text = bytes.len() <= TEXT;
+    is_text.then(|| bytes.to_string_lossy().into_owned())
 }
 
 /// Returns a number, such as a size or a line.

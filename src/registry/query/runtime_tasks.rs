@@ -12,7 +12,7 @@
 //! address may serve another one by then. Nothing is read before the first look.
 
 use crate::inspect::header::Task;
-use crate::inspect::list::Bounds;
+use crate::inspect::list::{Bounds, End};
 use crate::inspect::own::{OwnReader, Place, Refusal};
 use crate::registry::kind::{self, Kind};
 use crate::registry::scope::{self, Scope};
@@ -129,7 +129,7 @@ impl RuntimeReader {
         let until = begun + BUDGET;
         let bounds = Bounds {
             tasks: TASKS,
-            until,
+            until: End::At(until),
         };
         let look = reader.look(handle, bounds);
         // After the look: a tracked task that was in the list and is alive now has its slot.
