@@ -23,6 +23,8 @@ mod unstopped;
 #[cfg(feature = "service")]
 mod watched;
 
+#[cfg(feature = "service")]
+pub(crate) use super::program::Limits;
 pub(crate) use kinds::Kinds;
 #[cfg(feature = "service")]
 pub(crate) use picture::{ATTACH, Group, Label, Labels, Link, Picture, ThreadGroup};

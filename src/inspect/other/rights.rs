@@ -110,7 +110,8 @@ impl Facts {
         Self {
             exists: Path::new(&format!("/proc/{pid}")).exists(),
             is_zombie: field(&status, "State:").is_some_and(|state| state.starts_with('Z')),
-            has_memory: field(&status, "VmSize:").is_some(),
+            // It may be hidden.
+            has_memory: status.is_empty() || field(&status, "VmSize:").is_some(),
             users: user.map(|user| (user, own)),
             is_dumpable: user.and_then(|user| is_dumpable(&path, user)),
             is_capable: capable.unwrap_or(0) & (1 << CAP_SYS_PTRACE) != 0,

@@ -8,8 +8,8 @@
 //! It is a look at one moment, and shows no code: a program in another language is described by its
 //! signals and system calls alone.
 
-use super::Process;
 use super::picture::{Labels, Picture};
+use super::{Limits, Process};
 use crate::audit::proc::other::{self, OsProcess};
 use crate::audit::proc::syscall::WaitPoint;
 use crate::audit::waits;
@@ -18,6 +18,8 @@ use crate::text::plain;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// The most processes of a tree that are described.
 const PROCESSES: usize = 4;
@@ -27,6 +29,13 @@ const THREADS: usize = 1000;
 const KINDS: usize = 3;
 /// The most characters of a line.
 const LONGEST: usize = 400;
+
+/// The most bytes of debug information that are copied, and the longest time for them.
+const BYTES: u64 = 256 << 20;
+const TIME: Duration = Duration::from_secs(10);
+
+/// Locked while tasks are read.
+static READING: Mutex<()> = Mutex::new(());
 
 /// The signals of a process, as sets with signal 1 as the lowest bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,11 +53,20 @@ struct Signals {
 /// Describes the processes below `ancestor`, at most four of them: what each does with the signal with
 /// this number, called `name`, and what it waits for. Each text is a line.
 ///
-/// `tell` is called with all lines twice: at once, and with the tasks of tokio programs, if there are
-/// any, which may take seconds of processor time in a program with much debug information.
-pub(crate) fn unstopped(ancestor: u32, signal: i32, name: &str, mut tell: impl FnMut(Vec<String>)) {
+/// `tell` is called with all lines: at once, and with the tasks of tokio programs, which may take seconds
+/// of processor time in a program with much debug information. If it returns false, nothing more is
+/// looked at. Tasks are read by one look at a time.
+pub(crate) fn unstopped(
+    ancestor: u32,
+    signal: i32,
+    name: &str,
+    mut tell: impl FnMut(Vec<String>) -> bool,
+) {
     let tree = other::tree(ancestor);
-    let alive = tree.iter().filter(|process| process.stat.state != 'Z');
+    // The main thread of a process may end before others.
+    let alive = tree.iter().filter(|process| {
+        process.stat.state != 'Z' || other::threads(process.stat.key.tid).len() > 1
+    });
     let below: Vec<&OsProcess> = alive.filter(|process| process.level > 0).collect();
     let described = || below.iter().take(PROCESSES);
     let more = below.len().saturating_sub(PROCESSES);
@@ -60,11 +78,20 @@ pub(crate) fn unstopped(ancestor: u32, signal: i32, name: &str, mut tell: impl F
         let lines = lines.iter().map(|parts| line(parts));
         lines.chain(more.clone()).collect()
     };
-    tell(whole(&lines));
-    for (process, line) in described().zip(&mut lines) {
-        line.extend(tasks(process.stat.key.tid));
+    let mut is_wanted = tell(whole(&lines));
+    let Ok(_one) = READING.try_lock() else {
+        return;
+    };
+    for at in 0..lines.len() {
+        if !is_wanted {
+            return;
+        }
+        let tasks = tasks(below[at].stat.key.tid);
+        if !tasks.is_empty() {
+            lines[at].extend(tasks);
+            is_wanted = tell(whole(&lines));
+        }
     }
-    tell(whole(&lines));
 }
 
 /// Describes one process.
@@ -98,7 +125,7 @@ fn attitude(process: &OsProcess, folder: &Path, signal: i32, name: &str) -> Stri
         't' if signals.tracer != 0 => {
             return format!("is held by its debugger (pid {})", signals.tracer);
         }
-        'T' => return "is stopped (SIGSTOP)".to_owned(),
+        'T' => return "is stopped by a signal".to_owned(),
         _ => {}
     }
     if has(signals.ignored) {
@@ -128,7 +155,9 @@ fn waits_of(folder: &Path, tree: &[OsProcess]) -> Vec<String> {
     let mut others: BTreeMap<String, usize> = BTreeMap::new();
     let mut lines = Vec::new();
     for thread in threads(folder) {
-        let wait = wait_of(&thread, &descriptors, tree);
+        let Some(wait) = wait_of(&thread, &descriptors, tree) else {
+            continue;
+        };
         if thread.file_name() == folder.file_name() {
             lines.push(wait);
         } else {
@@ -150,8 +179,8 @@ fn waits_of(folder: &Path, tree: &[OsProcess]) -> Vec<String> {
     lines
 }
 
-/// Describes what a thread waits for.
-fn wait_of(thread: &Path, descriptors: &Descriptors, tree: &[OsProcess]) -> String {
+/// Describes what a thread waits for; `None` if it has ended.
+fn wait_of(thread: &Path, descriptors: &Descriptors, tree: &[OsProcess]) -> Option<String> {
     let text = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
     let stat = text("stat");
     let state = stat
@@ -162,13 +191,14 @@ fn wait_of(thread: &Path, descriptors: &Descriptors, tree: &[OsProcess]) -> Stri
         place => format!(" in kernel function {place}"),
     };
     match state {
-        Some('D') => return format!("in uninterruptible sleep{}", place()),
-        Some('R') => return "on CPU".to_owned(),
+        Some('D') => return Some(format!("in uninterruptible sleep{}", place())),
+        Some('R') => return Some("on CPU".to_owned()),
+        Some('Z' | 'X') | None => return None,
         _ => {}
     }
     let call = WaitPoint::parse(text("syscall").trim_end()).and_then(|point| point.call);
     let Some(call) = call else {
-        return format!("waiting{}", place());
+        return Some(format!("waiting{}", place()));
     };
     let wait = waits::of_other(call, |number| {
         let what = descriptors.of_number(number)?;
@@ -178,7 +208,7 @@ fn wait_of(thread: &Path, descriptors: &Descriptors, tree: &[OsProcess]) -> Stri
         let inner = inner.map(|inner| inner.split(":[").next().unwrap_or(inner));
         Some(inner.unwrap_or(&what).to_owned())
     });
-    match wait {
+    Some(match wait {
         waits::Wait::Child(pid) => {
             let parent = thread
                 .file_name()
@@ -187,7 +217,7 @@ fn wait_of(thread: &Path, descriptors: &Descriptors, tree: &[OsProcess]) -> Stri
         }
         waits::Wait::Unknown { .. } => format!("waiting{}", place()),
         wait => wait.to_string(),
-    }
+    })
 }
 
 /// Names the child that a process waits for: the one with this pid, or its only one.
@@ -210,8 +240,14 @@ fn of_child(pid: Option<u32>, parent: Option<u32>, tree: &[OsProcess]) -> Option
 
 /// Describes the tasks of a tokio program. Empty for any other, and if they cannot be read.
 fn tasks(pid: u32) -> Vec<String> {
+    let limits = Limits {
+        bytes: BYTES,
+        until: Some(Instant::now() + TIME),
+        is_whole: false,
+    };
     let process = Process::read(pid);
-    let picture = process.and_then(|process| Picture::with_chains(&process, &Labels::new(), false));
+    let picture =
+        process.and_then(|process| Picture::with_chains(&process, &Labels::new(), false, limits));
     let groups = picture.map(|picture| picture.groups).unwrap_or_default();
     let groups = groups.into_iter().take(KINDS);
     let lines = groups.map(|group| {

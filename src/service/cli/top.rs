@@ -171,7 +171,11 @@ fn key(watch: &Watch, next: Instant, is_paused: bool) -> io::Result<Option<KeyEv
         } else {
             left.min(NOTICED)
         };
-        wait_for_input(wait)?;
+        // Keys that came together are no longer in the terminal.
+        wait_for_input(Duration::ZERO)?;
+        if !event::poll(Duration::ZERO)? {
+            wait_for_input(wait)?;
+        }
         if event::poll(Duration::ZERO)? {
             return Ok(match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => Some(key),

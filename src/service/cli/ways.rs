@@ -16,7 +16,7 @@ pub(super) use black_box::{Notes, path};
 pub(super) use socket::{Overview, Page, Untracked, overview};
 
 use super::control::Unanswered;
-use crate::inspect::other::{ATTACH, Labels, Picture, Process};
+use crate::inspect::other::{ATTACH, Labels, Limits, Picture, Process};
 use std::fs;
 use std::time::Duration;
 
@@ -132,8 +132,8 @@ fn attached(pid: u32, detail: Detail, labels: &Labels) -> Result<Picture, String
 fn attached_to(process: &Process, detail: Detail, labels: &Labels) -> Result<Picture, String> {
     match detail {
         Detail::Kinds => Ok(Picture::of_kinds(process, labels)),
-        Detail::Chains => Picture::with_chains(process, labels, false),
-        Detail::Stacks => Picture::with_chains(process, labels, true),
+        Detail::Chains => Picture::with_chains(process, labels, false, Limits::NONE),
+        Detail::Stacks => Picture::with_chains(process, labels, true, Limits::NONE),
     }
 }
 

@@ -65,6 +65,9 @@ pub(super) fn read(table: &mut Table<'_>) -> Option<EndpointSettings> {
     })
 }
 
+/// The characters of user info and of libpq's form of a connection.
+const NOT_IN_ADDRESSES: [char; 2] = ['@', '='];
+
 /// Reads `check`: exactly one of [`KINDS`] must be set.
 fn check(value: &Value<'_>) -> Option<Check> {
     let mut table = value.table_like(CHECK)?;
@@ -79,6 +82,12 @@ fn check(value: &Value<'_>) -> Option<Check> {
             format!("for example {CHECK}"),
         );
     };
+    let is_address = !matches!(*kind, "http" | "command" | "dns");
+    let text = target.as_text().filter(|_| is_address);
+    if text.is_some_and(|text| text.contains(NOT_IN_ADDRESSES)) {
+        // It may contain a password, and any problem of this table shows it.
+        value.problems.hide_at(target.at.clone());
+    }
     let check = match *kind {
         "http" => http::read(target, &mut table).map(Check::Http),
         "grpc" => servers::grpc(target, &mut table).map(Check::Grpc),
@@ -104,6 +113,9 @@ fn address(value: &Value<'_>) -> Option<String> {
     let help =
         "allowed: \"host:port\" with a port from 1 to 65535; IPv6 in brackets: \"[::1]:5432\"";
     let text = value.filled("\"127.0.0.1:5432\"")?;
+    if text.contains(NOT_IN_ADDRESSES) {
+        return value.refuse("is not a host and a port alone", help);
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return value.refuse(format!("{} has no port", quoted(text)), help);
     };

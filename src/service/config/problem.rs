@@ -107,6 +107,11 @@ impl Problems {
         secrets::of_unknown(key, value, &mut self.secrets.borrow_mut());
     }
 
+    /// Hides a range of the text.
+    pub(super) fn hide_at(&self, at: Range<usize>) {
+        self.secrets.borrow_mut().push(at);
+    }
+
     /// Hides the value of an environment variable in all problems. One of fewer than four characters,
     /// such as a port's, is shown.
     pub(super) fn hide_inserted(&self, value: &str) {

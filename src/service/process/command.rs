@@ -1,7 +1,14 @@
 //! Commands that run once for another task, with the guard of a process: nothing of them is left
 //! behind, however they end.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
@@ -59,9 +66,18 @@ impl Commands {
     /// output is shown. It is killed when its time is over, or the drain begins.
     pub(crate) fn of_endpoint(&self, name: &str, group: &TaskGroup) -> endpoint::Run {
         let (commands, name, group) = (self.clone(), name.to_owned(), group.clone());
+        let is_left = Arc::new(AtomicBool::new(false));
         Arc::new(move |command, limit| {
             let (commands, name, group) = (commands.clone(), name.clone(), group.clone());
+            let is_left = Arc::clone(&is_left);
             Box::pin(async move {
+                if is_left.load(Ordering::Relaxed) {
+                    // Others would pile up behind it.
+                    return Err(CommandFailure::Failed {
+                        why: "the command of an earlier check cannot be killed".to_owned(),
+                        last_line: String::new(),
+                    });
+                }
                 let settings = ProcessSettings {
                     command,
                     stop_signal: StopSignal::Kill,
@@ -70,12 +86,19 @@ impl Commands {
                 };
                 let sink = Arc::new(Sink::quiet(&name));
                 let ran = commands.watch(&name, &settings, limit, &group, &sink, None);
-                ran.await.map_err(|failed| match failed.is_own_limit {
-                    true => CommandFailure::OwnLimit(failed.why),
-                    false => CommandFailure::Failed {
-                        why: failed.why,
-                        last_line: sink.last_line(),
-                    },
+                ran.await.map_err(|mut failed| {
+                    if let Some(run) = failed.left.take() {
+                        is_left.store(true, Ordering::Relaxed);
+                        let end = run.watch_to_the_end(is_left);
+                        group.task("left").daemon().spawn(end);
+                    }
+                    match failed.is_own_limit {
+                        true => CommandFailure::OwnLimit(failed.why),
+                        false => CommandFailure::Failed {
+                            why: failed.why,
+                            last_line: sink.last_line(),
+                        },
+                    }
                 })
             })
         })
@@ -94,6 +117,7 @@ impl Commands {
         let run = Run::launch(&self.0, name, settings, sink).await;
         let mut run = run.map_err(|error| Failed {
             is_own_limit: own_limit::is_cause_of_start(&error),
+            left: None,
             why: format!("cannot start its guardian: {error}"),
         })?;
         let mut over = pin!(sleep(limit));
@@ -102,6 +126,7 @@ impl Commands {
         let mut is_stopping = false;
         let (mut is_late, mut is_empty) = (false, false);
         let mut fault = Some(Failed::because("its helper processes were lost"));
+        let mut unkillable = None;
         loop {
             let event = tokio::select! {
                 event = run.next() => event,
@@ -117,8 +142,15 @@ impl Commands {
                 }
                 // Dropping the run kills it. That of a drain ends with the budget of the task.
                 () = &mut at_last => {
+                    if unkillable.is_some() {
+                        watched.iter_mut().for_each(Watched::lost);
+                    }
                     let why = format!("did not end within {limit:?}, nor when it was stopped");
-                    return Err(Failed::because(why));
+                    run.kill();
+                    return Err(Failed {
+                        left: Some(Left(run)),
+                        ..Failed::because(why)
+                    });
                 }
             };
             match event {
@@ -130,6 +162,7 @@ impl Commands {
                     fault = Some(Failed {
                         why,
                         is_own_limit: own_limit,
+                        left: None,
                     });
                 }
                 Event::Notice(Notice::Exited { exit, .. }) => {
@@ -138,16 +171,15 @@ impl Commands {
                     fault = (!settings.is_success(exit)).then(|| Failed::because(how));
                 }
                 Event::Notice(Notice::Unkillable { processes }) => {
-                    let why = format!("cannot be killed: {}", processes.join(", "));
-                    fault = Some(Failed::because(why));
-                    watched.iter_mut().for_each(Watched::lost);
+                    unkillable = Some(format!("cannot be killed: {}", processes.join(", ")));
                 }
                 Event::Notice(Notice::Empty) => is_empty = true,
                 _ => {}
             }
         }
-        if !is_empty && run.end_strays().await.is_none() {
+        if !is_empty && (run.end_strays().await.is_none() || unkillable.is_some()) {
             watched.iter_mut().for_each(Watched::lost);
+            fault = unkillable.map(Failed::because).or(fault);
         }
         match fault {
             _ if is_stopping => Err(Failed::because("the service is stopping")),
@@ -163,7 +195,12 @@ struct Failed {
     why: String,
     /// True if it could not be started because of a limit of this process or machine.
     is_own_limit: bool,
+    /// The run, if it has not ended.
+    left: Option<Left>,
 }
+
+/// A run that was killed and has not ended yet. Dropping it kills it again, and looks no longer.
+struct Left(Run);
 
 /// A command that runs.
 struct Watched {
@@ -180,7 +217,18 @@ impl Failed {
         Self {
             why: why.into(),
             is_own_limit: false,
+            left: None,
         }
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    /// Waits until nothing of it is left, and then sets `is_left` to false.
+    async fn watch_to_the_end(mut self, is_left: Arc<AtomicBool>) {
+        while self.0.next().await != Event::Closed {}
+        is_left.store(false, Ordering::Relaxed);
     }
 }
 

@@ -55,7 +55,7 @@ names! {
     CHILD_RESTARTS = Counter "headcount_child_restarts_total" ["child"]
         "Restarts of the child process.";
     CHILD_CPU = Counter "headcount_child_cpu_seconds_total" ["child"]
-        "CPU time of the child process and all that it has started, in all its runs. Processes that were not waited for take theirs with them.";
+        "CPU time of the child process and all that it has started, as far as scrapes saw it: what ended between two is not counted.";
     CHILD_RESIDENT = Gauge "headcount_child_resident_bytes" ["child"]
         "Resident memory of the child process and all that it has started. Memory that they share counts for each.";
     SHUTDOWN_PHASE = Gauge "headcount_shutdown_phase" ["phase"]

@@ -3,7 +3,7 @@
 use super::{Ago, ENDPOINTS, Entry, locked};
 use crate::group::TaskGroup;
 use crate::recorder::{self, What};
-use crate::text::without_user_info;
+use crate::text::{without_secrets, without_user_info};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -131,11 +131,13 @@ impl Endpoint {
     }
 
     /// Counts the check whose duration was just recorded as failed, and records why. Of the reason at
-    /// most 200 characters are kept, without the user info of URLs.
+    /// most 200 characters are kept, without the user info of URLs and the values after words such as
+    /// `password=`.
     pub fn failed(&self, why: &str) {
         let state = &self.entry.state;
         state.failed.fetch_add(1, Ordering::Relaxed);
-        let why = without_user_info(why).chars().take(FAILURE).collect();
+        let why = without_user_info(why);
+        let why = without_secrets(&why).chars().take(FAILURE).collect();
         locked(&state.told).last_failure = Some((why, Instant::now()));
     }
 

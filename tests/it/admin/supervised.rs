@@ -36,7 +36,7 @@ fn a_child_is_shown_from_its_registration_to_its_end() {
             let unborn = json!({
                 "name": "process/proxy", "state": "not started", "live": false, "pid": null,
                 "program": null, "running_seconds": null, "restarts": 0, "last_exit": null,
-                "told_to_stop": null, "waits_for": [], "killed": [], "usage": none, "lines": []
+                "told_to_stop": null, "waits_for": [], "killed": [], "unstopped": [], "usage": none, "lines": []
             });
             assert_eq!(first(client, "children"), unborn);
             proxy.started(4_000_000, "/opt/proxy/bin/proxy --password secret");

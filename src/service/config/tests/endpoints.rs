@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{endpoint_defaults, kind, parsed, uncommented};
+use super::{endpoint_defaults, kind, parsed, refused, uncommented};
 use crate::service::config::Kind;
 use crate::service::endpoint::{
     Check, DnsCheck, GrpcCheck, HttpCheck, Identity, PasswordFile, PostgresCheck, RedisCheck,
@@ -66,4 +66,30 @@ fn the_commented_endpoints_of_the_default_are_valid() {
     let command = ["./check-disk", "--quick"].map(str::to_owned).to_vec();
     let disk = endpoint_defaults(Check::Command(command));
     assert_eq!(kind(&config, "disk"), Kind::Endpoint(disk));
+}
+
+/// The form of libpq has the password in the text, which was repeated.
+#[test]
+fn an_address_that_may_hold_a_password_is_refused_without_repeating_it() {
+    for (kind, address, more) in [
+        (
+            "postgres",
+            "host=db user=x password=s3cret-word",
+            ", user = \"x\"",
+        ),
+        ("redis", "me:s3cret-word@cache:6379", ""),
+    ] {
+        let text =
+            format!("[tasks.a]\nkind = \"endpoint\"\ncheck = {{ {kind} = \"{address}\"{more} }}\n");
+        let answer = refused(&text);
+        assert!(
+            answer.contains("is not a host and a port alone"),
+            "{answer}"
+        );
+        assert!(!answer.contains("s3cret"), "{answer}");
+    }
+    let text = "[tasks.a]\nkind = \"endpoint\"\ncheck = { postgres = \"password=s3cret-word\" }\n";
+    let answer = refused(text);
+    assert!(answer.contains("`user` is missing"), "{answer}");
+    assert!(!answer.contains("s3cret"), "{answer}");
 }

@@ -209,6 +209,6 @@ fn strange() -> Failure {
 fn failed(error: &h2::Error) -> Failure {
     match error.get_io() {
         Some(error) => Failure::exchange(error),
-        None => Failure::Answer(format!("invalid HTTP/2 response: {error}")),
+        None => Failure::answered(&format!("invalid HTTP/2 response: {error}")),
     }
 }

@@ -32,6 +32,8 @@ use tokio_postgres::{
 };
 use tokio_rustls::{client::TlsStream, rustls::pki_types::ServerName};
 
+/// The most bytes that are read of a server.
+const MOST: usize = 256 * 1024;
 /// The longest time for the end of the session, which does not matter.
 const GOODBYE: Duration = Duration::from_millis(100);
 
@@ -55,8 +57,11 @@ struct Secure {
     server: ServerName<'static>,
 }
 
-/// A TLS connection of the client of Postgres.
-struct Secured(TlsStream<TcpStream>);
+/// A stream of which no more than [`MOST`] bytes are read: the client keeps whole messages.
+struct Bounded<S> {
+    stream: S,
+    left: usize,
+}
 
 // === impl Postgres ===
 
@@ -127,11 +132,11 @@ impl Postgres {
         let session = match secure {
             Some(secure) => {
                 config.ssl_mode(SslMode::Require);
-                session(&config, stream, secure).await
+                session(&config, Bounded::of(stream), secure).await
             }
             None => {
                 config.ssl_mode(SslMode::Disable);
-                session(&config, stream, NoTls).await
+                session(&config, Bounded::of(stream), NoTls).await
             }
         };
         match session {
@@ -175,9 +180,9 @@ impl Postgres {
 
 /// Begins a session over an open connection, runs the query and ends the session. Returns whether the
 /// answer has a row.
-async fn session<T>(config: &Config, stream: TcpStream, tls: T) -> Result<bool, Error>
+async fn session<T>(config: &Config, stream: Bounded<TcpStream>, tls: T) -> Result<bool, Error>
 where
-    T: TlsConnect<TcpStream>,
+    T: TlsConnect<Bounded<TcpStream>>,
 {
     let (client, connection) = config.connect_raw(stream, tls).await?;
     let mut connection = pin!(connection);
@@ -214,51 +219,64 @@ where
 
 // === impl Secure ===
 
-impl TlsConnect<TcpStream> for Secure {
-    type Stream = Secured;
+impl TlsConnect<Bounded<TcpStream>> for Secure {
+    type Stream = Bounded<TlsStream<TcpStream>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Secured>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Stream>> + Send>>;
 
-    fn connect(self, stream: TcpStream) -> Self::Future {
+    fn connect(self, stream: Bounded<TcpStream>) -> Self::Future {
         Box::pin(async move {
-            let stream = self.trust.secure(self.server, stream).await?;
-            Ok(Secured(stream))
+            let stream = self.trust.secure(self.server, stream.stream).await?;
+            Ok(Bounded::of(stream))
         })
     }
 }
 
-// === impl Secured ===
+// === impl Bounded ===
 
-impl tls::TlsStream for Secured {
+impl<S> Bounded<S> {
+    fn of(stream: S) -> Self {
+        Self { stream, left: MOST }
+    }
+}
+
+impl tls::TlsStream for Bounded<TlsStream<TcpStream>> {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
 }
 
-impl AsyncRead for Secured {
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        if self.left == 0 {
+            return Poll::Ready(Err(io::Error::other("the response is too long")));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let length = buffer.filled().len() - before;
+        self.left = self.left.saturating_sub(length);
+        read
     }
 }
 
-impl AsyncWrite for Secured {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buffer)
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

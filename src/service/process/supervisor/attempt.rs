@@ -252,6 +252,7 @@ impl<'a> Attempt<'a> {
         let Some(pid) = self.pid else {
             return;
         };
+        self.has_killed |= !strays.is_empty() || self.exit.is_none();
         for stray in &strays {
             self.post.killed(stray);
         }
@@ -473,7 +474,8 @@ impl<'a> Attempt<'a> {
     fn end(mut self) -> End {
         self.over = true;
         let success = self.exit.is_some_and(|exit| self.settings.is_success(exit));
-        if success {
+        // One that headcount has stopped may not have done all of its work.
+        if success && self.stop == Stop::NotAsked {
             self.post.succeeded();
         }
         let is_lost = matches!(self.fault, Some(Fault::Unguarded | Fault::Unkillable(_)));

@@ -115,7 +115,7 @@ fn begin(
         let number = Signal::from(signal).as_raw();
         let name = format!("SIG{}", signal.word());
         // It fails if the run is over.
-        unstopped(keeper, number, &name, |reasons| drop(tell.send(reasons)));
+        unstopped(keeper, number, &name, |reasons| tell.send(reasons).is_ok());
     });
     thread.ok().map(|_| look)
 }
@@ -131,7 +131,7 @@ use crate::inspect::other::unstopped;
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
-fn unstopped(_: u32, _: i32, _: &str, _: impl FnMut(Vec<String>)) {}
+fn unstopped(_: u32, _: i32, _: &str, _: impl FnMut(Vec<String>) -> bool) {}
 
 // === impl Place ===
 
