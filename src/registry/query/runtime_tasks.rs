@@ -218,6 +218,15 @@ fn remember(looks: &mut Vec<(Instant, u64)>, at: Instant, youngest: u64) {
     looks.push((at, youngest));
 }
 
+/// What a task tells about whether headcount spawns the tasks of its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It does, or it does not.
+    Surely(bool),
+    /// It does, unless a word in the task's memory is not its own.
+    Perhaps,
+}
+
 // === impl TrackedTasks ===
 
 impl TrackedTasks {
@@ -267,6 +276,10 @@ impl TrackedTasks {
                 break;
             }
             thread::sleep(pause);
+            let is_last = pause == LAST_MOMENT;
+            // Most tasks that had no waker then have one by now.
+            let later = is_last.then(Self::all);
+            let tracked = later.as_ref().unwrap_or(self);
             for task in &unknown {
                 if Instant::now() > until {
                     break;
@@ -274,12 +287,13 @@ impl TrackedTasks {
                 if types.contains_key(&task.table) {
                     continue;
                 }
-                match self.is_tracked(reader, handle, task, own) {
-                    Some(is_tracked) => drop(types.insert(task.table, is_tracked)),
-                    None if pause == LAST_MOMENT && reader.again(handle, task).is_some() => {
+                match tracked.is_tracked(reader, handle, task, own) {
+                    Some(Told::Surely(is_tracked)) => drop(types.insert(task.table, is_tracked)),
+                    Some(Told::Perhaps) if is_last => drop(polled.insert(task.table, true)),
+                    None if is_last && reader.again(handle, task).is_some() => {
                         polled.insert(task.table, false);
                     }
-                    None => {}
+                    Some(Told::Perhaps) | None => {}
                 }
             }
         }
@@ -295,27 +309,29 @@ impl TrackedTasks {
         polled
     }
 
-    /// Returns whether a task shows that headcount spawned it; `None` if it does not tell.
+    /// Returns what a task tells about whether headcount spawned those of its type; `None` if it does not
+    /// tell.
     fn is_tracked(
         &self,
         reader: &OwnReader,
         handle: &Handle,
         task: &Task,
         own: u64,
-    ) -> Option<bool> {
+    ) -> Option<Told> {
         // It was there before and after the slots were read, so the address was its own.
         let now = reader.again(handle, task)?;
         if self.by_header.contains_key(&task.header) || task.id == own {
-            return Some(true);
+            return Some(Told::Surely(true));
         }
         let words = reader.cell(handle, task, FUTURE);
+        // The word may also be left of a task that had this memory before.
         if words.iter().any(|word| self.unpublished.contains(word)) {
-            return Some(true);
+            return Some(Told::Perhaps);
         }
         // A task that is being polled may be a tracked one in its last moment: its slot is free.
         let is_still = !now.state.is_running() && !now.state.is_complete();
         let is_seen = self.unpublished.is_empty() || words.len() < FUTURE;
-        (is_still && is_seen).then_some(false)
+        (is_still && is_seen).then_some(Told::Surely(false))
     }
 
     /// Returns the tracked task, if it is in the scope and waits although nothing is left that could

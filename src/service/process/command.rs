@@ -117,8 +117,7 @@ impl Commands {
         let run = Run::launch(&self.0, name, settings, sink).await;
         let mut run = run.map_err(|error| Failed {
             is_own_limit: own_limit::is_cause_of_start(&error),
-            left: None,
-            why: format!("cannot start its guardian: {error}"),
+            ..Failed::because(format!("cannot start its guardian: {error}"))
         })?;
         let mut over = pin!(sleep(limit));
         let mut draining = pin!(group.draining());
@@ -145,12 +144,7 @@ impl Commands {
                     if unkillable.is_some() {
                         watched.iter_mut().for_each(Watched::lost);
                     }
-                    let why = format!("did not end within {limit:?}, nor when it was stopped");
-                    run.kill();
-                    return Err(Failed {
-                        left: Some(Left(run)),
-                        ..Failed::because(why)
-                    });
+                    return Err(Failed::left(run, limit));
                 }
             };
             match event {
@@ -160,9 +154,8 @@ impl Commands {
                 }
                 Event::Notice(Notice::Refused { why, own_limit }) => {
                     fault = Some(Failed {
-                        why,
                         is_own_limit: own_limit,
-                        left: None,
+                        ..Failed::because(why)
                     });
                 }
                 Event::Notice(Notice::Exited { exit, .. }) => {
@@ -213,6 +206,16 @@ struct Watched {
 // === impl Failed ===
 
 impl Failed {
+    /// Kills a run that did not end within `limit`, nor when it was stopped.
+    fn left(run: Run, limit: Duration) -> Self {
+        run.kill();
+        let why = format!("did not end within {limit:?}, nor when it was stopped");
+        Self {
+            left: Some(Left(run)),
+            ..Self::because(why)
+        }
+    }
+
     fn because(why: impl Into<String>) -> Self {
         Self {
             why: why.into(),
