@@ -140,7 +140,7 @@ pub(crate) struct ReportSoFar {
     /// A report without the arguments of command lines, which may hold secrets. `None` until the
     /// shutdown has ended.
     report: Option<Value>,
-    /// The same holds for its report. `None` if there is no state folder or it knows no previous run.
+    /// Its report is cut in the same way. `None` if there is no state folder or it knows no previous run.
     previous: Option<PreviousRun>,
 }
 

@@ -42,7 +42,7 @@ static READING: Mutex<()> = Mutex::new(());
 struct Signals {
     ignored: u64,
     caught: u64,
-    /// Those that its main thread blocks.
+    /// The signals that its main thread blocks.
     blocked: u64,
     /// The process that traces it; 0 if there is none.
     tracer: u32,

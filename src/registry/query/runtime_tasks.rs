@@ -218,7 +218,7 @@ fn remember(looks: &mut Vec<(Instant, u64)>, at: Instant, youngest: u64) {
     looks.push((at, youngest));
 }
 
-/// What a task tells about whether headcount spawns the tasks of its type.
+/// An answer of a task to the question whether headcount spawns the tasks of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     /// It does, or it does not.

@@ -156,7 +156,7 @@ fn a_process_that_does_not_stop_is_explained() {
     let deaf = why("trap '' TERM; echo up; exec sleep 1000");
     assert_eq!(deaf, ["sleep (pid N) ignores SIGTERM; sleeping"]);
     // The shell runs its trap once its child has ended.
-    let waits = why("trap 'exit 0' TERM; echo up; (trap '' TERM; exec sleep 1000); echo");
+    let waits = why("trap 'exit 0' TERM; (trap '' TERM; echo up; exec sleep 1000); echo");
     assert_eq!(
         waits,
         [
@@ -165,7 +165,7 @@ fn a_process_that_does_not_stop_is_explained() {
         ]
     );
     // The command has ended, and what it has left has not.
-    let left = why("trap 'exit 0' TERM; (trap '' TERM; exec sleep 1000) & echo up; wait");
+    let left = why("trap 'exit 0' TERM; (trap '' TERM; echo up; exec sleep 1000) & wait");
     assert_eq!(left, ["sleep (pid N) ignores SIGTERM; sleeping"]);
 }
 
