@@ -306,7 +306,7 @@ impl Child {
     ///
     /// let runtime = headcount::Runtime::builder().print(false).build()?;
     /// let report = runtime.run(async |tasks| {
-    ///     let proxy = Child::register(tasks, "proxy");
+    ///     let proxy = Child::register(&tasks, "proxy");
     ///     proxy.started(4711, "proxy --port 5432");
     ///     let drain = tasks.clone();
     ///     tasks.spawn("proxy", async move {
