@@ -173,21 +173,6 @@ pub(crate) enum StopSignal {
     Kill,
 }
 
-impl StopSignal {
-    /// Returns its name without the prefix "SIG".
-    fn word(self) -> &'static str {
-        match self {
-            Self::Term => "TERM",
-            Self::Int => "INT",
-            Self::Quit => "QUIT",
-            Self::Hup => "HUP",
-            Self::Usr1 => "USR1",
-            Self::Usr2 => "USR2",
-            Self::Kill => "KILL",
-        }
-    }
-}
-
 /// The processes that a stop signal is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -253,7 +238,7 @@ pub(crate) fn start_all(
 
 impl Processes {
     /// Returns conditions, by process name, to wait for.
-    /// Those on endpoints are up as `endpoints` says.
+    /// A condition on an endpoint holds while `endpoints` says that it is up.
     pub(crate) fn dependencies(
         &self,
         conditions: &BTreeMap<String, Condition>,

@@ -15,6 +15,7 @@ use crate::audit::proc::syscall::WaitPoint;
 use crate::audit::waits;
 use crate::inspect::descriptors::Descriptors;
 use crate::text::plain;
+use signal_hook::low_level::signal_name;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,17 +52,13 @@ struct Signals {
 }
 
 /// Describes the processes below `ancestor`, at most four of them: what each does with the signal with
-/// this number, called `name`, and what it waits for. Each text is a line.
+/// this number, and what it waits for. Each text is a line.
 ///
 /// `tell` is called with all lines: at once, and with the tasks of tokio programs, which may take seconds
 /// of processor time in a program with much debug information. If it returns false, nothing more is
 /// looked at. Tasks are read by one look at a time.
-pub(crate) fn unstopped(
-    ancestor: u32,
-    signal: i32,
-    name: &str,
-    mut tell: impl FnMut(Vec<String>) -> bool,
-) {
+pub(crate) fn unstopped(ancestor: u32, signal: i32, mut tell: impl FnMut(Vec<String>) -> bool) {
+    let name = signal_name(signal).unwrap_or("the signal");
     let tree = other::tree(ancestor);
     // The main thread of a process may end before others.
     let alive = tree.iter().filter(|process| {

@@ -113,9 +113,8 @@ fn begin(
     let thread = group.thread("child-look").daemon().spawn(move |_stop| {
         let _place = place;
         let number = Signal::from(signal).as_raw();
-        let name = format!("SIG{}", signal.word());
         // It fails if the run is over.
-        unstopped(keeper, number, &name, |reasons| tell.send(reasons).is_ok());
+        unstopped(keeper, number, |reasons| tell.send(reasons).is_ok());
     });
     thread.ok().map(|_| look)
 }
@@ -131,7 +130,7 @@ use crate::inspect::other::unstopped;
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
-fn unstopped(_: u32, _: i32, _: &str, _: impl FnMut(Vec<String>) -> bool) {}
+fn unstopped(_: u32, _: i32, _: impl FnMut(Vec<String>) -> bool) {}
 
 // === impl Place ===
 
